@@ -1,0 +1,226 @@
+// The epilogue y = ratio * y + bias and its mirror image, ratio * grad with the bias gradient.
+#include "../launchers.h"
+#include "numeric.h"
+#include "parallel.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace pconv::cpu {
+namespace {
+
+constexpr int64_t kSumBlock = 1024;  // pixels that are summed before the partial sum is put aside
+
+// Forward ---------------------------------------------------------------------------------------------------
+
+// One channel's pixels, each with its own ratio.
+template <class T>
+PCONV_INLINE void plane_forward(const precise_t<T>* ratio, precise_t<T> bias, int64_t count, T* __restrict y) {
+    for (int64_t i = 0; i < count; ++i) {
+        const precise_t<T> value = load(y[i]) * ratio[i] + bias;
+        store(y[i], ratio[i] > 0 ? value : 0);
+    }
+}
+
+// One pixel's channels, all with one ratio. Pixels that would not change are not even read.
+template <class T>
+PCONV_INLINE void pixels_forward(
+    const precise_t<T>* ratio, const precise_t<T>* bias, int64_t count, int64_t channels, int64_t step,
+    T* __restrict y) {
+    for (int64_t i = 0; i < count; ++i, y += step) {
+        const precise_t<T> r = ratio[i];
+        if (r == 0)
+            std::memset(static_cast<void*>(y), 0, channels * sizeof(T));
+        else if (bias)
+            for (int64_t k = 0; k < channels; ++k) store(y[k], load(y[k]) * r + bias[k]);
+        else if (r != 1)
+            for (int64_t k = 0; k < channels; ++k) store(y[k], load(y[k]) * r);
+    }
+}
+
+// Backward --------------------------------------------------------------------------------------------------
+
+template <class T>
+PCONV_INLINE void plane_scale(const T* grad, const precise_t<T>* ratio, int64_t count, T* __restrict scaled) {
+    for (int64_t i = 0; i < count; ++i) store(scaled[i], ratio[i] > 0 ? load(grad[i]) * ratio[i] : 0);
+}
+
+// In double, pairwise over short blocks. (Not running sums in an array of lanes: g++ 12 vectorises
+// a conditional sum of that form wrongly for AVX2 and AVX-512.)
+template <class T>
+PCONV_INLINE double plane_sum(const T* grad, const precise_t<T>* ratio, int64_t count) {
+    constexpr int64_t kBlock = 64;
+    double total = 0;
+    for (int64_t start = 0; start < count; start += kBlock) {
+        double picked[kBlock];
+        const int64_t here = std::min(kBlock, count - start);
+        for (int64_t i = 0; i < here; ++i) picked[i] = ratio[start + i] > 0 ? load(grad[start + i]) : 0.0;
+        for (int64_t i = here; i < kBlock; ++i) picked[i] = 0;
+        for (int64_t half = kBlock / 2; half > 0; half /= 2)
+            for (int64_t i = 0; i < half; ++i) picked[i] += picked[i + half];
+        total += picked[0];
+    }
+    return total;
+}
+
+template <class T>
+PCONV_INLINE void pixels_backward(
+    const T* grad, const precise_t<T>* ratio, int64_t count, int64_t channels, int64_t step, T* __restrict scaled,
+    double* __restrict sums) {
+    for (int64_t i = 0; i < count; ++i) {
+        const precise_t<T> r = ratio[i];
+        const T* source = grad + i * step;
+        if (scaled) {
+            T* target = scaled + i * step;
+            if (r == 0)
+                std::memset(static_cast<void*>(target), 0, channels * sizeof(T));
+            else
+                for (int64_t k = 0; k < channels; ++k) store(target[k], load(source[k]) * r);
+        }
+        if (sums && r > 0)
+            for (int64_t k = 0; k < channels; ++k) sums[k] += load(source[k]);
+    }
+}
+
+// One vectorised copy of each loop for each element type: loops are cloned, templates cannot be.
+template <class T> struct Loops;
+#define PCONV_LOOPS(T, NAME)                                                                                        \
+    PCONV_CLONES void plane_forward_##NAME(const precise_t<T>* r, precise_t<T> b, int64_t n, T* y) {                \
+        plane_forward<T>(r, b, n, y);                                                                               \
+    }                                                                                                               \
+    PCONV_CLONES void pixels_forward_##NAME(                                                                        \
+        const precise_t<T>* r, const precise_t<T>* b, int64_t n, int64_t c, int64_t step, T* y) {                   \
+        pixels_forward<T>(r, b, n, c, step, y);                                                                     \
+    }                                                                                                               \
+    PCONV_CLONES void plane_scale_##NAME(const T* g, const precise_t<T>* r, int64_t n, T* s) {                      \
+        plane_scale<T>(g, r, n, s);                                                                                 \
+    }                                                                                                               \
+    PCONV_CLONES double plane_sum_##NAME(const T* g, const precise_t<T>* r, int64_t n) {                            \
+        return plane_sum<T>(g, r, n);                                                                               \
+    }                                                                                                               \
+    PCONV_CLONES void pixels_backward_##NAME(                                                                       \
+        const T* g, const precise_t<T>* r, int64_t n, int64_t c, int64_t step, T* s, double* sums) {                \
+        pixels_backward<T>(g, r, n, c, step, s, sums);                                                              \
+    }                                                                                                               \
+    template <> struct Loops<T> {                                                                                   \
+        static constexpr auto plane_forward = plane_forward_##NAME;                                                 \
+        static constexpr auto pixels_forward = pixels_forward_##NAME;                                               \
+        static constexpr auto plane_scale = plane_scale_##NAME;                                                     \
+        static constexpr auto plane_sum = plane_sum_##NAME;                                                         \
+        static constexpr auto pixels_backward = pixels_backward_##NAME;                                             \
+    };
+PCONV_LOOPS(double, f64)
+PCONV_LOOPS(float, f32)
+PCONV_LOOPS(BFloat16, bf16)
+PCONV_LOOPS(Half, f16)
+#undef PCONV_LOOPS
+
+template <class Visit>
+void by_dtype(DType dtype, const Visit& visit) {
+    switch (dtype) {
+        case DType::f64: return visit(double{});
+        case DType::f32: return visit(float{});
+        case DType::bf16: return visit(BFloat16{});
+        case DType::f16: return visit(Half{});
+        case DType::u8: return;  // no convolution of bytes
+    }
+}
+
+// The ratios of picture n for output channel k's group.
+template <class T>
+const precise_t<T>* ratios_of(const Geometry& g, const Ratio& ratio, int64_t n, int64_t group) {
+    const int64_t image = ratio.n == 1 ? 0 : n;
+    return static_cast<const precise_t<T>*>(ratio.values) + (image * ratio.groups + group) * g.p * g.q;
+}
+
+template <class T>
+std::vector<precise_t<T>> widened(const void* bias, int64_t count) {
+    std::vector<precise_t<T>> values(bias ? count : 0);
+    for (size_t k = 0; k < values.size(); ++k) values[k] = load(static_cast<const T*>(bias)[k]);
+    return values;
+}
+
+template <class T>
+void forward(const Geometry& g, const Ratio& ratio, const void* bias, T* y) {
+    const auto wide_bias = widened<T>(bias, g.k);
+    const int64_t pixels = g.p * g.q, group_channels = g.k / ratio.groups;
+    if (g.layout == Layout::nchw) {
+        parallel_for(g.n * g.k, grain_for(2 * pixels * sizeof(T)), [&](int64_t begin, int64_t end) {
+            for (int64_t plane = begin; plane < end; ++plane) {
+                const int64_t n = plane / g.k, k = plane % g.k;
+                Loops<T>::plane_forward(
+                    ratios_of<T>(g, ratio, n, k / group_channels), bias ? wide_bias[k] : 0, pixels, y + plane * pixels);
+            }
+        });
+        return;
+    }
+    parallel_for(g.n * g.p, grain_for(2 * g.q * g.k * sizeof(T)), [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+            for (int64_t group = 0; group < ratio.groups; ++group) {
+                const int64_t first = group * group_channels;
+                Loops<T>::pixels_forward(
+                    ratios_of<T>(g, ratio, row / g.p, group) + row % g.p * g.q, bias ? wide_bias.data() + first : nullptr,
+                    g.q, group_channels, g.k, y + row * g.q * g.k + first);
+            }
+        }
+    });
+}
+
+// Work is cut into pieces of kSumBlock pixels whatever the number of threads; each leaves a row of partial sums,
+// and the rows are added in order.
+template <class T>
+void backward(const Geometry& g, const Ratio& ratio, const T* grad, T* scaled, T* bias_grad) {
+    const int64_t pixels = g.p * g.q, group_channels = g.k / ratio.groups;
+    const int64_t pieces = (pixels + kSumBlock - 1) / kSumBlock;
+    std::vector<double> partial(bias_grad ? g.n * pieces * g.k : 0, 0.0);
+    const bool nchw = g.layout == Layout::nchw;
+    const int64_t jobs = nchw ? g.n * g.k : g.n * pieces;
+    parallel_for(jobs, grain_for(2 * (nchw ? pixels : kSumBlock * g.k) * sizeof(T)), [&](int64_t begin, int64_t end) {
+        for (int64_t job = begin; job < end; ++job) {
+            if (nchw) {
+                const int64_t n = job / g.k, k = job % g.k;
+                const auto* r = ratios_of<T>(g, ratio, n, k / group_channels);
+                const T* source = grad + job * pixels;
+                if (scaled) Loops<T>::plane_scale(source, r, pixels, scaled + job * pixels);
+                for (int64_t piece = 0; bias_grad && piece < pieces; ++piece) {
+                    const int64_t first = piece * kSumBlock;
+                    partial[(n * pieces + piece) * g.k + k] =
+                        Loops<T>::plane_sum(source + first, r + first, std::min(kSumBlock, pixels - first));
+                }
+                continue;
+            }
+            const int64_t n = job / pieces, first = job % pieces * kSumBlock;
+            for (int64_t group = 0; group < ratio.groups; ++group) {
+                const int64_t offset = (n * pixels + first) * g.k + group * group_channels;
+                Loops<T>::pixels_backward(
+                    grad + offset, ratios_of<T>(g, ratio, n, group) + first, std::min(kSumBlock, pixels - first),
+                    group_channels, g.k, scaled ? scaled + offset : nullptr,
+                    bias_grad ? partial.data() + job * g.k + group * group_channels : nullptr);
+            }
+        }
+    });
+    for (int64_t k = 0; bias_grad && k < g.k; ++k) {
+        double total = 0;
+        for (int64_t piece = 0; piece < g.n * pieces; ++piece) total += partial[piece * g.k + k];
+        store(bias_grad[k], precise_t<T>(total));
+    }
+}
+
+}  // namespace
+
+void renormalise(const Geometry& g, const Ratio& ratio, const void* bias, void* y) {
+    by_dtype(g.dtype, [&](auto kind) {
+        using T = decltype(kind);
+        forward<T>(g, ratio, bias, static_cast<T*>(y));
+    });
+}
+
+void scale_gradient(const Geometry& g, const Ratio& ratio, const void* grad, void* scaled, void* bias_grad) {
+    by_dtype(g.dtype, [&](auto kind) {
+        using T = decltype(kind);
+        backward<T>(g, ratio, static_cast<const T*>(grad), static_cast<T*>(scaled), static_cast<T*>(bias_grad));
+    });
+}
+
+}  // namespace pconv::cpu

@@ -1,0 +1,61 @@
+"""Partial convolution (Liu et al., ECCV 2018) as fused kernels, and inpainting built on it.
+
+Importing the package registers the operators ``torch.ops.pconv_cuda.*``; everything else is
+imported when it is first used (PEP 562), so that ``import pconv_cuda`` costs little more than
+``import torch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pconv_cuda.inpainting import inpaint as inpaint
+    from pconv_cuda.losses import InpaintingLoss as InpaintingLoss
+    from pconv_cuda.models import PConvUNet as PConvUNet
+    from pconv_cuda.nn import PartialConv2d as PartialConv2d
+
+# public name -> the module that defines it
+_LAZY = {
+    "PartialConv2d": "pconv_cuda.nn",
+    "PConvUNet": "pconv_cuda.models",
+    "InpaintingLoss": "pconv_cuda.losses",
+    "inpaint": "pconv_cuda.inpainting",
+}
+_SUBMODULES = ("data", "functional", "inpainting", "losses", "models", "nn", "ops", "reference", "training")
+
+__all__ = ["InpaintingLoss", "PConvUNet", "PartialConv2d", "__version__", "inpaint"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, *_SUBMODULES})
+
+
+def _is_command() -> bool:
+    """True while the command line starts: ``pconv --help`` must not wait for torch.
+
+    Verbs import what they need, which registers the operators then.
+    """
+    if os.path.basename(sys.argv[0] if sys.argv else "") in ("pconv", "pconv.exe"):
+        return True
+    started = sys.orig_argv
+    return "-m" in started[:-1] and started[started.index("-m") + 1].split(".")[0] == __name__
+
+
+if not _is_command():
+    importlib.import_module("pconv_cuda.ops")

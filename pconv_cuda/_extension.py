@@ -1,0 +1,140 @@
+"""Loads the compiled operators, or says in one sentence why it cannot; and runs the fallback where there are none."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["load", "register_fallback"]
+
+_module: ModuleType | None = None
+
+
+def load() -> ModuleType:
+    """Import ``pconv_cuda._C``, which registers schemas and CPU kernels. Raises ImportError with the remedy."""
+    global _module
+    if _module is None:
+        try:
+            _module = importlib.import_module("pconv_cuda._C")
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                "pconv_cuda: the compiled extension pconv_cuda._C was not found; build it with "
+                "'pip install --no-build-isolation .' in the source folder (a source folder on sys.path hides an "
+                "installed package: there, 'pip install --no-build-isolation -e .')"
+            ) from error
+        except ImportError as error:  # a symbol or a library is missing: another torch, another Python
+            raise ImportError(
+                f"pconv_cuda: the compiled extension does not fit torch {torch.__version__} ({error}); it needs torch "
+                "2.11 or later: rebuild it with 'pip install --no-build-isolation --force-reinstall --no-deps .'"
+            ) from error
+    return _module
+
+
+# Where a device has no kernel of ours -------------------------------------------------------------------------
+
+_warned: set[str] = set()
+
+
+def _note_fallback(device: torch.device) -> None:
+    """One warning a device type; an error where PCONV_FALLBACK=0 forbids the slow path."""
+    choice = os.environ.get("PCONV_FALLBACK", "")
+    message = f"pconv_cuda has no kernel for device {device.type!r}: the unfused reference runs instead"
+    if choice == "0":
+        raise RuntimeError(f"{message}, which PCONV_FALLBACK=0 forbids")
+    if choice != "1" and device.type not in _warned:
+        _warned.add(device.type)
+        warnings.warn(f"{message} (PCONV_FALLBACK=0 makes this an error, =1 silences it)", stacklevel=2)
+
+
+def _spread(mask: Tensor | None, mask_channels: list[int], input: Tensor) -> Tensor:
+    """One mask channel a block of input channels -> a mask that broadcasts against the input."""
+    if mask is None:
+        return input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool)
+    if os.environ.get("PCONV_CHECK") == "1" and bool(((mask != 0) & (mask != 1)).any()):
+        raise RuntimeError("mask: expected zeros and ones (PCONV_CHECK=1), got other values")
+    if mask_channels:
+        blocks = [mask[:, i : i + 1].expand(-1, channels, -1, -1) for i, channels in enumerate(mask_channels)]
+        mask = torch.cat(blocks, dim=1)
+    return mask != 0
+
+
+def _forward(
+    input: Tensor,
+    mask: Tensor | None,
+    mask_channels: list[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from pconv_cuda import ops, reference
+
+    _note_fallback(input.device)
+    valid = _spread(mask, mask_channels, input)
+    where = {"stride": stride, "padding": padding, "dilation": dilation}
+    precise = torch.float64 if input.dtype == torch.float64 else torch.float32
+    ratio = reference.window_ratio(valid, weight, groups, precise, **where)
+    output, _ = reference.partial_conv2d(input, valid, weight, bias, groups=groups, **where)
+    return output.contiguous(memory_format=ops.memory_format(input)), ratio > 0, ratio.contiguous()
+
+
+def _backward(
+    grad: Tensor,
+    input: Tensor,
+    mask: Tensor | None,
+    mask_channels: list[int],
+    weight: Tensor,
+    ratio: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from pconv_cuda import ops
+
+    _note_fallback(input.device)
+    valid = _spread(mask, mask_channels, input)
+    spread = ratio.repeat_interleave(weight.shape[0] // ratio.shape[1], dim=1)
+    live_grad = torch.where(spread > 0, grad, 0.0)
+    none = input.new_empty((0,))
+    db = live_grad.sum(dim=(0, 2, 3)) if need_bias else none
+    if not (need_input or need_weight):
+        return none, none.clone(), db
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        (live_grad * spread).to(grad.dtype),
+        torch.where(valid, input, 0.0),
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        groups,
+        [need_input, need_weight, False],
+    )
+    if need_input:
+        dx = torch.where(valid, dx, 0.0).contiguous(memory_format=ops.memory_format(input))
+    if need_weight:
+        dw = dw.contiguous(memory_format=ops.memory_format(weight))
+    return dx if need_input else none, dw if need_weight else none.clone(), db
+
+
+def register_fallback(library: Any) -> None:
+    """The reference for every device without a kernel; for the CPU too where PCONV_FALLBACK=1 asks for it."""
+    everywhere = os.environ.get("PCONV_FALLBACK") == "1"
+    for name, kernel in (("partial_conv2d", _forward), ("partial_conv2d_backward", _backward)):
+        library.impl(name, kernel, "CompositeExplicitAutograd")
+        if everywhere:
+            library.impl(name, kernel, "CPU", allow_override=True)

@@ -1,0 +1,50 @@
+"""The command ``pconv``: one module a verb, imported only when the verb is run.
+
+Nothing here imports torch: ``pconv --help`` has to answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int
+VERBS = {
+    "info": "versions, what was built, devices, and what is missing",
+    "quickstart": "train a small network on packaged photographs and restore pictures with it",
+    "train": "train a network by the paper's recipe",
+    "inpaint": "fill the holes of pictures",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole parser; verbs declare their options without importing anything heavy."""
+    parser = argparse.ArgumentParser(
+        prog="pconv", description="Inpainting of irregular holes with partial convolutions."
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, text in VERBS.items():
+        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        module = importlib.import_module(f"pconv_cuda.cli.{name}")
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code: 0 done, 1 the work failed, 2 the call was wrong."""
+    args = build_parser().parse_args(argv)
+    from pconv_cuda.errors import PConvError
+
+    try:
+        return args.run(args)
+    except PConvError as error:
+        print(f"pconv {args.verb}: error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `pconv ... | head`: the reader has gone, which is no failure
+        return 0
+    except KeyboardInterrupt:
+        print(f"pconv {args.verb}: interrupted", file=sys.stderr)
+        return 130

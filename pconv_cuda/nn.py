@@ -1,0 +1,120 @@
+"""Partial convolution as a module, and border renormalisation for any existing model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pconv_cuda.functional import padded_mask, partial_conv2d
+
+__all__ = ["PartialConv2d", "use_partial_padding"]
+
+
+class PartialConv2d(nn.Conv2d):
+    """nn.Conv2d over the valid pixels of a masked image (Liu et al. 2018, arXiv 1804.07723).
+
+    Parameters and ``state_dict`` keys (``weight``, ``bias``) are nn.Conv2d's. Outside the image counts as a
+    hole; a ``padding_mode`` other than ``'zeros'`` pads image and mask alike, since the padded pixels are data.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype: as in :class:`torch.nn.Conv2d`.
+        multi_channel: return the new mask as ``(N, K, P, Q)``, expanded; the arithmetic is the same.
+        return_mask: return ``(output, new_mask)`` instead of the output alone.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        multi_channel: bool = False,
+        return_mask: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        self.multi_channel = multi_channel
+        self.return_mask = return_mask
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Apply the layer.
+
+        Args:
+            input: ``(N, C, H, W)`` or ``(C, H, W)``, of the weight's dtype.
+            mask: ``(N|1, 1|C, H, W)`` or ``(1|C, H, W)``, bool, uint8 or floating: 1 is valid, 0 is a hole.
+                None: all valid.
+
+        Returns:
+            The output ``(N, K, P, Q)``; with ``return_mask`` also the new mask ``(N, 1, P, Q)`` of the mask's
+            dtype (bool for None), or ``(N, K, P, Q)`` with ``multi_channel`` or a grouped per-channel mask.
+        """
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            sides, mode = self._reversed_padding_repeated_twice, self.padding_mode
+            batched = input.dim() == 4
+            if not batched:  # some modes take four dimensions alone
+                input, mask = input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
+            input = F.pad(input, sides, mode=mode)
+            mask = None if mask is None else padded_mask(mask, sides, mode)
+            if not batched:
+                input, mask = input.squeeze(0), None if mask is None else mask.squeeze(0)
+            padding = (0, 0)
+        output, new_mask = partial_conv2d(
+            input, mask, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
+        )
+        if not self.return_mask:
+            return output
+        if self.multi_channel:
+            new_mask = new_mask.expand_as(output)
+        return output, new_mask
+
+    def extra_repr(self) -> str:
+        flags = [name for name in ("multi_channel", "return_mask") if getattr(self, name)]
+        return ", ".join([super().extra_repr(), *(f"{name}=True" for name in flags)])
+
+
+def use_partial_padding(model: nn.Module) -> nn.Module:
+    """Renormalise every zero-padded convolution of ``model`` at the image border.
+
+    Partial convolution based padding (Liu et al., arXiv 1811.11718): each plain ``nn.Conv2d`` that pads with
+    zeros is swapped, in place, for a :class:`PartialConv2d` that shares its parameters and hooks and is called
+    without a mask. Subclasses of nn.Conv2d are left alone: their arithmetic is their own.
+
+    Args:
+        model: any module; a convolution itself too.
+
+    Returns:
+        The model, or the new layer where the model is a convolution itself.
+    """
+    swapped: dict[nn.Module, PartialConv2d] = {}  # a layer that is used twice stays one layer
+
+    def swap(layer: nn.Module) -> nn.Module:
+        if layer in swapped:
+            return swapped[layer]
+        padded = isinstance(layer, nn.Conv2d) and layer.padding not in ((0, 0), "valid")
+        if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or not padded:
+            return layer
+        partial = PartialConv2d.__new__(PartialConv2d)
+        partial.__dict__.update(layer.__dict__)
+        partial.multi_channel = partial.return_mask = False
+        swapped[layer] = partial
+        return partial
+
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # named_children() hides second names
+            if child is not None and (replacement := swap(child)) is not child:
+                setattr(parent, name, replacement)
+    return swap(model)

@@ -1,0 +1,66 @@
+"""The operation in plain torch, unfused: the tests' truth, and what devices without a kernel run.
+
+    count    = sum of the mask over the window and the group's input channels
+    ratio    = (C / groups) R S / count        where count > 0, else 0
+    output   = ratio * conv(m ? x : 0, W) + b  where count > 0, else 0
+    new_mask = count > 0
+
+Liu et al., "Image Inpainting for Irregular Holes Using Partial Convolutions", ECCV 2018 (arXiv 1804.07723).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["partial_conv2d", "window_ratio"]
+
+
+def window_ratio(mask: Tensor, weight: Tensor, groups: int, precise: torch.dtype, **where: Any) -> Tensor:
+    """sum(1) / sum(mask) of every window, 0 where the sum is 0: ``(N, 1, P, Q)``.
+
+    ``(N, groups, P, Q)`` where both the mask's channels and the groups are more than one.
+    """
+    channels, (rows, columns) = weight.shape[1], weight.shape[2:]
+    valid = (mask != 0).to(precise)  # sums of zeros and ones are exact in fp32 up to 2^24
+    if mask.shape[-3] == 1:  # every channel alike: one window sum serves all of them
+        box = torch.ones(1, 1, rows, columns, dtype=precise, device=mask.device)
+        count = channels * F.conv2d(valid, box, **where)
+    else:
+        box = torch.ones(groups, channels, rows, columns, dtype=precise, device=mask.device)
+        count = F.conv2d(valid, box, groups=groups, **where)
+    # A select, never an epsilon: 1 / 1e-8 is no fp16 number.
+    return torch.where(count > 0, channels * rows * columns / count.clamp(min=1), 0.0)
+
+
+def partial_conv2d(
+    input: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`pconv_cuda.functional.partial_conv2d`, from stock operators, differentiable by torch itself."""
+    where: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    # Ratios are formed in fp32 (fp64 for doubles): a count of 1024 channels is not a bf16 number.
+    precise = torch.float64 if input.dtype == torch.float64 else torch.float32
+    if mask is None:
+        mask = torch.ones_like(input[..., :1, :, :], dtype=torch.bool)
+    ratio = window_ratio(mask, weight, groups, precise, **where)
+    if ratio.shape[-3] > 1:
+        ratio = ratio.repeat_interleave(weight.shape[0] // groups, dim=-3)
+    # A select, never a product: NaN in a hole does no harm.
+    output = F.conv2d(torch.where(mask != 0, input, 0.0), weight, groups=groups, **where).to(precise) * ratio
+    if bias is not None:
+        output = output + bias.to(precise).view(-1, 1, 1)
+    output = torch.where(ratio > 0, output, 0.0).to(input.dtype)
+    new_mask = (ratio > 0).to(mask.dtype)
+    if input.dim() == 4:  # a mask of batch 1 serves every picture
+        new_mask = new_mask.expand(input.shape[0], -1, -1, -1)
+    return output, new_mask

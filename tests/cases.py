@@ -1,0 +1,129 @@
+"""The one list of named cases that tests, emulation and benchmarks share, and tensors made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """One partial convolution. ``mask``: none, single (one channel), channels (one each), batch1, full or empty."""
+
+    name: str
+    n: int = 2
+    c: int = 4
+    h: int = 9
+    w: int = 11
+    k: int = 6
+    window: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    mask: str = "single"
+    bias: bool = True
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """stride, padding, dilation, groups, as the functions take them."""
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups")}
+
+
+# Small and ragged on purpose: sizes are prime or odd, so that no tail is ever full.
+CASES = [
+    Case("plain3x3"),
+    Case("no_bias", bias=False),
+    Case("one_pixel", n=1, c=1, h=1, w=1, k=1),
+    Case("one_row", h=1, w=7, window=(1, 3), padding=(0, 1)),
+    Case("one_column", h=7, w=1, window=(3, 1), padding=(1, 0)),
+    Case("pointwise", window=(1, 1), padding=(0, 0)),
+    Case("enc1", c=3, h=17, w=13, k=8, window=(7, 7), stride=(2, 2), padding=(3, 3), bias=False),
+    Case("enc2", c=8, h=10, w=9, k=5, window=(5, 5), stride=(2, 2), padding=(2, 2), bias=False),
+    Case("last", c=11, h=8, w=6, k=3),
+    Case("uneven", window=(2, 5), stride=(3, 1), padding=(0, 4), dilation=(2, 1)),
+    Case("dilated", window=(3, 3), padding=(2, 2), dilation=(2, 2)),
+    Case("strided_past_the_end", h=8, w=8, stride=(3, 3), padding=(0, 0)),
+    Case("far_padding", h=3, w=3, window=(3, 3), padding=(4, 4)),
+    Case("groups", groups=2),
+    Case("depthwise", c=4, k=8, groups=4),
+    Case("channel_mask", mask="channels"),
+    Case("grouped_channel_mask", mask="channels", groups=2),
+    Case("depthwise_channel_mask", c=4, k=8, mask="channels", groups=4, stride=(2, 2)),
+    Case("no_mask", mask="none"),
+    Case("no_mask_no_padding", mask="none", padding=(0, 0)),
+    Case("mask_of_batch_1", n=3, mask="batch1"),
+    Case("all_valid", mask="full"),
+    Case("all_holes", mask="empty"),
+    Case("wide", n=1, c=67, h=5, w=5, k=33),
+    Case("many_pixels", n=1, c=3, h=50, w=41, k=4),  # more than one block of the bias gradient's sum
+    Case("empty_batch", n=0),
+]
+BY_NAME = {case.name: case for case in CASES}
+
+# Layers bound by the convolution, and the first one: the shapes of the paper's network at 256 x 256.
+LAYERS = [
+    Case("enc1_3to64_7x7s2_256", 2, 3, 256, 256, 64, (7, 7), (2, 2), (3, 3)),
+    Case("enc2_64to128_5x5s2_128", 2, 64, 128, 128, 128, (5, 5), (2, 2), (2, 2)),
+    Case("enc3_128to256_5x5s2_64", 2, 128, 64, 64, 256, (5, 5), (2, 2), (2, 2)),
+    Case("enc4_256to512_3x3s2_32", 2, 256, 32, 32, 512, (3, 3), (2, 2), (1, 1)),
+]
+
+
+def blob_mask(n: int, h: int, w: int, share: float, generator: torch.Generator) -> Tensor:
+    """Irregular holes that hang together, ``share`` of the pixels: (n, 1, h, w) bool, True is valid."""
+    coarse = torch.randn(n, 1, h // 8 + 2, w // 8 + 2, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(h, w), mode="bicubic")
+    return smooth > smooth.flatten().quantile(share) if share > 0 else torch.ones_like(smooth, dtype=torch.bool)
+
+
+def make_mask(case: Case, generator: torch.Generator) -> Tensor | None:
+    """Holes in the top rows (whole windows die there) and at random below."""
+    if case.mask == "none":
+        return None
+    batch = 1 if case.mask == "batch1" else case.n
+    shape = (batch, case.c if case.mask == "channels" else 1, case.h, case.w)
+    if case.mask in ("full", "empty"):
+        return torch.full(shape, case.mask == "full")
+    mask = torch.rand(shape, generator=generator) > 0.4
+    mask[:, :, : case.h // 3] = False
+    return mask
+
+
+@dataclass
+class Tensors:
+    """Everything that one call needs, in float64, holes poisoned with NaN."""
+
+    input: Tensor
+    mask: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    grad: Tensor
+
+    def to(self, dtype: torch.dtype, layout: torch.memory_format = torch.contiguous_format) -> Tensors:
+        def cast(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype).contiguous(memory_format=layout)
+
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return replace(
+            self, input=cast(self.input), weight=cast(self.weight), bias=bias, grad=cast(self.grad)
+        )
+
+
+def make_tensors(case: Case, dtype: torch.dtype = torch.float64, *, seed: int = 0, poison: bool = True) -> Tensors:
+    """Random tensors, rounded to ``dtype`` and returned in float64, so that every precision sees one problem."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).double()
+
+    mask = make_mask(case, generator)
+    input = randn(case.n, case.c, case.h, case.w)
+    if poison and mask is not None:
+        input = torch.where(mask, input, torch.nan)
+    (r, s), (sh, sw), (ph, pw), (dh, dw) = case.window, case.stride, case.padding, case.dilation
+    p, q = (case.h + 2 * ph - dh * (r - 1) - 1) // sh + 1, (case.w + 2 * pw - dw * (s - 1) - 1) // sw + 1
+    weight = randn(case.k, case.c // case.groups, r, s)
+    return Tensors(input, mask, weight, randn(case.k) if case.bias else None, randn(case.n, case.k, p, q))

@@ -1,0 +1,36 @@
+"""Devices, layouts, and the rule that every comparison with float64 follows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def assert_as_good_as_torch(ours: Tensor, torchs: Tensor, truth: Tensor, what: str = "") -> None:
+    """Our error against float64 is at most twice that of torch's own operators in the same precision.
+
+    Where torch happens to be exact, one rounding of the largest value is allowed; in float64, where the truth
+    itself is rounded, 1e-12 of it.
+    """
+    assert ours.shape == truth.shape, f"{what}: shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
+    assert torch.isfinite(ours).all(), f"{what}: NaN or infinity"
+    if truth.numel() == 0:
+        return
+    least = 1e-12 if ours.dtype == torch.float64 else torch.finfo(ours.dtype).eps
+    one_rounding = least * truth.abs().max().item()
+    error = (ours.double() - truth).abs().max().item()
+    allowed = max(2 * (torchs.double() - truth).abs().max().item(), one_rounding)
+    assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"

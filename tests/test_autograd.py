@@ -1,0 +1,159 @@
+"""What torch does with the operators: derivatives of both orders, opcheck, compile, export, autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import BY_NAME, Case, make_tensors
+from torch.autograd import gradcheck, gradgradcheck
+
+from pconv_cuda import PartialConv2d, PConvUNet, ops, reference
+from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources
+
+DIFFERENTIATED = [
+    Case("single", n=2, c=2, h=4, w=3, k=2),
+    Case("strided", n=1, c=2, h=5, w=4, k=2, stride=(2, 2)),
+    Case("groups", n=1, c=4, h=3, w=3, k=4, groups=2, mask="channels"),
+    Case("none", n=1, c=2, h=3, w=3, k=2, mask="none"),
+    Case("dilated", n=1, c=1, h=5, w=5, k=2, dilation=(2, 1), padding=(2, 0)),
+]
+
+
+def leaves_of(case: Case, device: str = "cpu", dtype: torch.dtype = torch.float64):
+    """Leaves that require grad; holes hold ordinary numbers, for finite differences move them too."""
+    tensors = make_tensors(case, poison=False)
+    leaves = [t.to(device, dtype).requires_grad_() for t in (tensors.input, tensors.weight, tensors.bias)]
+    return leaves, None if tensors.mask is None else tensors.mask.to(device)
+
+
+@pytest.mark.parametrize("case", DIFFERENTIATED, ids=lambda case: case.name)
+def test_gradients_of_both_orders(case: Case, device: str) -> None:
+    leaves, mask = leaves_of(case, device)
+
+    def call(x, w, b):
+        return partial_conv2d(x, mask, w, b, **case.parameters)[0]
+
+    assert gradcheck(call, leaves)
+    assert gradgradcheck(call, leaves)
+
+
+def test_third_order_against_torchs_own(device: str) -> None:
+    leaves, mask = leaves_of(DIFFERENTIATED[0], device)
+    found = []
+    for function in (partial_conv2d, reference.partial_conv2d):
+        value = function(leaves[0], mask, leaves[1], leaves[2], padding=1)[0].sin().mean()
+        for _ in range(3):
+            gradients = torch.autograd.grad(value, leaves, create_graph=True)
+            value = sum(gradient.sin().mean() for gradient in gradients)
+        found.append(value)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)
+
+
+def test_double_backward_with_frozen_parts(device: str) -> None:
+    # A gradient penalty needs d/dW of d/dx alone; the other way round must not be asked for.
+    leaves, mask = leaves_of(DIFFERENTIATED[0], device)
+    found = []
+    for function in (partial_conv2d, reference.partial_conv2d):
+        x, w = leaves[0].detach().requires_grad_(), leaves[1].detach().requires_grad_()
+        output = function(x, mask, w, None, padding=1)[0]
+        (dx,) = torch.autograd.grad(output.square().sum(), [x], create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), [w])[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)
+
+
+def test_masks_and_ratios_have_no_gradient(device: str) -> None:
+    leaves, mask = leaves_of(BY_NAME["plain3x3"], device)
+    float_mask = mask.double().requires_grad_()
+    output, new_mask = partial_conv2d(leaves[0], float_mask, leaves[1], leaves[2], padding=1)
+    assert output.requires_grad and not new_mask.requires_grad
+    output.sum().backward()
+    assert float_mask.grad is None
+
+
+OPCHECKED = ["plain3x3", "grouped_channel_mask", "no_mask", "uneven", "empty_batch", "enc1"]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", OPCHECKED)
+def test_opcheck(name: str, channels_last: bool, device: str) -> None:
+    case = BY_NAME[name]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    tensors = make_tensors(case, poison=False).to(torch.float32, layout)
+    x, w, grad = (t.to(device).requires_grad_() for t in (tensors.input, tensors.weight, tensors.grad))
+    bias = None if tensors.bias is None else tensors.bias.to(device).requires_grad_()
+    mask = None if tensors.mask is None else tensors.mask.to(device)
+    window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
+    torch.library.opcheck(ops.partial_conv2d, (x, mask, [], w, bias, *window))
+    ratio = ops.partial_conv2d(x, mask, [], w, bias, *window)[2]
+    torch.library.opcheck(ops.partial_conv2d_backward, (grad, x, mask, [], w, ratio, *window, True, True, True))
+
+
+def test_opcheck_with_two_sources(device: str) -> None:
+    x = torch.randn(2, 5, 6, 4, device=device, requires_grad=True)
+    w = torch.randn(3, 5, 3, 3, device=device, requires_grad=True)
+    mask = torch.rand(2, 2, 6, 4, device=device) > 0.5
+    torch.library.opcheck(ops.partial_conv2d, (x, mask, [2, 3], w, None, [1, 1], [1, 1], [1, 1], 1))
+
+
+def _step(function, x, mask, w, b):
+    output, new_mask = function(x, mask, w, b, padding=1)
+    return output.relu().square().mean(), new_mask
+
+
+@pytest.mark.parametrize("mask_kind", ["single", "channels", "none"])
+def test_compile_fullgraph_with_dynamic_shapes(mask_kind: str, device: str) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *arguments: _step(partial_conv2d, *arguments), fullgraph=True, dynamic=True)
+    for height in (8, 11, 13):
+        case = Case("compiled", h=height, w=height + 1, mask=mask_kind)
+        leaves, mask = leaves_of(case, device, torch.float32)
+        loss, new_mask = compiled(leaves[0], mask, leaves[1], leaves[2])
+        expected, expected_mask = _step(reference.partial_conv2d, leaves[0], mask, leaves[1], leaves[2])
+        torch.testing.assert_close(loss, expected)
+        assert torch.equal(new_mask, expected_mask)
+        for ours, theirs in zip(
+            torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_compile_the_network_fullgraph(device: str) -> None:
+    torch._dynamo.reset()
+    model = PConvUNet(levels=3, width=4).to(device).eval()
+    image, mask = torch.randn(1, 3, 19, 16, device=device), torch.rand(1, 1, 19, 16, device=device) > 0.4
+    output, new_mask = torch.compile(model, fullgraph=True)(image, mask)
+    expected, expected_mask = model(image, mask)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(new_mask, expected_mask)
+
+
+def test_export(device: str) -> None:
+    layer = PartialConv2d(3, 5, 3, padding=1, return_mask=True).to(device)
+    image, mask = torch.randn(2, 3, 9, 8, device=device), torch.rand(2, 1, 9, 8, device=device) > 0.5
+    height = torch.export.Dim("height", min=4, max=64)
+    program = torch.export.export(layer, (image, mask), dynamic_shapes=({2: height}, {2: height}))
+    for rows in (9, 30):
+        image, mask = torch.randn(2, 3, rows, 8, device=device), torch.rand(2, 1, rows, 8, device=device) > 0.5
+        for ours, theirs in zip(program.module()(image, mask), layer(image, mask), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype, device: str) -> None:
+    leaves, mask = leaves_of(BY_NAME["plain3x3"], device, torch.float32)
+    with torch.autocast(device, dtype=dtype):
+        output, new_mask = partial_conv2d(leaves[0], mask.float(), leaves[1], leaves[2], padding=1)
+        joined, _ = partial_conv2d_sources(leaves[:1], [mask], leaves[1], leaves[2], padding=1)
+    low = [leaf.detach().to(dtype) for leaf in leaves]
+    expected, _ = partial_conv2d(low[0], mask, low[1], low[2], padding=1)
+    assert output.dtype == dtype and new_mask.dtype == torch.float32
+    assert torch.equal(output, expected) and torch.equal(joined, expected)
+    gradients = torch.autograd.grad(output.float().sum(), leaves)
+    assert [gradient.dtype for gradient in gradients] == [torch.float32] * 3
+
+
+def test_autocast_leaves_doubles_alone(device: str) -> None:
+    leaves, mask = leaves_of(BY_NAME["plain3x3"], device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        output, _ = partial_conv2d(leaves[0], mask, leaves[1], leaves[2], padding=1)
+    assert output.dtype == torch.float64
