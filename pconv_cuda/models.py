@@ -1,0 +1,261 @@
+"""The paper's U-Net, of partial convolutions or, as its baseline, of plain ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pconv_cuda import weights
+from pconv_cuda.functional import padded_mask, partial_conv2d, partial_conv2d_sources
+from pconv_cuda.nn import PartialConv2d
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PConvUNet"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PConvUNet(nn.Module):
+    """The network of Liu et al. 2018 (arXiv 1804.07723, table 2 of its appendix) for any image size.
+
+    The encoder halves the picture at every level (7x7, 5x5, 5x5, then 3x3 windows, ReLU), the decoder doubles it by
+    nearest neighbours, joins the encoder's features and convolves by 3x3 (LeakyReLU 0.2); batch normalisation
+    everywhere but in the first and the last layer, a bias in the last one alone, He initialisation.
+    Masks stay one channel a source. A hole is filled as far as the masks grow: see :attr:`reach`.
+
+    Args:
+        in_channels: channels of the picture, in and out.
+        levels: halvings: 8 is the paper's network for 512 x 512, 7 the usual one for 256 x 256.
+        width: channels of the first level; they double three times and then stay.
+        conv: ``"partial"``, or ``"plain"`` for the paper's baseline: ordinary convolutions, holes filled with 0 (the
+            mean of normalised pictures) and an all-valid mask returned.
+        mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        levels: int = 8,
+        width: int = 64,
+        conv: str = "partial",
+        *,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("levels", levels), ("width", width)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        if conv not in ("partial", "plain"):
+            raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
+        self.in_channels, self.levels, self.width, self.conv = in_channels, levels, width, conv
+        self.mean = _per_channel("mean", mean, IMAGENET_MEAN, in_channels)
+        self.std = _per_channel("std", std, IMAGENET_STD, in_channels)
+
+        widths = [in_channels] + [width * min(2**level, 8) for level in range(levels)]
+        layer = PartialConv2d if conv == "partial" else nn.Conv2d
+        self.encoder = nn.ModuleList(
+            _Stage(layer, widths[i], widths[i + 1], window, 2, norm=i > 0, activation=nn.ReLU(inplace=True))
+            for i, window in enumerate(([7, 5, 5] + [3] * levels)[:levels])
+        )
+        # From the deepest to the last, which joins the picture itself and ends without norm and activation.
+        self.decoder = nn.ModuleList(
+            _Stage(
+                layer, widths[i + 1] + widths[i], widths[i], 3, 1, norm=True, activation=nn.LeakyReLU(0.2, inplace=True)
+            )
+            for i in range(levels - 1, 0, -1)
+        )
+        self.decoder.append(
+            _Stage(layer, widths[1] + in_channels, in_channels, 3, 1, norm=False, activation=None, bias=True)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self._frozen_encoder = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What :meth:`from_pretrained` needs beside the weights; goes into config.json."""
+        names = ("in_channels", "levels", "width", "conv", "mean", "std")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def reach(self) -> int:
+        """Side in pixels of the largest square hole that the masks close wherever it lies.
+
+        Found by growing masks alone, for every offset to the grid of 2^levels pixels; well placed, a hole may be
+        up to 2^(levels + 2) + 13 pixels wide. Whether a given hole closed, the returned mask says.
+        """
+        return {1: 8, 2: 18}.get(self.levels, 3 * 2**self.levels + 14)
+
+    def forward(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Fill the holes of a batch.
+
+        Args:
+            image: ``(N, C, H, W)``, normalised (:meth:`normalize`), any H and W from 1 on; what lies in holes is
+                not read.
+            mask: ``(N|1, 1|C, H, W)``, bool, uint8 or floating: 1 is valid, 0 is a hole. None: all valid.
+
+        Returns:
+            ``(output, new_mask)``: ``(N, C, H, W)``, still normalised and for every pixel, and a bool
+            ``(N, 1, H, W)``. Where the new mask is 0 the output is 0 and means nothing: the hole was too large.
+
+        Raises:
+            ValueError: an image of another shape or channel count, a mask that does not fit it.
+        """
+        if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[2:]:
+            raise ValueError(f"image: expected (N, {self.in_channels}, H, W), got shape {tuple(image.shape)}")
+        height, width = image.shape[2:]
+        if mask is None:
+            mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
+        mask = _one_channel_if_equal(mask)
+        fits = mask.dim() == 4 and mask.shape[0] in (1, image.shape[0]) and mask.shape[1] in (1, self.in_channels)
+        if not fits or mask.shape[2:] != image.shape[2:]:
+            raise ValueError(
+                f"mask: expected ({image.shape[0]}|1, 1|{self.in_channels}, {height}, {width}), got {tuple(mask.shape)}"
+            )
+        mask = mask != 0
+        if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
+            image = torch.where(mask, image, 0.0)
+        # Any size: holes are added below and right until every level halves evenly, and cut off again.
+        step = 2**self.levels
+        extra = (0, -width % step, 0, -height % step)
+        if extra != (0, 0, 0, 0):
+            image, mask = F.pad(image, extra), padded_mask(mask, extra)
+
+        features: list[tuple[Tensor, Tensor]] = [(image, mask)]
+        for stage in self.encoder:
+            features.append(stage.encode(*features[-1]))
+        low, low_mask = features.pop()
+        for stage in self.decoder:
+            low, low_mask = stage.decode(low, low_mask, *features.pop())
+        if self.conv == "plain":
+            low_mask = torch.ones_like(low[:, :1], dtype=torch.bool)
+        return low[..., :height, :width], low_mask[..., :height, :width]
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """``(..., C, H, W)`` in [0, 1] -> what the network takes; in fp32 where the image is not floating."""
+        image = image if image.dtype.is_floating_point else image.float()
+        return (image - _column(self.mean, image)) / _column(self.std, image)
+
+    def denormalize(self, image: Tensor) -> Tensor:
+        """The network's output ``(..., C, H, W)`` -> [0, 1], clamped."""
+        return (image * _column(self.std, image) + _column(self.mean, image)).clamp(0, 1)
+
+    def freeze_encoder_bn(self, frozen: bool = True) -> PConvUNet:
+        """For fine-tuning (paper, section 4.2): the encoder's batch norms keep their statistics and parameters.
+
+        It outlives :meth:`train`. Returns the model.
+        """
+        self._frozen_encoder = frozen
+        for norm in self._encoder_norms():
+            norm.requires_grad_(not frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> PConvUNet:
+        super().train(mode)
+        if self._frozen_encoder:
+            for norm in self._encoder_norms():
+                norm.eval()
+        return self
+
+    def _encoder_norms(self) -> list[nn.BatchNorm2d]:
+        return [module for module in self.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically."""
+        return weights.save(self.state_dict(), self.config, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: torch.device | str = "cpu") -> PConvUNet:
+        """A model in eval mode from a folder of :meth:`save_pretrained`, or from one ``.safetensors`` file of it.
+
+        Raises:
+            PConvError: no such file, no config, or tensors that do not fit it; the message says which.
+        """
+        state, config = weights.load(Path(path))
+        model = weights.build(cls, config, path)
+        weights.fill(model, state, path)
+        return model.to(device).eval()
+
+    def extra_repr(self) -> str:
+        return f"in_channels={self.in_channels}, levels={self.levels}, width={self.width}, conv={self.conv!r}"
+
+
+class _Stage(nn.Module):
+    """Convolution, batch norm and activation of one level, on (features, mask) pairs."""
+
+    def __init__(
+        self,
+        layer: type[nn.Conv2d],
+        channels_in: int,
+        channels_out: int,
+        window: int,
+        stride: int,
+        *,
+        norm: bool,
+        activation: nn.Module | None,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = layer(channels_in, channels_out, window, stride, window // 2, bias=bias)
+        self.norm = nn.BatchNorm2d(channels_out) if norm else nn.Identity()
+        self.activation = activation if activation is not None else nn.Identity()
+
+    def encode(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """One level down. A plain convolution passes the mask on as it is: nobody reads it."""
+        conv = self.conv
+        if isinstance(conv, PartialConv2d):
+            x, mask = partial_conv2d(x, mask, conv.weight, conv.bias, conv.stride, conv.padding)  # type: ignore[arg-type]
+        else:
+            x = conv(x)
+        return self.activation(self.norm(x)), mask
+
+    def decode(self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """One level up: [upsampled | skip], each block of channels with its own mask."""
+        up = F.interpolate(low, scale_factor=2, mode="nearest")
+        conv = self.conv
+        if isinstance(conv, PartialConv2d):
+            masks = (_doubled(low_mask), skip_mask)
+            x, mask = partial_conv2d_sources((up, skip), masks, conv.weight, conv.bias, padding=1)
+        else:
+            x, mask = conv(torch.cat((up, skip), dim=1)), skip_mask
+        return self.activation(self.norm(x)), mask
+
+
+def _doubled(mask: Tensor) -> Tensor:
+    """Nearest neighbours, twice the size; interpolate() knows no bool."""
+    n, c, h, w = mask.shape
+    return mask[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
+
+
+def _one_channel_if_equal(mask: Tensor) -> Tensor:
+    """A full-channel mask whose channels agree, as most callers pass it, is worth one channel."""
+    if mask.dim() != 4 or mask.shape[1] == 1:
+        return mask
+    first = mask[:, :1]
+    if mask.stride(1) == 0:
+        return first
+    # Comparing values needs the device's answer, which a graph under compilation cannot wait for.
+    if not torch.compiler.is_compiling() and torch.equal(mask, first.expand_as(mask)):
+        return first
+    return mask
+
+
+def _per_channel(name: str, given: Any, imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if given is None:
+        return imagenet if channels == 3 else (sum(imagenet) / 3,) * channels
+    values = tuple(float(value) for value in given)
+    if len(values) != channels:
+        raise ValueError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
+    return values
+
+
+def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
