@@ -1,0 +1,181 @@
+"""``pconv inpaint``: fill the holes of a picture or of a folder of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pconv_cuda.models import PConvUNet
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options; nothing heavy is imported."""
+    parser.epilog = (
+        "White is the hole in every mask. Pixels outside the hole stay the same to the byte in png, tiff, "
+        "bmp and webp; a jpg is written again at the best quality that jpg has. Size, format, orientation, "
+        "metadata and colour profile of the input are kept. The exit code is 1 if any picture failed."
+    )
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture or a folder of pictures")
+    parser.add_argument(
+        "--mask",
+        metavar="MASK",
+        help="a mask picture (for a folder: one for all), a folder of masks with the pictures' names, or the "
+        "word alpha: transparent pixels are the hole, and become opaque",
+    )
+    parser.add_argument(
+        "-o", "--out", metavar="OUT", type=Path, required=True, help="the picture or folder to write"
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="W",
+        type=Path,
+        required=True,
+        help="a .safetensors file, or a folder with config.json",
+    )
+    parser.add_argument("--invert-mask", action="store_true", help="black is the hole")
+    parser.add_argument(
+        "--threshold",
+        metavar="T",
+        type=int,
+        default=128,
+        help="a mask pixel from this brightness on is hole, 1 to 255 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dilate", metavar="N", type=int, default=0, help="let the hole grow by N px on each side"
+    )
+    parser.add_argument(
+        "--mask-color",
+        metavar="COLOR",
+        help="pixels of exactly this colour, such as '#ff00ff', are the hole: in the mask, or without --mask "
+        "in the picture itself",
+    )
+    parser.add_argument(
+        "--tile", metavar="PX", type=int, help="largest side that the network sees at once (less memory)"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s"
+    )
+    parser.add_argument("--skip-existing", action="store_true", help="leave outputs that are there already")
+    parser.add_argument("--recursive", action="store_true", help="search subfolders too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the work; 0 when every picture was written (or skipped), 1 when one failed."""
+    from pconv_cuda.errors import PConvError
+    from pconv_cuda.inpainting.batch import Reporter, plan_jobs, run_job
+    from pconv_cuda.inpainting.masks import MaskRule, parse_colour
+
+    if args.mask is None and args.mask_color is None:
+        raise PConvError(
+            "--mask: expected a mask file, a folder or the word alpha (or --mask-color), got none"
+        )
+    from_alpha = args.mask == "alpha"
+    if from_alpha and args.mask_color:
+        raise PConvError("--mask-color: cannot be combined with --mask alpha")
+    rule = MaskRule(
+        alpha=from_alpha,
+        colour=parse_colour(args.mask_color) if args.mask_color else None,
+        threshold=args.threshold,
+        invert=args.invert_mask,
+        dilate=args.dilate,
+    )
+    mask = Path(args.mask) if args.mask and not from_alpha else None
+    jobs = plan_jobs(args.image, mask, args.out, recursive=args.recursive)
+    skipped = [job for job in jobs if args.skip_existing and job.output.exists()]
+    if skipped:
+        print(f"{len(skipped)} of {len(jobs)} skipped: their outputs exist (--skip-existing)")
+        jobs = [job for job in jobs if job not in skipped]
+    if not jobs:
+        return 0
+    model = _load(args.weights, args.device)
+    line = _StatusLine()
+    failures = 0
+    for number, job in enumerate(jobs, 1):
+        line.count = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
+        line.name = line.count + job.image.name
+        report = Reporter(
+            say=line.say,
+            warn=line.warn,
+            progress=line.show,
+            peak_memory=lambda: _peak_memory(model),
+        )
+        try:
+            run_job(job, model, rule, report, args.tile)
+        except (PConvError, OSError, MemoryError, RuntimeError) as error:
+            # the other pictures of a folder are still worth doing
+            line.complain(f"pconv inpaint: error: {error or type(error).__name__}")
+            failures += 1
+    if failures and len(jobs) > 1:
+        line.complain(f"pconv inpaint: {failures} of {len(jobs)} pictures failed")
+    return 1 if failures else 0
+
+
+def _load(weights: Path, device: str) -> PConvUNet:
+    import torch
+
+    from pconv_cuda.errors import PConvError
+    from pconv_cuda.models import PConvUNet
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PConvError("--device: expected a CUDA device for 'cuda', but torch finds none; use cpu or auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not weights.exists():
+        raise PConvError(f"--weights: expected a .safetensors file or a folder, but {weights} does not exist")
+    return PConvUNet.from_pretrained(weights).to(device).eval()
+
+
+def _peak_memory(model: PConvUNet) -> str:
+    """The most memory that was in use until now: the GPU's where the network is there, and the process's."""
+    import torch
+
+    texts = []
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        texts.append(f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB on the GPU")
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return ", ".join(texts) or "unknown"
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    texts.append(f"{used / (2**20 if sys.platform == 'darwin' else 2**10):.0f} MiB")
+    return ", ".join(texts)
+
+
+class _StatusLine:
+    """How far the present picture is: a bar on a terminal, else a plain line now and then."""
+
+    def __init__(self) -> None:
+        self.name = self.count = ""
+        self._bar = sys.stderr.isatty()
+        self._last = time.monotonic()
+
+    def show(self, done: int, total: int, scale: int) -> None:
+        """Called after each run of the network: piece ``done`` of ``total`` at 1/``scale`` of the size."""
+        size = f" at 1/{scale} of the size" if scale > 1 else ""
+        if self._bar:
+            filled = 24 * done // total
+            bar = "#" * filled + "." * (24 - filled)
+            print(f"\r\033[K{self.name} [{bar}] {done}/{total}{size}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._last > 10:
+            print(f"{self.name}: piece {done} of {total}{size}", file=sys.stderr, flush=True)
+            self._last = time.monotonic()
+
+    def say(self, text: str) -> None:
+        self._clear()
+        print(self.count + text, flush=True)
+
+    def warn(self, text: str) -> None:
+        self.complain(f"warning: {text}")
+
+    def complain(self, text: str) -> None:
+        self._clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def _clear(self) -> None:
+        if self._bar:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,168 @@
+"""``inpaint`` for pictures in memory, and ``restore``, which it shares with the work on files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pconv_cuda.errors import PConvError
+from pconv_cuda.inpainting.arrays import ArrayPicture
+from pconv_cuda.inpainting.fill import Progress, fill_holes
+from pconv_cuda.inpainting.masks import grey_values
+from pconv_cuda.inpainting.pictures import Picture
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+
+    from pconv_cuda.models import PConvUNet
+
+__all__ = ["inpaint", "restore"]
+
+
+def inpaint(model: PConvUNet, image: Any, mask: Any, *, tile: int | None = None) -> Any:
+    """Fill the holes of a picture of any size; every pixel outside them is returned exactly as it came.
+
+    **The mask's polarity**: for PIL pictures and numpy arrays white (True, non-zero) is the hole, as in every
+    file; for torch tensors the mask is 1 where the picture is *valid*, as in the network.
+
+    Args:
+        model: a :class:`~pconv_cuda.PConvUNet` for RGB; it is used in eval mode, on the device where it lies.
+        image: a PIL picture (modes 1, L, LA, P, PA, RGB, RGBA, CMYK, YCbCr, I;16); a numpy array (H, W) or
+            (H, W, 1|2|3|4), or a tensor (C, H, W) or (N, C, H, W): uint8, floating in [0, 1], numpy also
+            uint16. What lies in the hole is not looked at, NaN included. An alpha channel is kept as it is.
+            An orientation tag is not applied.
+        mask: for PIL a picture or array of the same size, a picture's hole beginning at brightness 128; for
+            numpy (H, W), any type; for tensors (H, W), (1, H, W), or (N|1, 1, H, W) with a batch.
+        tile: the largest side in px that the network sees at once; default: as the memory allows.
+
+    Returns:
+        A new picture, array or tensor of the image's type, shape, dtype and device.
+
+    Raises:
+        PConvError: a type, shape or range that does not fit; a hole that covers the whole picture.
+
+    A mask without a hole gives a copy and a warning.
+    """
+    if int(model.config["in_channels"]) != 3:
+        raise PConvError(
+            f"model: expected a network for RGB, but its in_channels is {model.config['in_channels']}"
+        )
+    if isinstance(image, Tensor):
+        return _inpaint_tensor(model, image, mask, tile)
+    if isinstance(image, np.ndarray):
+        return _inpaint_array(model, image, _as_hole(mask, image.shape[:2]), tile)
+    if hasattr(image, "getexif"):
+        return _inpaint_pil(model, image, mask, tile)
+    raise PConvError(f"image: expected a PIL picture, a numpy array or a torch tensor, but got {type(image)}")
+
+
+def restore(
+    model: PConvUNet,
+    picture: Picture | ArrayPicture,
+    hole: np.ndarray,
+    *,
+    opaque: bool = False,
+    tile: int | None = None,
+    notify: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Paint the hole (bool (H, W), true in it) of ``picture``, in place.
+
+    Fully transparent pixels have no colour worth looking at: the network sees them as holes too, although
+    nothing is painted there. ``opaque`` makes the painted pixels opaque; the rest as in :func:`fill_holes`.
+    """
+    colours = torch.from_numpy(np.array(picture.rgb())).permute(2, 0, 1)
+    wanted = torch.from_numpy(np.array(hole))
+    alpha = picture.alpha()
+    valid = ~wanted if alpha is None else ~wanted & torch.from_numpy(alpha > 0)
+    if not bool(valid.any()):
+        valid = ~wanted
+    patches = fill_holes(model, colours, wanted, valid, tile=tile, notify=notify, progress=progress)
+    for patch in patches:
+        picture.paint(
+            patch.box, patch.colours.permute(1, 2, 0).numpy(), hole[patch.box.slices], opaque=opaque
+        )
+
+
+def _as_hole(mask: Any, size: tuple[int, ...]) -> np.ndarray:
+    """A PIL or array mask as bool (H, W), true in the hole."""
+    if hasattr(mask, "getexif"):
+        hole = grey_values(mask, "the picture given as mask") >= 128
+    elif isinstance(mask, np.ndarray):
+        hole = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
+        hole = hole != 0
+    else:
+        raise PConvError(f"mask: expected a PIL picture or a numpy array, but got {type(mask)}")
+    if hole.shape != tuple(size):
+        raise PConvError(f"mask: expected (H, W) = {tuple(size)}, the image's size, but got {hole.shape}")
+    if not hole.any():
+        _warn_of_no_hole()
+    return hole
+
+
+def _warn_of_no_hole() -> None:
+    warnings.warn("the mask has no hole: the image is returned as it came", UserWarning, stacklevel=4)
+
+
+def _inpaint_pil(model: PConvUNet, image: PillowImage.Image, mask: Any, tile: int | None) -> Any:
+    hole = _as_hole(mask, (image.height, image.width))
+    picture = Picture(image.copy(), str(image.format))
+    if hole.any():
+        restore(model, picture, hole, tile=tile)
+    return picture.image
+
+
+def _inpaint_array(model: PConvUNet, image: np.ndarray, hole: np.ndarray, tile: int | None) -> np.ndarray:
+    samples = image[..., None] if image.ndim == 2 else image
+    if samples.ndim != 3 or not 1 <= samples.shape[2] <= 4 or 0 in samples.shape:
+        raise PConvError(f"image: expected (H, W) or (H, W, C) with 1 to 4 channels, but got {image.shape}")
+    if samples.dtype not in (np.uint8, np.uint16) and samples.dtype.kind != "f":
+        raise PConvError(f"image: expected uint8, uint16 or floating in [0, 1], but got {image.dtype}")
+    if samples.dtype.kind == "f":
+        seen = samples[~hole]
+        if not ((seen >= 0) & (seen <= 1)).all():  # NaN fails both
+            raise PConvError("image: expected values in [0, 1] outside the hole, but found others (or NaN)")
+    result = np.array(samples)
+    if hole.any():
+        restore(model, ArrayPicture(result), hole, tile=tile)
+    return result.reshape(image.shape)
+
+
+def _inpaint_tensor(model: PConvUNet, image: Tensor, mask: Any, tile: int | None) -> Tensor:
+    batch = image[None] if image.ndim == 3 else image
+    if batch.ndim != 4 or not 1 <= batch.shape[1] <= 4:
+        raise PConvError(
+            f"image: expected (C, H, W) or (N, C, H, W) with 1 to 4 channels, but got {tuple(image.shape)}"
+        )
+    if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
+        raise PConvError(f"image: expected uint8 or floating in [0, 1], but got {image.dtype}")
+    if not isinstance(mask, Tensor):
+        raise PConvError(f"mask: expected a tensor beside an image that is one, but got {type(mask)}")
+    masks = mask.detach().reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim <= 4 else mask
+    size = (batch.shape[2], batch.shape[3])
+    if (
+        masks.ndim != 4
+        or masks.shape[1] != 1
+        or masks.shape[2:] != size
+        or masks.shape[0] not in (1, len(batch))
+    ):
+        raise PConvError(
+            f"mask: expected (H, W), (1, H, W) or (N|1, 1, H, W) for an image {tuple(image.shape)}, "
+            f"but got {tuple(mask.shape)}"
+        )
+    holes = (masks == 0).expand(len(batch), 1, *size)
+    if not bool(holes.any()):
+        _warn_of_no_hole()
+    results = []
+    for sample, hole in zip(batch.detach(), holes, strict=True):
+        # numpy knows no bfloat16; only the hole's pixels come back from the float32 copy
+        exact = sample if sample.dtype in (torch.uint8, torch.float64) else sample.float()
+        array = exact.permute(1, 2, 0).cpu().numpy()
+        painted = torch.from_numpy(_inpaint_array(model, array, hole[0].cpu().numpy(), tile))
+        results.append(torch.where(hole, painted.permute(2, 0, 1).to(sample), sample))
+    return torch.stack(results).reshape(image.shape)

@@ -1,0 +1,304 @@
+"""The filling of holes in pictures of any size, with holes of any width.
+
+The network runs on the surroundings of the holes, never on the whole photo. A hole that is wider than one
+run can close is filled coarse to fine: the picture is halved until the hole closes, and on the way back the
+coarser colours stand in for the middle of the hole while the network fills the band between them and the
+real pixels. Where the network's last mask is 0 its output means nothing and is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pconv_cuda.errors import PConvError
+from pconv_cuda.inpainting.windows import Box, Piece, hole_boxes, mask_reach, pieces_of, spread
+
+if TYPE_CHECKING:
+    from pconv_cuda.models import PConvUNet
+
+__all__ = ["Patch", "as_unit_range", "fill_holes"]
+
+_CPU_BUDGET = 1536 * 2**20  # bytes for one run's activations, where the caller names no tile
+_STRIP = 1024  # rows that are converted at once when a picture is halved
+
+Progress = Callable[
+    [int, int, int], None
+]  # (pieces done, pieces in this pass, scale: 1, 2, 4 ... th of the size)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """New colours for one box of a picture: float32 RGB (3, h, w) in [0, 1] on the CPU.
+
+    Only the hole's pixels in it are meant to be written.
+    """
+
+    box: Box
+    colours: Tensor
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A picture (3, H, W) at one scale, the pixels that count as known, and those that are to be filled."""
+
+    image: Tensor
+    valid: Tensor
+    wanted: Tensor
+    scale: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.valid.shape[0], self.valid.shape[1]
+
+
+def as_unit_range(pixels: Tensor) -> Tensor:
+    """uint8, uint16 or floating samples as float32 in [0, 1] (floating ones are taken as they are)."""
+    if pixels.dtype.is_floating_point:
+        return pixels.float()
+    return pixels.float() / (65535.0 if pixels.dtype == torch.uint16 else 255.0)
+
+
+def fill_holes(
+    model: PConvUNet,
+    image: Tensor,
+    wanted: Tensor,
+    valid: Tensor | None = None,
+    *,
+    tile: int | None = None,
+    notify: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> list[Patch]:
+    """Colours for every wanted pixel, as patches that do not overlap in wanted pixels.
+
+    Args:
+        model: a :class:`~pconv_cuda.models.PConvUNet`; it runs where its parameters lie, in eval mode.
+        image: RGB (3, H, W), uint8, uint16 or floating in [0, 1]. Nothing is read where ``valid`` is false.
+        wanted: bool (H, W), true where a colour is wanted.
+        valid: bool (H, W), true where the picture can be trusted; default: wherever nothing is wanted.
+        tile: largest side in px of what the network sees at once; default: from the memory that it needs.
+        notify: takes one sentence when something differs from what was asked (less memory than needed).
+        progress: called after each run of the network.
+
+    Raises:
+        PConvError: no pixel is valid; ``tile`` is below the network's grid; not even that fits in memory.
+    """
+    valid = ~wanted if valid is None else valid & ~wanted
+    if not bool(wanted.any()):
+        return []
+    if not bool(valid.any()):
+        raise PConvError("mask: the hole covers the whole picture, so there is nothing to restore it from")
+    filler = _Filler(model, tile, notify or (lambda _: None), progress or (lambda *_: None))
+    scene = _Scene(image, valid, wanted, 1)
+    # windows of boxes that are this near would overlap: one box is then cheaper than two
+    boxes = hole_boxes(wanted, gap=2 * mask_reach(filler.levels))
+    with _evaluating(model), torch.inference_mode():
+        return [Patch(box, filler.fill(scene, box).clamp(0, 1).cpu()) for box in boxes]
+
+
+class _Filler:
+    """Fills boxes of scenes; holds the model, the present size limit and the halved pictures."""
+
+    def __init__(
+        self, model: PConvUNet, tile: int | None, notify: Callable[[str], None], progress: Progress
+    ) -> None:
+        self.model, self.notify, self.progress = model, notify, progress
+        self.levels = model.levels
+        self.grid = 2**self.levels
+        self.device = next(model.parameters()).device
+        if tile is not None and tile < self.grid:
+            raise PConvError(
+                f"tile: expected at least {self.grid} px, one cell of this network's grid, but got {tile}"
+            )
+        side = tile if tile is not None else self._affordable_side()
+        # the network pads to its grid: more would be paid for and not used
+        self.limit = side // self.grid * self.grid
+        self.halves: dict[int, _Scene] = {}
+
+    def _affordable_side(self) -> int:
+        """The side of the largest square whose activations fit the budget, on the grid."""
+        width = int(self.model.config["width"])
+        budget = _CPU_BUDGET
+        if self.device.type == "cuda":
+            budget = int(0.6 * torch.cuda.mem_get_info(self.device)[0])
+        # measured peak of a float32 run: 1230 bytes a pixel with width 64, 520 with 16, 160 with 4
+        side = int((budget / (20 * width + 100)) ** 0.5)
+        return max(self.grid, side)
+
+    def fill(self, scene: _Scene, box: Box) -> Tensor:
+        """Colours (3, h, w) of the box: the network's where something is wanted, anything elsewhere."""
+        if not bool(scene.wanted[box.slices].any()):
+            return torch.zeros(3, box.height, box.width)
+        missing = self._beyond(scene, box, mask_reach(self.levels))
+        if not bool(missing.any()):  # else one run could not close it, and would be for nothing
+            colours, reached = self._run(scene, box)
+            missing = scene.wanted[box.slices] & ~reached
+            if not bool(missing.any()):
+                return colours
+        stand_in = self._coarser(scene, box)
+        # The band between real and stand-in pixels is half the reach: the network closes it from both sides.
+        band = max(1, mask_reach(self.levels) // 2)
+        middle = self._beyond(scene, box, band) | missing
+        colours, reached = self._run(scene, box, stand_in, middle)
+        # the stand-in fades out within the band: a network is at its weakest just beyond an edge of its mask
+        margin = min(8, band // 4)
+        share = _soften(spread(middle, margin), margin)
+        blended = stand_in * share + colours * (1 - share)
+        return torch.where(reached, blended, stand_in)
+
+    def _beyond(self, scene: _Scene, box: Box, distance: int) -> Tensor:
+        """Wanted pixels of the box that are farther than ``distance`` from every valid pixel."""
+        around = box.grown(distance, scene.size)
+        near = spread(scene.valid[around.slices], distance)
+        return scene.wanted[box.slices] & ~near[box.seen_from(around).slices]
+
+    def _coarser(self, scene: _Scene, box: Box) -> Tensor:
+        """The box filled at half the size and brought back to this one, bilinearly."""
+        half = self.halves.get(scene.scale)
+        if half is None:
+            half = self.halves[scene.scale] = _halved(scene)
+        # one pixel more on each side, so that the interpolation has real neighbours at the box's edge
+        small = box.halved().grown(1, half.size)
+        known = half.image[(slice(None), *small.slices)]
+        colours = torch.where(half.wanted[small.slices], self.fill(half, small).to(known), known)
+        large = F.interpolate(colours[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
+        at = box.seen_from(Box(2 * small.top, 2 * small.left, 2 * small.bottom, 2 * small.right))
+        return large[(slice(None), *at.slices)]
+
+    def _run(
+        self, scene: _Scene, box: Box, stand_in: Tensor | None = None, middle: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The network's colours (3, h, w) for the box and where they mean something (h, w)."""
+        while True:
+            try:
+                return self._run_pieces(scene, box, stand_in, middle)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                largest = max(
+                    max(piece.window.height, piece.window.width)
+                    for piece in pieces_of(box, scene.size, self.levels, self.limit)
+                )
+            # outside the handler: there the error's traceback would still hold the failed run's memory
+            smaller = largest // 2 // self.grid * self.grid
+            if smaller < self.grid:
+                raise PConvError(f"out of memory on {self.device}, even for a piece of {largest} px")
+            self.notify(
+                f"out of memory on {self.device} with pieces of {largest} px; trying again with {smaller} px"
+            )
+            self.limit = smaller
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _run_pieces(
+        self, scene: _Scene, box: Box, stand_in: Tensor | None, middle: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        sums = torch.zeros(3, box.height, box.width)
+        weights = torch.zeros(box.height, box.width)
+        pieces = [
+            piece
+            for piece in pieces_of(box, scene.size, self.levels, self.limit)
+            if bool(scene.wanted[piece.core.slices].any())
+        ]
+        for done, piece in enumerate(pieces, 1):
+            view = piece.window
+            known = scene.valid[view.slices]
+            colours = as_unit_range(scene.image[(slice(None), *view.slices)])
+            if stand_in is not None and middle is not None:
+                colours, known = _with_stand_in(colours, known, box, view, stand_in, middle)
+            output, reached = self._ask_network(colours, known)
+            used = piece.core.grown(piece.ramp, scene.size).inside(box).inside(view)
+            there, here = used.seen_from(box).slices, used.seen_from(view).slices
+            weight = _fading(piece, used) * reached[here]
+            # a select first: what the network leaves where its mask is 0 must not get through a product
+            sums[(slice(None), *there)] += torch.where(weight > 0, output[(slice(None), *here)], 0) * weight
+            weights[there] += weight
+            self.progress(done, len(pieces), scene.scale)
+        return sums / torch.where(weights > 0, weights, 1), weights > 0
+
+    def _ask_network(self, colours: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """One run: colours (3, h, w) in [0, 1] and the known pixels in; colours and the last mask out."""
+        known, colours = known.to(self.device), colours.to(self.device)
+        output, mask = self.model(self.model.normalize(colours[None]), known[None, None])
+        mask = (mask != 0).expand(1, 1, *known.shape)[0, 0]
+        output = self.model.denormalize(torch.where(mask, output, 0))
+        return output[0].float().cpu(), mask.cpu()
+
+
+def _halved(scene: _Scene) -> _Scene:
+    """The scene at half the size: each pixel the mean of its block's valid pixels, valid if it has any.
+
+    Done in strips of rows, so that a large photo never stands in memory as floats.
+    """
+    height, width = scene.size
+    strips = []
+    for top in range(0, height, _STRIP):
+        valid = scene.valid[top : top + _STRIP]
+        image = torch.where(valid, as_unit_range(scene.image[:, top : top + _STRIP]), 0)
+        odd = (0, width % 2, 0, valid.shape[0] % 2)
+        # sum over count: both pooled by the same area, which cancels
+        mean = F.avg_pool2d(F.pad(torch.cat([image, valid.float()[None]]), odd)[None], 2)[0]
+        strips.append(mean)
+    pooled = torch.cat(strips, 1)
+    share = pooled[3]
+    image = torch.where(share > 0, pooled[:3] / torch.where(share > 0, share, 1), 0)
+    wanted = F.pad(scene.wanted, (0, width % 2, 0, height % 2))
+    wanted = wanted.view(wanted.shape[0] // 2, 2, wanted.shape[1] // 2, 2).any(3).any(1)
+    return _Scene(image, share > 0, wanted & (share == 0), scene.scale * 2)
+
+
+def _with_stand_in(
+    colours: Tensor, known: Tensor, box: Box, view: Box, stand_in: Tensor, middle: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The window's colours and known pixels with the middle of the box's hole taken from ``stand_in``."""
+    shared = box.inside(view)
+    there, here = shared.seen_from(box).slices, shared.seen_from(view).slices
+    colours, known = colours.clone(), known.clone()
+    chosen = middle[there]
+    colours[(slice(None), *here)] = torch.where(
+        chosen, stand_in[(slice(None), *there)], colours[(slice(None), *here)]
+    )
+    known[here] |= chosen
+    return colours, known
+
+
+def _soften(mask: Tensor, radius: int) -> Tensor:
+    """A bool mask (h, w) as shares that rise from 0 to 1 across its edge, over ``2 * radius`` px."""
+    size = 2 * radius + 1
+    return F.avg_pool2d(mask.float()[None], size, 1, radius, count_include_pad=False)[0]
+
+
+def _fading(piece: Piece, used: Box) -> Tensor:
+    """The weight (h, w) of a piece's answer: 1 in its core, falling to near 0 at the end of its ramp."""
+
+    def line(start: int, stop: int, core_start: int, core_stop: int) -> Tensor:
+        at = torch.arange(start, stop)
+        outside = torch.maximum(core_start - at, at - (core_stop - 1)).clamp(min=0)
+        return 1 - outside / (piece.ramp + 1)
+
+    core = piece.core
+    rows = line(used.top, used.bottom, core.top, core.bottom)
+    return rows[:, None] * line(used.left, used.right, core.left, core.right)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has a type for the accelerator's case and only a sentence for the CPU's."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _evaluating(model: PConvUNet) -> Iterator[None]:
+    """Run in eval mode, and leave every module in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

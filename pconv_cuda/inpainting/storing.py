@@ -1,0 +1,149 @@
+"""Writing a picture with what belongs to it: profile, EXIF, XMP, text, resolution. Never half a file."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from pconv_cuda.errors import PConvError
+from pconv_cuda.inpainting.pictures import pillow
+from pconv_cuda.inpainting.png16 import png_chunks
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+
+    from pconv_cuda.inpainting.pictures import Picture
+
+__all__ = ["save_picture", "write_atomically"]
+
+# What each format holds exactly, and the mode that stands in where it does not.
+_HOLDS = {
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "TIFF": ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"),
+    "BMP": ("1", "L", "P", "RGB", "RGBA"),
+    "WEBP": ("RGB", "RGBA"),
+    "JPEG": ("L", "RGB", "CMYK"),
+}
+_STANDS_IN = {"1": "L", "L": "RGB", "LA": "RGBA", "P": "RGB", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
+
+# TIFF's own account of how the samples lie in the file; a new file makes its own.
+_TIFF_STRUCTURE = (254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317)
+_TIFF_STRUCTURE += (320, 322, 323, 324, 325, 330, 338, 339, 347, *range(512, 522), 529, 530, 531, 532, 34675)
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_thunderscan")
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Let ``write`` fill a new file beside ``path`` that takes its place once it is whole.
+
+    Raises:
+        PConvError: the folder or the file cannot be written; what was there before is then still there.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb+") as file:
+            write(file)
+        os.replace(partial, path)
+    except (OSError, ValueError) as error:
+        raise PConvError(f"OUT: {path} cannot be written ({error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_picture(picture: Picture, path: Path, format_name: str) -> None:
+    """Write ``picture`` in a format of :data:`~pconv_cuda.inpainting.pictures.FORMATS`, exactly where it can.
+
+    PNG, TIFF, BMP and WebP are written lossless; JPEG, which cannot be, at quality 100 without chroma
+    subsampling. TIFF keeps its compression unless that one loses something.
+    """
+    image = _in_a_mode_of(format_name, picture.image, path)
+    info = picture.image.info
+    options: dict[str, Any] = {}
+    if format_name != "BMP":
+        options["icc_profile"] = info.get("icc_profile")
+        exif = _exif(picture)
+        if exif:
+            options["exif"] = exif
+    if info.get("dpi"):
+        options["dpi"] = info["dpi"]
+    if format_name == "JPEG":
+        options |= {"quality": 100, "subsampling": 0, "xmp": info.get("xmp"), "comment": info.get("comment")}
+    elif format_name == "WEBP":
+        options |= {"lossless": True, "exact": True, "quality": 80, "xmp": info.get("xmp")}
+    elif format_name == "PNG":
+        options["pnginfo"] = _png_chunks_to_keep(picture)
+    elif format_name == "TIFF":
+        compression = info.get("compression")
+        lossy = compression in _LOSSY_TIFF
+        options["compression"] = "tiff_adobe_deflate" if lossy else compression or "raw"
+        if picture.format != "TIFF":
+            options["compression"] = "tiff_adobe_deflate"
+    options = {name: value for name, value in options.items() if value is not None}
+    if format_name == "BMP" and image.mode == "RGBA":
+        write_atomically(path, lambda file: _write_bmp_with_alpha(file, image))
+        return
+    write_atomically(path, lambda file: image.save(file, format_name, **options))
+
+
+def _in_a_mode_of(format_name: str, image: PillowImage.Image, path: Path) -> PillowImage.Image:
+    """The picture in a mode that the format holds; pixel values as seen stay the same."""
+    mode = image.mode
+    if mode == "P" and "transparency" in image.info and format_name != "PNG":
+        mode = "RGBA"
+    while mode not in _HOLDS[format_name]:
+        if mode not in _STANDS_IN:
+            lost = "transparency" if mode.endswith("A") else "16-bit samples"
+            raise PConvError(
+                f"OUT: {format_name} cannot keep the picture's {lost}; name {path.stem}.png instead"
+            )
+        mode = _STANDS_IN[mode]
+    return image if mode == image.mode else image.convert(mode)
+
+
+def _exif(picture: Picture) -> Any:
+    """EXIF for the new file: the old bytes where there are any, else what TIFF keeps among its own tags."""
+    if picture.tags is None:
+        return picture.image.info.get("exif")
+    for tag in _TIFF_STRUCTURE:
+        if tag in picture.tags:
+            del picture.tags[tag]
+    return picture.tags if len(picture.tags) else None
+
+
+def _png_chunks_to_keep(picture: Picture) -> Any:
+    """Text, gamma, chromaticities and private chunks, byte for byte; Pillow writes all others from info."""
+    kept = pillow("PIL.PngImagePlugin").PngInfo()
+    info = picture.image.info
+    chunks = png_chunks(picture.source) if picture.source and picture.format == "PNG" else []
+    for kind, data in chunks:
+        written_elsewhere = kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"eXIf", b"pHYs")
+        keyword = data.split(b"\0", 1)[0]
+        # these two can hold an orientation that has been applied: the edited text follows below
+        if keyword == b"XML:com.adobe.xmp" and kind == b"iTXt":
+            continue
+        if written_elsewhere or keyword == b"Raw profile type exif" or kind == b"sBIT":
+            continue
+        kept.add(kind, data)
+    xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
+    if xmp:
+        kept.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8") if isinstance(xmp, bytes) else xmp)
+    return kept
+
+
+def _write_bmp_with_alpha(file: IO[bytes], image: PillowImage.Image) -> None:
+    """A 32-bit BMP with a version 4 header, which says where the alpha is; Pillow's does not."""
+    pixels = np.asarray(image)[::-1, :, [2, 1, 0, 3]].tobytes()
+    header_size, offset = 108, 14 + 108
+    bitfields, srgb = 3, b"BGRs"
+    dots = [round(float(value) / 0.0254) for value in image.info.get("dpi", (96, 96))]
+    file.write(struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset))
+    file.write(struct.pack("<IiiHHII", header_size, image.width, image.height, 1, 32, bitfields, len(pixels)))
+    file.write(struct.pack("<iiII", *dots, 0, 0))
+    file.write(struct.pack("<IIII4s", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, srgb))
+    file.write(bytes(offset - file.tell()))
+    file.write(pixels)
