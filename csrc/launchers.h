@@ -11,11 +11,9 @@ namespace pconv::cpu {
 
 // Any mask as bytes: out[i] = mask[i] != 0 (NaN counts as valid). sizes and strides in elements.
 void mask_to_bytes(
-    const void* mask,            // [sizes] of dtype
-    DType dtype,
-    const int64_t sizes[4],
-    const int64_t strides[4],
-    uint8_t* out);               // [sizes], contiguous
+    const void* mask,  // [sizes] of dtype
+    DType dtype, const int64_t sizes[4], const int64_t strides[4],
+    uint8_t* out);  // [sizes], contiguous
 
 // How many elements are neither 0 nor 1, NaN included (PCONV_CHECK=1).
 int64_t count_not_binary(const void* mask, DType dtype, const int64_t sizes[4], const int64_t strides[4]);
@@ -25,32 +23,27 @@ bool has_zero(const uint8_t* bytes, int64_t count);
 // Window sums, their ratios, and where they are not 0. Returns true where every ratio is 1, so that the
 // caller may leave out the passes that would multiply by it.
 bool window_ratio(
-    const Geometry& geometry,
-    const Mask& mask,
-    const Ratio& ratio,
-    uint8_t* alive);             // [ratio.n, ratio.groups, P, Q]
+    const Geometry& geometry, const Mask& mask, const Ratio& ratio,
+    uint8_t* alive);  // [ratio.n, ratio.groups, P, Q]
 
 // out = mask ? x : 0, a select: NaN in a hole does not get through. In place (out == x) only holes are touched.
 void masked_copy(
-    const Geometry& geometry,
-    const Mask& mask,
-    const void* x,               // [N, C, H, W] in the layout
-    void* out);                  // the same
+    const Geometry& geometry, const Mask& mask,
+    const void* x,  // [N, C, H, W] in the layout
+    void* out);     // the same
 
 // y = ratio > 0 ? y * ratio + bias : 0, in place, rounded once.
 void renormalise(
-    const Geometry& geometry,
-    const Ratio& ratio,
-    const void* bias,            // [K] or nullptr
-    void* y);                    // [N, K, P, Q] in the layout
+    const Geometry& geometry, const Ratio& ratio,
+    const void* bias,  // [K] or nullptr
+    void* y);          // [N, K, P, Q] in the layout
 
 // scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
 // The sum is taken in a fixed order: the same bits whatever the number of threads.
 void scale_gradient(
-    const Geometry& geometry,
-    const Ratio& ratio,
-    const void* grad,            // [N, K, P, Q] in the layout
-    void* scaled,                // the same, or nullptr
-    void* bias_grad);            // [K] or nullptr
+    const Geometry& geometry, const Ratio& ratio,
+    const void* grad,  // [N, K, P, Q] in the layout
+    void* scaled,      // the same, or nullptr
+    void* bias_grad);  // [K] or nullptr
 
 }  // namespace pconv::cpu

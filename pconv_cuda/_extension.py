@@ -79,7 +79,7 @@ def _forward(
 
     _note_fallback(input.device)
     valid = _spread(mask, mask_channels, input)
-    where = {"stride": stride, "padding": padding, "dilation": dilation}
+    where: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     precise = torch.float64 if input.dtype == torch.float64 else torch.float32
     ratio = reference.window_ratio(valid, weight, groups, precise, **where)
     output, _ = reference.partial_conv2d(input, valid, weight, bias, groups=groups, **where)

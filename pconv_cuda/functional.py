@@ -12,7 +12,7 @@ from pconv_cuda import ops
 
 __all__ = ["partial_conv2d", "partial_conv2d_sources"]
 
-Pair = int | tuple[int, int]
+Pair = int | tuple[int, ...]  # one number, or two: rows and columns
 
 
 def partial_conv2d(
@@ -185,7 +185,7 @@ def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or min(pair) < least:
         raise ValueError(f"{name}: expected one or two integers of at least {least}, got {value!r}")
-    return pair
+    return pair[0], pair[1]
 
 
 def _named_padding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -131,10 +131,10 @@ class PConvUNet(nn.Module):
 
         features: list[tuple[Tensor, Tensor]] = [(image, mask)]
         for stage in self.encoder:
-            features.append(stage.encode(*features[-1]))
+            features.append(cast(_Stage, stage).encode(*features[-1]))
         low, low_mask = features.pop()
         for stage in self.decoder:
-            low, low_mask = stage.decode(low, low_mask, *features.pop())
+            low, low_mask = cast(_Stage, stage).decode(low, low_mask, *features.pop())
         if self.conv == "plain":
             low_mask = torch.ones_like(low[:, :1], dtype=torch.bool)
         return low[..., :height, :width], low_mask[..., :height, :width]
@@ -212,7 +212,7 @@ class _Stage(nn.Module):
         """One level down. A plain convolution passes the mask on as it is: nobody reads it."""
         conv = self.conv
         if isinstance(conv, PartialConv2d):
-            x, mask = partial_conv2d(x, mask, conv.weight, conv.bias, conv.stride, conv.padding)  # type: ignore[arg-type]
+            x, mask = partial_conv2d(x, mask, conv.weight, conv.bias, conv.stride, conv.padding)
         else:
             x = conv(x)
         return self.activation(self.norm(x)), mask

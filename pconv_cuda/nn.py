@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ class PartialConv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
@@ -61,7 +61,7 @@ class PartialConv2d(nn.Conv2d):
             The output ``(N, K, P, Q)``; with ``return_mask`` also the new mask ``(N, 1, P, Q)`` of the mask's
             dtype (bool for None), or ``(N, K, P, Q)`` with ``multi_channel`` or a grouped per-channel mask.
         """
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             sides, mode = self._reversed_padding_repeated_twice, self.padding_mode
             batched = input.dim() == 4

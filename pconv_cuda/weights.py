@@ -32,6 +32,8 @@ def save(state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Path
     partial = folder / f".{FILE}.{os.getpid()}.tmp"
     try:
         safetensors.save_file(dense, str(partial), metadata={"format": "pt", "config": text})
+        with open(partial, "rb") as written:  # a rename may reach the disk before the data does
+            os.fsync(written.fileno())
         os.replace(partial, target)
         partial = folder / f".{CONFIG}.{os.getpid()}.tmp"
         partial.write_text(text + "\n", encoding="utf-8")

@@ -107,9 +107,7 @@ class Tensors:
             return tensor.to(dtype).contiguous(memory_format=layout)
 
         bias = None if self.bias is None else self.bias.to(dtype)
-        return replace(
-            self, input=cast(self.input), weight=cast(self.weight), bias=bias, grad=cast(self.grad)
-        )
+        return replace(self, input=cast(self.input), weight=cast(self.weight), bias=bias, grad=cast(self.grad))
 
 
 def make_tensors(case: Case, dtype: torch.dtype = torch.float64, *, seed: int = 0, poison: bool = True) -> Tensors:

@@ -111,9 +111,7 @@ def test_compile_fullgraph_with_dynamic_shapes(mask_kind: str, device: str) -> N
         expected, expected_mask = _step(reference.partial_conv2d, leaves[0], mask, leaves[1], leaves[2])
         torch.testing.assert_close(loss, expected)
         assert torch.equal(new_mask, expected_mask)
-        for ours, theirs in zip(
-            torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True
-        ):
+        for ours, theirs in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
             torch.testing.assert_close(ours, theirs)
 
 

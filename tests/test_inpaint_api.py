@@ -88,9 +88,7 @@ def test_tensors_whose_mask_is_one_where_valid(
     assert torch.equal(first[:, ~hole], (image[0] if batched else image)[:, ~hole])
     scale = 255 if dtype == torch.uint8 else 1
     tolerance = 0.02 if dtype == torch.bfloat16 else 0.003
-    np.testing.assert_allclose(
-        first.float().permute(1, 2, 0).numpy()[HOLE] / scale, truth[HOLE], atol=tolerance
-    )
+    np.testing.assert_allclose(first.float().permute(1, 2, 0).numpy()[HOLE] / scale, truth[HOLE], atol=tolerance)
     if batched:
         hole = hole.flip(1)
         assert torch.equal(got[1][:, ~hole], image[1][:, ~hole])

@@ -68,9 +68,7 @@ def test_one_picture(place: Path, weights: Path, capsys: pytest.CaptureFixture) 
 def test_weights_as_one_file_and_a_folder_as_output(place: Path, weights: Path) -> None:
     (place / "out").mkdir()
     file = weights / "model.safetensors"
-    assert (
-        call(file, place / "photo.png", "--mask", place / "mask.png", "-o", place / "out", "--tile", 16) == 0
-    )
+    assert call(file, place / "photo.png", "--mask", place / "mask.png", "-o", place / "out", "--tile", 16) == 0
     assert_only_hole_changed(place / "photo.png", place / "out" / "photo.png", HOLE)
 
 
@@ -203,9 +201,7 @@ def test_a_folder_with_masks_by_name(folders: Path, weights: Path, capsys: pytes
     assert "[3/3]" in capsys.readouterr().out
 
 
-def test_a_mask_by_name_alone_where_that_is_clear(
-    folders: Path, weights: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_mask_by_name_alone_where_that_is_clear(folders: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     """Flat masks serve pictures in subfolders, but never two pictures of one name."""
     (folders / "masks" / "sub" / "a.png").unlink()
     Image.new("RGB", (50, 40)).save(folders / "pictures" / "sub" / "c.png")
@@ -216,9 +212,7 @@ def test_a_mask_by_name_alone_where_that_is_clear(
     assert "expected a mask named sub/a.*" in capsys.readouterr().err
 
 
-def test_one_mask_for_all_and_skip_existing(
-    folders: Path, weights: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_one_mask_for_all_and_skip_existing(folders: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = (folders / "pictures", "--mask", folders / "masks" / "a.bmp", "-o", folders / "out")
     assert call(weights, *arguments) == 0
     (folders / "out" / "a.png").write_bytes(b"mine")
@@ -301,15 +295,11 @@ def test_inputs_are_never_overwritten(place: Path, weights: Path, capsys: pytest
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
 
 
-def test_large_photos_print_their_peak_memory(
-    place: Path, weights: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_large_photos_print_their_peak_memory(place: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     Image.new("L", (4000, 2000), 90).save(place / "large.bmp")
     hole = square_hole(2000, 4000, 700, 1500, 9)
     Image.fromarray(hole).save(place / "large_mask.png")
-    assert (
-        call(weights, place / "large.bmp", "--mask", place / "large_mask.png", "-o", place / "out.bmp") == 0
-    )
+    assert call(weights, place / "large.bmp", "--mask", place / "large_mask.png", "-o", place / "out.bmp") == 0
     assert "peak memory" in capsys.readouterr().out
     assert (read(place / "out.bmp")[~hole] == 90).all()
 

@@ -159,9 +159,7 @@ def filtered_row(kind: int, row: bytes, above: bytes, size: int) -> bytes:
     return bytes(result)
 
 
-def deep_png(
-    samples: np.ndarray, extra: list[tuple[bytes, bytes]] = (), *, interlaced: bool = False
-) -> bytes:
+def deep_png(samples: np.ndarray, extra: list[tuple[bytes, bytes]] = (), *, interlaced: bool = False) -> bytes:
     """A 16-bit PNG (H, W, 2..4) by the standard's text, with all five filters in turn."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -189,9 +187,7 @@ def deep_png(
                 stream += filtered_row((i + 4) % 5, rows[i + 1], rows[i], channels * 2)
     header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, interlaced)
     parts = [chunk(b"IHDR", header), *(chunk(*pair) for pair in extra)]
-    return b"".join(
-        [b"\x89PNG\r\n\x1a\n", *parts, chunk(b"IDAT", zlib.compress(stream)), chunk(b"IEND", b"")]
-    )
+    return b"".join([b"\x89PNG\r\n\x1a\n", *parts, chunk(b"IDAT", zlib.compress(stream)), chunk(b"IEND", b"")])
 
 
 def read_back(written: bytes, shape: tuple[int, ...]) -> np.ndarray:
@@ -221,9 +217,7 @@ def test_sixteen_bit_png_is_decoded_exactly(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(
-    ("suffix", "channels"), [("png", 2), ("png", 3), ("png", 4), ("tiff", 3), ("tiff", 4)]
-)
+@pytest.mark.parametrize(("suffix", "channels"), [("png", 2), ("png", 3), ("png", 4), ("tiff", 3), ("tiff", 4)])
 def test_sixteen_bit_colour(suffix: str, channels: int, size: tuple[int, int], tmp_path: Path) -> None:
     rng = np.random.default_rng(channels)
     samples = rng.integers(0, 65536, (*size, channels), dtype=np.uint16)
@@ -276,9 +270,7 @@ def test_orientation_is_applied_and_its_tag_reset(suffix: str, orientation: int,
     exif[0x0112], exif[0x010F] = orientation, "Maker"
     source, target = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
     if suffix == "deep.png":
-        data = deep_png(
-            samples.astype(np.uint16) * 257, [(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))]
-        )
+        data = deep_png(samples.astype(np.uint16) * 257, [(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))])
         source.write_bytes(data)
     else:
         image.save(source, exif=exif, **({"lossless": True} if suffix == "webp" else {"quality": 95}))

@@ -91,9 +91,7 @@ def test_unbatched() -> None:
 def test_padding_same_and_valid(window: tuple[int, int], dilation: int) -> None:
     image, mask = image_and_mask(2, 3, 11, 12)
     for padding in ("same", "valid"):
-        layer = PartialConv2d(
-            3, 4, window, padding=padding, dilation=dilation, return_mask=True, dtype=torch.float64
-        )
+        layer = PartialConv2d(3, 4, window, padding=padding, dilation=dilation, return_mask=True, dtype=torch.float64)
         for given in (mask, None):
             output, new_mask = layer(image, given)
             expected, expected_mask = reference.partial_conv2d(
@@ -198,7 +196,10 @@ print("agrees")
 def test_fallback_everywhere_agrees() -> None:
     here = os.path.dirname(__file__)
     done = subprocess.run(
-        [sys.executable, "-c", FALLBACK, here], env={**os.environ, "PCONV_FALLBACK": "1"}, capture_output=True, text=True
+        [sys.executable, "-c", FALLBACK, here],
+        env={**os.environ, "PCONV_FALLBACK": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == "agrees", done.stderr
 
@@ -221,7 +222,9 @@ def test_partial_padding_for_torchvisions_models(name: str) -> None:
         # The first padded layer, by the formula of arXiv 1811.11718: conv * full / (window inside the image) + bias.
         first = padded[0]
         raw = F.conv2d(image, first.weight, None, first.stride, first.padding)
-        count = F.conv2d(torch.ones(1, 1, 64, 64), torch.ones(1, 1, *first.kernel_size), None, first.stride, first.padding)
+        count = F.conv2d(
+            torch.ones(1, 1, 64, 64), torch.ones(1, 1, *first.kernel_size), None, first.stride, first.padding
+        )
         ratio = first.kernel_size[0] * first.kernel_size[1] / count
         expected = raw * ratio + (0 if first.bias is None else first.bias.view(-1, 1, 1))
         torch.testing.assert_close(swapped[0](image), expected, rtol=1e-4, atol=1e-4)

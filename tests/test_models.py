@@ -31,9 +31,13 @@ def test_the_papers_network() -> None:
     assert encoder == [(7, 2, 64), (5, 2, 128), (5, 2, 256), *[(3, 2, 512)] * 5]
     decoder = [(stage.conv.in_channels, stage.conv.out_channels) for stage in model.decoder]
     assert decoder == [*[(1024, 512)] * 4, (768, 256), (384, 128), (192, 64), (67, 3)]
-    biased = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d) and module.bias is not None]
+    biased = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Conv2d) and module.bias is not None
+    ]
     assert biased == ["decoder.7.conv"]
-    without_norm = [name for name, module in model.named_modules() if isinstance(getattr(module, "norm", None), nn.Identity)]
+    without_norm = [
+        name for name, module in model.named_modules() if isinstance(getattr(module, "norm", None), nn.Identity)
+    ]
     assert without_norm == ["encoder.0", "decoder.7"]
 
 
@@ -135,7 +139,9 @@ def test_plain_network_fills_holes_with_the_mean() -> None:
 def test_normalisation_is_imagenets_and_inverts() -> None:
     model = tiny()
     image = torch.rand(2, 3, 4, 5)
-    expected = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    expected = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
+        3, 1, 1
+    )
     torch.testing.assert_close(model.normalize(image), expected)
     torch.testing.assert_close(model.denormalize(model.normalize(image)), image)
     assert model.denormalize(torch.full((1, 3, 1, 1), 99.0)).max() == 1

@@ -88,7 +88,9 @@ def _border_counts_as_valid(x, m, w, b, padding, **where):
 
 
 def _ratio_applied_to_bias(x, m, w, b, **where):
-    ratio = reference.window_ratio(m, w, where["groups"], torch.float64, **{k: where[k] for k in where if k != "groups"})
+    ratio = reference.window_ratio(
+        m, w, where["groups"], torch.float64, **{k: where[k] for k in where if k != "groups"}
+    )
     return reference.partial_conv2d(x, m, w, None, **where)[0] + ratio * b.view(-1, 1, 1)
 
 
@@ -108,7 +110,9 @@ def test_the_check_catches(wrong) -> None:
         assert_as_good_as_torch(output, torchs, truth)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16]
+)
 def test_mask_dtypes(dtype: torch.dtype, device: str) -> None:
     case = BY_NAME["plain3x3"]
     tensors = make_tensors(case)

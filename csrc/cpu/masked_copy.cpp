@@ -14,9 +14,15 @@ PCONV_INLINE void select(const T* x, const uint8_t* mask, int64_t count, T* out)
     for (int64_t i = 0; i < count; ++i) out[i] = mask[i] ? x[i] : T(0);
 }
 
-PCONV_CLONES void select_16(const uint16_t* x, const uint8_t* m, int64_t count, uint16_t* out) { select(x, m, count, out); }
-PCONV_CLONES void select_32(const uint32_t* x, const uint8_t* m, int64_t count, uint32_t* out) { select(x, m, count, out); }
-PCONV_CLONES void select_64(const uint64_t* x, const uint8_t* m, int64_t count, uint64_t* out) { select(x, m, count, out); }
+PCONV_CLONES void select_16(const uint16_t* x, const uint8_t* m, int64_t count, uint16_t* out) {
+    select(x, m, count, out);
+}
+PCONV_CLONES void select_32(const uint32_t* x, const uint8_t* m, int64_t count, uint32_t* out) {
+    select(x, m, count, out);
+}
+PCONV_CLONES void select_64(const uint64_t* x, const uint8_t* m, int64_t count, uint64_t* out) {
+    select(x, m, count, out);
+}
 
 void select_row(const void* x, const uint8_t* mask, int64_t count, void* out, int64_t bytes) {
     if (bytes == 2) return select_16(static_cast<const uint16_t*>(x), mask, count, static_cast<uint16_t*>(out));
@@ -55,10 +61,12 @@ void copy_runs(const char* x, const uint8_t* valid, int64_t pixels, int64_t row_
 
 // Pixels with several blocks: each block is a segment of the pixel's row.
 void copy_segments(
-    const Geometry& g, const Mask& mask, const uint8_t* valid, int64_t from, int64_t to, int64_t bytes, const char* x, char* out) {
+    const Geometry& g, const Mask& mask, const uint8_t* valid, int64_t from, int64_t to, int64_t bytes, const char* x,
+    char* out) {
     for (int64_t i = from; i < to; ++i) {
         for (int64_t b = 0; b < mask.blocks; ++b) {
-            const int64_t offset = (i * g.c + mask.first[b]) * bytes, length = (mask.first[b + 1] - mask.first[b]) * bytes;
+            const int64_t offset = (i * g.c + mask.first[b]) * bytes,
+                          length = (mask.first[b + 1] - mask.first[b]) * bytes;
             if (!valid[b * g.h * g.w + i])
                 std::memset(out + offset, 0, length);
             else if (out != x)

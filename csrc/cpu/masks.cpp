@@ -11,10 +11,22 @@ namespace pconv::cpu {
 namespace {
 
 // Not 0, decided on the bit pattern: NaN is "not 0", minus zero is 0.
-template <class T> PCONV_INLINE bool is_set(T value) { return load(value) != 0; }
-template <> PCONV_INLINE bool is_set(uint8_t value) { return value != 0; }
-template <class T> PCONV_INLINE bool is_binary(T value) { return load(value) == 0 || load(value) == 1; }
-template <> PCONV_INLINE bool is_binary(uint8_t value) { return value <= 1; }
+template <class T>
+PCONV_INLINE bool is_set(T value) {
+    return load(value) != 0;
+}
+template <>
+PCONV_INLINE bool is_set(uint8_t value) {
+    return value != 0;
+}
+template <class T>
+PCONV_INLINE bool is_binary(T value) {
+    return load(value) == 0 || load(value) == 1;
+}
+template <>
+PCONV_INLINE bool is_binary(uint8_t value) {
+    return value <= 1;
+}
 
 // Calls row(source, flat index of the row's first element) for every row of the four-dimensional mask.
 template <class T, class Row>
@@ -86,8 +98,7 @@ PCONV_CLONES bool finish_row_f64(const int32_t* counts, int32_t full, int64_t wi
 
 }  // namespace
 
-void mask_to_bytes(
-    const void* mask, DType dtype, const int64_t sizes[4], const int64_t strides[4], uint8_t* out) {
+void mask_to_bytes(const void* mask, DType dtype, const int64_t sizes[4], const int64_t strides[4], uint8_t* out) {
     by_dtype(dtype, [&](auto kind) {
         using T = decltype(kind);
         for_each_row<T>(mask, sizes, strides, [&](const T* source, int64_t first) {
@@ -131,14 +142,18 @@ bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8
                 if (y < 0 || y >= g.h) continue;
                 for (int64_t b = group * blocks; b < (group + 1) * blocks; ++b) {
                     const int64_t channels = mask.bytes ? mask.first[b + 1] - mask.first[b] : g.c;
-                    const uint8_t* row = mask.bytes ? mask.bytes + ((n * mask.blocks + b) * g.h + y) * g.w : valid_row.data();
+                    const uint8_t* row =
+                        mask.bytes ? mask.bytes + ((n * mask.blocks + b) * g.h + y) * g.w : valid_row.data();
                     add_row(row, int32_t(channels / scale), g.w, sums.data() + g.pad_w);
                 }
             }
             add_columns(sums.data(), g.s, g.dil_w, g.stride_w, g.q, counts.data());
-            const bool row_full = g.dtype == DType::f64
-                ? finish_row_f64(counts.data(), full, g.q, static_cast<double*>(ratio.values) + job * g.q, alive + job * g.q)
-                : finish_row_f32(counts.data(), full, g.q, static_cast<float*>(ratio.values) + job * g.q, alive + job * g.q);
+            const bool row_full =
+                g.dtype == DType::f64
+                    ? finish_row_f64(
+                          counts.data(), full, g.q, static_cast<double*>(ratio.values) + job * g.q, alive + job * g.q)
+                    : finish_row_f32(
+                          counts.data(), full, g.q, static_cast<float*>(ratio.values) + job * g.q, alive + job * g.q);
             if (!row_full) all_full = false;
         }
     });

@@ -37,9 +37,16 @@ struct Half {
 };
 
 // What an element is computed in.
-template <class T> struct Precise { using type = float; };
-template <> struct Precise<double> { using type = double; };
-template <class T> using precise_t = typename Precise<T>::type;
+template <class T>
+struct Precise {
+    using type = float;
+};
+template <>
+struct Precise<double> {
+    using type = double;
+};
+template <class T>
+using precise_t = typename Precise<T>::type;
 
 PCONV_INLINE double load(double value) { return value; }
 PCONV_INLINE float load(float value) { return value; }

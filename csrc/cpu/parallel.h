@@ -14,9 +14,7 @@ namespace pconv::cpu {
 // Calls body(begin, end) over [0, count); a thread gets at least `grain` items.
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, const Body& body) {
-    auto call = [](int64_t begin, int64_t end, void* context) {
-        (*static_cast<const Body*>(context))(begin, end);
-    };
+    auto call = [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); };
     TORCH_ERROR_CODE_CHECK(torch_parallel_for(
         0, count, std::max<int64_t>(grain, 1), call, const_cast<void*>(static_cast<const void*>(&body))));
 }

@@ -84,31 +84,33 @@ PCONV_INLINE void pixels_backward(
 }
 
 // One vectorised copy of each loop for each element type: loops are cloned, templates cannot be.
-template <class T> struct Loops;
-#define PCONV_LOOPS(T, NAME)                                                                                        \
-    PCONV_CLONES void plane_forward_##NAME(const precise_t<T>* r, precise_t<T> b, int64_t n, T* y) {                \
-        plane_forward<T>(r, b, n, y);                                                                               \
-    }                                                                                                               \
-    PCONV_CLONES void pixels_forward_##NAME(                                                                        \
-        const precise_t<T>* r, const precise_t<T>* b, int64_t n, int64_t c, int64_t step, T* y) {                   \
-        pixels_forward<T>(r, b, n, c, step, y);                                                                     \
-    }                                                                                                               \
-    PCONV_CLONES void plane_scale_##NAME(const T* g, const precise_t<T>* r, int64_t n, T* s) {                      \
-        plane_scale<T>(g, r, n, s);                                                                                 \
-    }                                                                                                               \
-    PCONV_CLONES double plane_sum_##NAME(const T* g, const precise_t<T>* r, int64_t n) {                            \
-        return plane_sum<T>(g, r, n);                                                                               \
-    }                                                                                                               \
-    PCONV_CLONES void pixels_backward_##NAME(                                                                       \
-        const T* g, const precise_t<T>* r, int64_t n, int64_t c, int64_t step, T* s, double* sums) {                \
-        pixels_backward<T>(g, r, n, c, step, s, sums);                                                              \
-    }                                                                                                               \
-    template <> struct Loops<T> {                                                                                   \
-        static constexpr auto plane_forward = plane_forward_##NAME;                                                 \
-        static constexpr auto pixels_forward = pixels_forward_##NAME;                                               \
-        static constexpr auto plane_scale = plane_scale_##NAME;                                                     \
-        static constexpr auto plane_sum = plane_sum_##NAME;                                                         \
-        static constexpr auto pixels_backward = pixels_backward_##NAME;                                             \
+template <class T>
+struct Loops;
+#define PCONV_LOOPS(T, NAME)                                                                         \
+    PCONV_CLONES void plane_forward_##NAME(const precise_t<T>* r, precise_t<T> b, int64_t n, T* y) { \
+        plane_forward<T>(r, b, n, y);                                                                \
+    }                                                                                                \
+    PCONV_CLONES void pixels_forward_##NAME(                                                         \
+        const precise_t<T>* r, const precise_t<T>* b, int64_t n, int64_t c, int64_t step, T* y) {    \
+        pixels_forward<T>(r, b, n, c, step, y);                                                      \
+    }                                                                                                \
+    PCONV_CLONES void plane_scale_##NAME(const T* g, const precise_t<T>* r, int64_t n, T* s) {       \
+        plane_scale<T>(g, r, n, s);                                                                  \
+    }                                                                                                \
+    PCONV_CLONES double plane_sum_##NAME(const T* g, const precise_t<T>* r, int64_t n) {             \
+        return plane_sum<T>(g, r, n);                                                                \
+    }                                                                                                \
+    PCONV_CLONES void pixels_backward_##NAME(                                                        \
+        const T* g, const precise_t<T>* r, int64_t n, int64_t c, int64_t step, T* s, double* sums) { \
+        pixels_backward<T>(g, r, n, c, step, s, sums);                                               \
+    }                                                                                                \
+    template <>                                                                                      \
+    struct Loops<T> {                                                                                \
+        static constexpr auto plane_forward = plane_forward_##NAME;                                  \
+        static constexpr auto pixels_forward = pixels_forward_##NAME;                                \
+        static constexpr auto plane_scale = plane_scale_##NAME;                                      \
+        static constexpr auto plane_sum = plane_sum_##NAME;                                          \
+        static constexpr auto pixels_backward = pixels_backward_##NAME;                              \
     };
 PCONV_LOOPS(double, f64)
 PCONV_LOOPS(float, f32)
@@ -160,8 +162,8 @@ void forward(const Geometry& g, const Ratio& ratio, const void* bias, T* y) {
             for (int64_t group = 0; group < ratio.groups; ++group) {
                 const int64_t first = group * group_channels;
                 Loops<T>::pixels_forward(
-                    ratios_of<T>(g, ratio, row / g.p, group) + row % g.p * g.q, bias ? wide_bias.data() + first : nullptr,
-                    g.q, group_channels, g.k, y + row * g.q * g.k + first);
+                    ratios_of<T>(g, ratio, row / g.p, group) + row % g.p * g.q,
+                    bias ? wide_bias.data() + first : nullptr, g.q, group_channels, g.k, y + row * g.q * g.k + first);
             }
         }
     });

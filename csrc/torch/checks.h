@@ -41,8 +41,8 @@ inline DType dtype_of(const Tensor& tensor, const char* name) {
 // The layout that results keep; pconv_cuda/ops.py has the same rule for shapes alone.
 inline Layout layout_of(const Tensor& t) {
     const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
-    const bool dense_pixels = t.stride(1) == 1 && t.stride(3) >= c && t.stride(2) >= t.stride(3) * w &&
-        t.stride(0) >= t.stride(2) * h;
+    const bool dense_pixels =
+        t.stride(1) == 1 && t.stride(3) >= c && t.stride(2) >= t.stride(3) * w && t.stride(0) >= t.stride(2) * h;
     return dense_pixels && t.stride(0) != t.stride(1) && t.size(0) * h * w > 0 ? Layout::nhwc : Layout::nchw;
 }
 
@@ -53,12 +53,8 @@ inline Tensor laid_out(const Tensor& tensor, Layout layout) {
 }
 
 inline Geometry geometry_of(
-    const Tensor& input,
-    const Tensor& weight,
-    const std::vector<int64_t>& stride,
-    const std::vector<int64_t>& padding,
-    const std::vector<int64_t>& dilation,
-    int64_t groups) {
+    const Tensor& input, const Tensor& weight, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+    const std::vector<int64_t>& dilation, int64_t groups) {
     STD_TORCH_CHECK(input.dim() == 4, "input: expected (N, C, H, W), got ", shape_of(input));
     STD_TORCH_CHECK(weight.dim() == 4, "weight: expected (K, C / groups, R, S), got ", shape_of(weight));
     STD_TORCH_CHECK(

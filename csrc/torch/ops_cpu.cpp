@@ -16,25 +16,34 @@ using torch::stable::detail::to;
 using Ints = std::vector<int64_t>;
 using MaybeTensor = std::optional<Tensor>;
 
-Tensor convolution(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const Ints& stride, const Ints& padding,
-                   const Ints& dilation, int64_t groups) {
-    std::array<StableIValue, 9> stack{
-        from(x), from(weight), from(bias), from(stride), from(padding),
-        from(dilation), from(false), from(Ints{0, 0}), from(groups)};
+Tensor convolution(
+    const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const Ints& stride, const Ints& padding,
+    const Ints& dilation, int64_t groups) {
+    std::array<StableIValue, 9> stack{from(x),        from(weight), from(bias),       from(stride), from(padding),
+                                      from(dilation), from(false),  from(Ints{0, 0}), from(groups)};
     STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_TARGET_VERSION));
     return to<Tensor>(stack[0]);
 }
 
 // (grad of input, grad of weight); undefined where it was not asked for.
-std::tuple<Tensor, Tensor> convolution_backward(const Tensor& grad, const Tensor& x, const Tensor& weight, const Ints& stride,
-                                                const Ints& padding, const Ints& dilation, int64_t groups,
-                                                bool need_input, bool need_weight) {
+std::tuple<Tensor, Tensor> convolution_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, const Ints& stride, const Ints& padding,
+    const Ints& dilation, int64_t groups, bool need_input, bool need_weight) {
     const bool wanted[3] = {need_input, need_weight, false};
     std::array<StableIValue, 11> stack{
-        from(grad), from(x), from(weight), from(std::nullopt), from(stride), from(padding),
-        from(dilation), from(false), from(Ints{0, 0}), from(groups),
+        from(grad),
+        from(x),
+        from(weight),
+        from(std::nullopt),
+        from(stride),
+        from(padding),
+        from(dilation),
+        from(false),
+        from(Ints{0, 0}),
+        from(groups),
         from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted, 3))};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_TARGET_VERSION));
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_TARGET_VERSION));
     Tensor dx = to<Tensor>(stack[0]), dw = to<Tensor>(stack[1]), db = to<Tensor>(stack[2]);
     return {dx, dw};
 }
@@ -50,18 +59,21 @@ MaskBytes mask_bytes(const Geometry& g, const MaybeTensor& mask, const Ints& mas
     const Tensor& given = *mask;
     STD_TORCH_CHECK(given.is_cpu(), "mask: expected a tensor on the input's device, the CPU");
     STD_TORCH_CHECK(
-        given.dim() == 4 && (given.size(0) == 1 || given.size(0) == g.n) && given.size(2) == g.h && given.size(3) == g.w,
+        given.dim() == 4 && (given.size(0) == 1 || given.size(0) == g.n) && given.size(2) == g.h &&
+            given.size(3) == g.w,
         "mask: expected (", g.n, "|1, channels, ", g.h, ", ", g.w, "), got ", shape_of(given));
     const int64_t blocks = given.size(1);
     if (mask_channels.empty()) {  // all blocks alike: one for everything, or one for each channel
         STD_TORCH_CHECK(blocks == 1 || blocks == g.c, "mask: expected 1 or ", g.c, " channels, got ", blocks);
         for (int64_t b = 0; b <= blocks; ++b) result.first.push_back(b * (g.c / blocks));
     } else {
-        STD_TORCH_CHECK(int64_t(mask_channels.size()) == blocks && g.groups == 1,
-                        "mask_channels: expected one number for each of the mask's ", blocks, " channels, and groups 1");
+        STD_TORCH_CHECK(
+            int64_t(mask_channels.size()) == blocks && g.groups == 1,
+            "mask_channels: expected one number for each of the mask's ", blocks, " channels, and groups 1");
         result.first.push_back(0);
         for (const int64_t channels : mask_channels) result.first.push_back(result.first.back() + channels);
-        STD_TORCH_CHECK(result.first.back() == g.c, "mask_channels: expected a sum of ", g.c, ", got ", result.first.back());
+        STD_TORCH_CHECK(
+            result.first.back() == g.c, "mask_channels: expected a sum of ", g.c, ", got ", result.first.back());
     }
     const DType dtype = dtype_of(given, "mask");
     const auto sizes = given.sizes(), strides = given.strides();
@@ -73,8 +85,9 @@ MaskBytes mask_bytes(const Geometry& g, const MaybeTensor& mask, const Ints& mas
     result.owner = given;
     if (given.scalar_type() != ScalarType::Bool || !given.is_contiguous()) {
         result.owner = empty_like_shape(given, Ints(sizes.begin(), sizes.end()), ScalarType::Byte);
-        cpu::mask_to_bytes(given.const_data_ptr(), dtype, sizes.data(), strides.data(),
-                           static_cast<uint8_t*>(result.owner->mutable_data_ptr()));
+        cpu::mask_to_bytes(
+            given.const_data_ptr(), dtype, sizes.data(), strides.data(),
+            static_cast<uint8_t*>(result.owner->mutable_data_ptr()));
     }
     const auto* bytes = static_cast<const uint8_t*>(result.owner->const_data_ptr());
     result.mask = Mask{bytes, given.size(0), blocks, result.first.data()};
@@ -97,7 +110,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, MaybeTensor bias, Ints stride, Ints padding,
     Ints dilation, int64_t groups) {
     const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
-    STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == g.k), "bias: expected (", g.k, ",), got ", shape_of(*bias));
+    STD_TORCH_CHECK(
+        !bias || (bias->dim() == 1 && bias->size(0) == g.k), "bias: expected (", g.k, ",), got ", shape_of(*bias));
     STD_TORCH_CHECK(!bias || bias->scalar_type() == input.scalar_type(), "bias: expected the input's dtype");
     const MaskBytes bytes = mask_bytes(g, mask, mask_channels);
     const bool grouped = mask && mask_channels.empty() && g.groups > 1 && bytes.mask.blocks > 1;
@@ -120,16 +134,16 @@ std::tuple<Tensor, Tensor, Tensor> forward(
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(
-    Tensor grad, Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, Tensor ratios, Ints stride, Ints padding,
-    Ints dilation, int64_t groups, bool need_input, bool need_weight, bool need_bias) {
+    Tensor grad, Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, Tensor ratios, Ints stride,
+    Ints padding, Ints dilation, int64_t groups, bool need_input, bool need_weight, bool need_bias) {
     const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
     STD_TORCH_CHECK(
         grad.dim() == 4 && grad.size(0) == g.n && grad.size(1) == g.k && grad.size(2) == g.p && grad.size(3) == g.q &&
             grad.scalar_type() == input.scalar_type(),
         "grad: expected (", g.n, ", ", g.k, ", ", g.p, ", ", g.q, ") of the input's dtype, got ", shape_of(grad));
     STD_TORCH_CHECK(
-        ratios.dim() == 4 && (ratios.size(0) == 1 || ratios.size(0) == g.n) && (ratios.size(1) == 1 || ratios.size(1) == groups) &&
-            ratios.size(2) == g.p && ratios.size(3) == g.q &&
+        ratios.dim() == 4 && (ratios.size(0) == 1 || ratios.size(0) == g.n) &&
+            (ratios.size(1) == 1 || ratios.size(1) == groups) && ratios.size(2) == g.p && ratios.size(3) == g.q &&
             ratios.scalar_type() == (g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float),
         "ratio: expected what the forward operator returned, got ", shape_of(ratios));
     const MaskBytes bytes = mask_bytes(g, mask, mask_channels);
@@ -142,14 +156,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     Tensor db = empty_like_shape(input, {need_bias ? g.k : 0}, input.scalar_type());
     const bool need_convolution = need_input || need_weight;
     if (need_convolution) scaled = torch::stable::empty_like(upstream);
-    cpu::scale_gradient(g, ratio, upstream.const_data_ptr(), need_convolution ? scaled.mutable_data_ptr() : nullptr,
-                        need_bias ? db.mutable_data_ptr() : nullptr);
+    cpu::scale_gradient(
+        g, ratio, upstream.const_data_ptr(), need_convolution ? scaled.mutable_data_ptr() : nullptr,
+        need_bias ? db.mutable_data_ptr() : nullptr);
     if (!need_convolution) return {dx, dw, db};
 
     Tensor x = laid_out(input, g.layout);
     if (bytes.holes && need_weight) x = masked_copy(g, bytes.mask, x);
-    const auto [grad_input, grad_weight] = convolution_backward(
-        scaled, x, fitting(g, weight), stride, padding, dilation, groups, need_input, need_weight);
+    const auto [grad_input, grad_weight] =
+        convolution_backward(scaled, x, fitting(g, weight), stride, padding, dilation, groups, need_input, need_weight);
     if (need_input) {
         dx = laid_out(grad_input, g.layout);
         if (bytes.holes) cpu::masked_copy(g, bytes.mask, dx.const_data_ptr(), dx.mutable_data_ptr());
@@ -168,8 +183,10 @@ STABLE_TORCH_LIBRARY(pconv_cuda, m) {
         "partial_conv2d(Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor? bias, int[2] stride, "
         "int[2] padding, int[2] dilation, int groups) -> (Tensor output, Tensor new_mask, Tensor ratio)");
     m.def(
-        "partial_conv2d_backward(Tensor grad, Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor ratio, "
-        "int[2] stride, int[2] padding, int[2] dilation, int groups, bool need_input, bool need_weight, bool need_bias) "
+        "partial_conv2d_backward(Tensor grad, Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor "
+        "ratio, "
+        "int[2] stride, int[2] padding, int[2] dilation, int groups, bool need_input, bool need_weight, bool "
+        "need_bias) "
         "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
 }
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
+
+from pconv_cuda.errors import PConvError
 
 # verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int
 VERBS = {
@@ -36,8 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0 done, 1 the work failed, 2 the call was wrong."""
     args = build_parser().parse_args(argv)
-    from pconv_cuda.errors import PConvError
-
+    # People read these: no file, no line number, no source.
+    warnings.formatwarning = lambda message, *_, **__: f"pconv {args.verb}: warning: {message}\n"  # type: ignore
     try:
         return args.run(args)
     except PConvError as error:

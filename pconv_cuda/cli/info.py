@@ -74,7 +74,9 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
         remedies.append(str(error))
         return False
     rows.append(("CPU operators", f"{built['cpu']}, {torch.get_num_threads()} threads"))
-    rows.append(("built with", f"torch {built['built_with_torch']}, {built['compiler']}, stable ABI {built['stable_abi']}"))
+    rows.append(
+        ("built with", f"torch {built['built_with_torch']}, {built['compiler']}, stable ABI {built['stable_abi']}")
+    )
     rows.append(("CUDA kernels", "none in this version; CUDA tensors are served by the unfused reference"))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

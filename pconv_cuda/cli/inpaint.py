@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a mask picture (for a folder: one for all), a folder of masks with the pictures' names, or the "
         "word alpha: transparent pixels are the hole, and become opaque",
     )
-    parser.add_argument(
-        "-o", "--out", metavar="OUT", type=Path, required=True, help="the picture or folder to write"
-    )
+    parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the picture or folder to write")
     parser.add_argument(
         "--weights",
         metavar="W",
@@ -44,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=128,
         help="a mask pixel from this brightness on is hole, 1 to 255 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--dilate", metavar="N", type=int, default=0, help="let the hole grow by N px on each side"
-    )
+    parser.add_argument("--dilate", metavar="N", type=int, default=0, help="let the hole grow by N px on each side")
     parser.add_argument(
         "--mask-color",
         metavar="COLOR",
@@ -56,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile", metavar="PX", type=int, help="largest side that the network sees at once (less memory)"
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s"
-    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     parser.add_argument("--skip-existing", action="store_true", help="leave outputs that are there already")
     parser.add_argument("--recursive", action="store_true", help="search subfolders too")
 
@@ -70,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from pconv_cuda.inpainting.masks import MaskRule, parse_colour
 
     if args.mask is None and args.mask_color is None:
-        raise PConvError(
-            "--mask: expected a mask file, a folder or the word alpha (or --mask-color), got none"
-        )
+        raise PConvError("--mask: expected a mask file, a folder or the word alpha (or --mask-color), got none")
     from_alpha = args.mask == "alpha"
     if from_alpha and args.mask_color:
         raise PConvError("--mask-color: cannot be combined with --mask alpha")

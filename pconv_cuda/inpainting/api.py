@@ -49,9 +49,7 @@ def inpaint(model: PConvUNet, image: Any, mask: Any, *, tile: int | None = None)
     A mask without a hole gives a copy and a warning.
     """
     if int(model.config["in_channels"]) != 3:
-        raise PConvError(
-            f"model: expected a network for RGB, but its in_channels is {model.config['in_channels']}"
-        )
+        raise PConvError(f"model: expected a network for RGB, but its in_channels is {model.config['in_channels']}")
     if isinstance(image, Tensor):
         return _inpaint_tensor(model, image, mask, tile)
     if isinstance(image, np.ndarray):
@@ -84,9 +82,7 @@ def restore(
         valid = ~wanted
     patches = fill_holes(model, colours, wanted, valid, tile=tile, notify=notify, progress=progress)
     for patch in patches:
-        picture.paint(
-            patch.box, patch.colours.permute(1, 2, 0).numpy(), hole[patch.box.slices], opaque=opaque
-        )
+        picture.paint(patch.box, patch.colours.permute(1, 2, 0).numpy(), hole[patch.box.slices], opaque=opaque)
 
 
 def _as_hole(mask: Any, size: tuple[int, ...]) -> np.ndarray:
@@ -145,12 +141,7 @@ def _inpaint_tensor(model: PConvUNet, image: Tensor, mask: Any, tile: int | None
         raise PConvError(f"mask: expected a tensor beside an image that is one, but got {type(mask)}")
     masks = mask.detach().reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim <= 4 else mask
     size = (batch.shape[2], batch.shape[3])
-    if (
-        masks.ndim != 4
-        or masks.shape[1] != 1
-        or masks.shape[2:] != size
-        or masks.shape[0] not in (1, len(batch))
-    ):
+    if masks.ndim != 4 or masks.shape[1] != 1 or masks.shape[2:] != size or masks.shape[0] not in (1, len(batch)):
         raise PConvError(
             f"mask: expected (H, W), (1, H, W) or (N|1, 1, H, W) for an image {tuple(image.shape)}, "
             f"but got {tuple(mask.shape)}"

@@ -69,9 +69,7 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
         inputs = [image]
         outputs = [output / image.name if output.is_dir() else output]
         if outputs[0].suffix.lower() not in FORMATS:
-            raise PConvError(
-                f"-o: expected an existing folder or a name ending in {', '.join(FORMATS)}, got {output}"
-            )
+            raise PConvError(f"-o: expected an existing folder or a name ending in {', '.join(FORMATS)}, got {output}")
     root = image if image.is_dir() else image.parent
     names = [path.relative_to(root) for path in inputs]
     masks = _MaskFolder(mask, recursive, names) if mask is not None and mask.is_dir() else None

@@ -28,9 +28,7 @@ __all__ = ["Patch", "as_unit_range", "fill_holes"]
 _CPU_BUDGET = 1536 * 2**20  # bytes for one run's activations, where the caller names no tile
 _STRIP = 1024  # rows that are converted at once when a picture is halved
 
-Progress = Callable[
-    [int, int, int], None
-]  # (pieces done, pieces in this pass, scale: 1, 2, 4 ... th of the size)
+Progress = Callable[[int, int, int], None]  # (pieces done, pieces in this pass, scale: 1, 2, 4 ... th of the size)
 
 
 @dataclass(frozen=True)
@@ -105,17 +103,13 @@ def fill_holes(
 class _Filler:
     """Fills boxes of scenes; holds the model, the present size limit and the halved pictures."""
 
-    def __init__(
-        self, model: PConvUNet, tile: int | None, notify: Callable[[str], None], progress: Progress
-    ) -> None:
+    def __init__(self, model: PConvUNet, tile: int | None, notify: Callable[[str], None], progress: Progress) -> None:
         self.model, self.notify, self.progress = model, notify, progress
         self.levels = model.levels
         self.grid = 2**self.levels
         self.device = next(model.parameters()).device
         if tile is not None and tile < self.grid:
-            raise PConvError(
-                f"tile: expected at least {self.grid} px, one cell of this network's grid, but got {tile}"
-            )
+            raise PConvError(f"tile: expected at least {self.grid} px, one cell of this network's grid, but got {tile}")
         side = tile if tile is not None else self._affordable_side()
         # the network pads to its grid: more would be paid for and not used
         self.limit = side // self.grid * self.grid
@@ -189,9 +183,7 @@ class _Filler:
             smaller = largest // 2 // self.grid * self.grid
             if smaller < self.grid:
                 raise PConvError(f"out of memory on {self.device}, even for a piece of {largest} px")
-            self.notify(
-                f"out of memory on {self.device} with pieces of {largest} px; trying again with {smaller} px"
-            )
+            self.notify(f"out of memory on {self.device} with pieces of {largest} px; trying again with {smaller} px")
             self.limit = smaller
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -261,9 +253,7 @@ def _with_stand_in(
     there, here = shared.seen_from(box).slices, shared.seen_from(view).slices
     colours, known = colours.clone(), known.clone()
     chosen = middle[there]
-    colours[(slice(None), *here)] = torch.where(
-        chosen, stand_in[(slice(None), *there)], colours[(slice(None), *here)]
-    )
+    colours[(slice(None), *here)] = torch.where(chosen, stand_in[(slice(None), *there)], colours[(slice(None), *here)])
     known[here] |= chosen
     return colours, known
 

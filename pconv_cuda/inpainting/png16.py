@@ -83,9 +83,7 @@ def _unfiltered(rows: np.ndarray, size: int) -> np.ndarray:
         paeth = np.where(to_above <= to_corner, above, corner)
         paeth = np.where((to_left <= to_above) & (to_left <= to_corner), left, paeth)
         kind = filters[row, None]
-        guess = np.select(
-            [kind == number for number in (1, 2, 3, 4)], [left, above, (left + above) // 2, paeth]
-        )
+        guess = np.select([kind == number for number in (1, 2, 3, 4)], [left, above, (left + above) // 2, paeth])
         pixels[row + 1, column + 1] = differences[row, column] + guess.astype(np.uint8)
     return np.ascontiguousarray(pixels[1:, 1:])
 

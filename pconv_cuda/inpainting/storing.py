@@ -98,9 +98,7 @@ def _in_a_mode_of(format_name: str, image: PillowImage.Image, path: Path) -> Pil
     while mode not in _HOLDS[format_name]:
         if mode not in _STANDS_IN:
             lost = "transparency" if mode.endswith("A") else "16-bit samples"
-            raise PConvError(
-                f"OUT: {format_name} cannot keep the picture's {lost}; name {path.stem}.png instead"
-            )
+            raise PConvError(f"OUT: {format_name} cannot keep the picture's {lost}; name {path.stem}.png instead")
         mode = _STANDS_IN[mode]
     return image if mode == image.mode else image.convert(mode)
 

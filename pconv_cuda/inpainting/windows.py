@@ -53,15 +53,11 @@ class Box:
     def inside(self, other: Box) -> Box:
         """The part within ``other``; it may be empty (no height or width), never negative."""
         top, left = max(self.top, other.top), max(self.left, other.left)
-        return Box(
-            top, left, max(top, min(self.bottom, other.bottom)), max(left, min(self.right, other.right))
-        )
+        return Box(top, left, max(top, min(self.bottom, other.bottom)), max(left, min(self.right, other.right)))
 
     def seen_from(self, other: Box) -> Box:
         """The same box with ``other``'s upper left corner as the origin."""
-        return Box(
-            self.top - other.top, self.left - other.left, self.bottom - other.top, self.right - other.left
-        )
+        return Box(self.top - other.top, self.left - other.left, self.bottom - other.top, self.right - other.left)
 
     def halved(self) -> Box:
         """The box of the half-size picture that covers this one."""

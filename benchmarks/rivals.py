@@ -1,0 +1,43 @@
+"""What people run today, written down again from its arithmetic: the unfused layers that we are compared with.
+
+None of them is the truth (that is pconv_cuda.reference); they are here to be timed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def plain(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """The plain convolution of the same shape: the floor, not a rival."""
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
+def unfused_full(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """The layer as NVIDIA published it: a full-channel mask, convolved with ones; the bias taken off and put back."""
+    full_mask = mask.to(x.dtype).expand_as(x).contiguous()
+    with torch.no_grad():
+        count = F.conv2d(full_mask, torch.ones_like(weight), None, stride, padding)
+        alive = count.clamp(0, 1)
+        ratio = weight[0].numel() / (count + 1e-8) * alive
+    return _renormalised(F.conv2d(x * full_mask, weight, bias, stride, padding), ratio, alive, bias)
+
+
+def unfused_single(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """The same with a mask of one channel, as its authors' default has it."""
+    single = mask.to(x.dtype)
+    with torch.no_grad():
+        window = weight.new_ones(1, 1, *weight.shape[2:])
+        count = F.conv2d(single, window, None, stride, padding)
+        alive = count.clamp(0, 1)
+        ratio = window.numel() / (count + 1e-8) * alive
+    return _renormalised(F.conv2d(x * single, weight, bias, stride, padding), ratio, alive, bias)
+
+
+def _renormalised(raw: Tensor, ratio: Tensor, alive: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return raw * ratio
+    column = bias.view(1, -1, 1, 1)
+    return ((raw - column) * ratio + column) * alive

@@ -1,0 +1,25 @@
+"""``pconv quickstart``: from nothing to restored pictures in minutes."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", metavar="DIR", default="quickstart", help="folder of the results (default: quickstart)")
+    add("--steps", metavar="N", type=int, help="training steps (default: as many as a few minutes allow)")
+    add("--seed", metavar="S", type=int, default=0, help="of weights, crops and masks (default: 0)")
+    add(
+        "--vgg",
+        metavar="imagenet|FILE|none",
+        help="weights of VGG16 for the perceptual and style terms (default: ImageNet's if torch has them "
+        "in its cache, else none)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from pconv_cuda.quickstart import quickstart
+
+    quickstart(args.out, args.steps, args.seed, args.vgg)
+    return 0

@@ -1,0 +1,52 @@
+"""``pconv train``: a network by the paper's recipe, or by a configuration of one's own."""
+
+from __future__ import annotations
+
+import argparse
+
+_EPILOG = """\
+examples:
+  pconv train --print-config > run.yaml
+  pconv train --data photos/ --out runs/first --set data.size=256 --set model.levels=7
+  pconv train --data photos/ --out runs/first --resume auto      goes on where it was stopped
+  torchrun --nproc-per-node 4 -m pconv_cuda train --data photos/ --out runs/first --config run.yaml
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    add = parser.add_argument
+    add("--data", metavar="DIR|packaged", help="training pictures: a folder, or the packaged photographs")
+    add("--masks", metavar="DIR|strokes", help="mask files (white is the hole), or strokes drawn on line")
+    add("--out", metavar="RUN", help="folder of the run: weights, checkpoints, logs")
+    add("--config", metavar="FILE", help="YAML; what it leaves out has its default")
+    add(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a key of the configuration; repeatable",
+    )
+    add("--steps", metavar="N", type=int, help="steps of the whole run (train.steps)")
+    add("--resume", metavar="auto|never|PATH", default="auto", help="where to go on from (default: auto)")
+    add("--print-config", action="store_true", help="print the configuration as YAML and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pconv_cuda.errors import PConvError
+    from pconv_cuda.training.config import load_config, to_yaml
+
+    named = {"data.images": args.data, "data.masks": args.masks, "train.steps": args.steps}
+    overrides = {key: value for key, value in named.items() if value is not None}
+    config = load_config(args.config, args.set, overrides)
+    if args.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    if args.out is None:
+        raise PConvError("--out: expected the folder of the run, got nothing")
+
+    from pconv_cuda.training.loop import train
+
+    train(config, args.out, args.resume)
+    return 0

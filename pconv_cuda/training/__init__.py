@@ -1,0 +1,16 @@
+"""Training by the paper's recipe: configuration, loop, checkpoints, logs."""
+
+from pconv_cuda.training.config import TrainingConfig, flatten, load_config, to_yaml
+from pconv_cuda.training.loop import TrainingResult, build_network, train
+from pconv_cuda.training.progress import Progress
+
+__all__ = [
+    "Progress",
+    "TrainingConfig",
+    "TrainingResult",
+    "build_network",
+    "flatten",
+    "load_config",
+    "to_yaml",
+    "train",
+]

@@ -1,0 +1,294 @@
+"""The training loop: one process or many, any precision, resumable to the bit.
+
+All that a step depends on is the weights, the optimiser and the step's number: its samples are
+functions of (seed, step, sample), its learning rate and stage of the step. So a checkpoint is those
+three, and a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from pconv_cuda.data.pairs import Pairs
+from pconv_cuda.errors import PConvError, require
+from pconv_cuda.losses import InpaintingLoss
+from pconv_cuda.models import PConvUNet
+from pconv_cuda.training.checkpoints import Checkpoints, atomic_path
+from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
+from pconv_cuda.training.logs import RunLog, picture_grid
+from pconv_cuda.training.progress import Progress
+from pconv_cuda.training.sources import RunData, open_data, training_batches
+
+__all__ = ["TrainingResult", "build_network", "train"]
+
+_ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """``steps`` done in all, ``first_step`` the number done before this call, ``terms`` of the last step."""
+
+    run: Path
+    steps: int
+    first_step: int
+    terms: dict[str, float]
+
+
+def build_network(config: TrainingConfig) -> PConvUNet:
+    """The network with its first weights, which are a function of the seed."""
+    torch.manual_seed(config.train.seed)
+    return PConvUNet(levels=config.model.levels, width=config.model.width, conv=config.model.conv)
+
+
+def train(config: TrainingConfig, out: str | Path, resume: str = "auto") -> TrainingResult:
+    """Trains by ``config`` into the folder ``out``: model.safetensors, config.json, checkpoints, logs.
+
+    Args:
+        config: what to train.
+        out: folder of the run, made where it is missing.
+        resume: "auto" goes on from the newest checkpoint in ``out``, if there is one; "never" starts
+            afresh; anything else is a checkpoint, or the folder of a run, to go on from.
+
+    Raises:
+        PConvError: data that cannot be used, a checkpoint of another configuration, a device that
+            lacks the precision, or a loss that is no longer a number (the last checkpoint is kept).
+    """
+    return _Run(config, Path(out), resume).execute()
+
+
+def _make_accelerator(config: TrainingConfig) -> Any:
+    accelerate = require("accelerate", "train", why="training")
+    # a second training in one process may ask for another precision
+    accelerate.state.AcceleratorState._reset_state()
+    accelerate.state.GradientState._reset_state()
+    accelerator = accelerate.Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without this torchrun on CPUs trains N separate networks
+        mixed_precision=_ACCELERATE_PRECISION[config.train.precision],
+        gradient_accumulation_steps=config.train.accumulate,
+    )
+    if config.train.precision == "fp16" and accelerator.device.type == "cpu":
+        raise PConvError("train.precision: fp16 needs a GPU, and this is a CPU; expected fp32 or bf16 here")
+    return accelerator
+
+
+class _Run:
+    """One call of :func:`train`: its parts, and the steps in order."""
+
+    def __init__(self, config: TrainingConfig, out: Path, resume: str) -> None:
+        self.config, self.out, self.resume = config, out, resume
+        self.accelerator = _make_accelerator(config)
+        self.data: RunData = open_data(config)
+        self.checkpoints = Checkpoints(out, config.checkpoint.keep)
+        self.identity = {**flatten(config), **self.data.identity}
+        self.best_step, self.best_score = 0, float("inf")
+
+    # ---- parts
+
+    def _prepare(self, state: dict[str, Any] | None) -> None:
+        """Network, loss and optimiser; from ``state`` where there is one."""
+        config, device = self.config, self.accelerator.device
+        network = build_network(config)
+        self.stage = config.stage_at(state["step"] if state is not None else 0)
+        if self.stage == 2:
+            network.freeze_encoder_bn()
+        if config.train.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        self.loss = InpaintingLoss(preset=config.loss.preset, vgg=config.loss.vgg).to(device)
+        optimizer = torch.optim.Adam(network.parameters(), lr=config.train.lr)
+        self.network = network
+        self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
+        if state is not None:
+            network.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.best_step, self.best_score = state["best_step"], state["best_score"]
+
+    def _set_stage(self, step: int) -> None:
+        """Learning rate and frozen parts, as functions of the step alone."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr_at(step)
+        if self.config.stage_at(step) != self.stage:
+            self.stage = 2
+            self.network.freeze_encoder_bn()
+            if self.accelerator.num_processes > 1:
+                # DistributedDataParallel waits for every gradient that existed when it was made; a new one
+                # does not, and the old one has to go with its hooks and buckets
+                self.accelerator._models.clear()
+                self.model = self.accelerator.prepare_model(self.network)
+        self.model.train()
+
+    def _save(self, step: int, score: float) -> None:
+        """A checkpoint after ``step`` steps; ``score`` decides whether it is the best so far."""
+        for name, value in self.network.state_dict().items():
+            # a gradient may overflow where the loss did not: such weights must not replace good ones
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise PConvError(f"step {step}: the weights {name} are not finite; {self._last_good()}")
+        if score < self.best_score:
+            self.best_step, self.best_score = step, score
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            self.checkpoints.save(
+                {
+                    "step": step,
+                    "model": self.network.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                    "identity": self.identity,
+                    "best_step": self.best_step,
+                    "best_score": self.best_score,
+                }
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _last_good(self) -> str:
+        paths = self.checkpoints.paths()
+        return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+
+    def _write_weights(self) -> None:
+        # also where the run was complete: the process before may have been killed just short of this
+        if self.accelerator.is_main_process:
+            self.network.save_pretrained(self.out)
+        self.accelerator.wait_for_everyone()
+
+    # ---- the work
+
+    def execute(self) -> TrainingResult:
+        state = self.checkpoints.to_resume(self.resume, self.identity)
+        first, last = (state["step"] if state else 0), self.config.train.steps
+        self._prepare(state)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PConvError(f"--out: cannot make the folder {str(self.out)!r}: {error.strerror}") from error
+        main = self.accelerator.is_main_process
+        if main:
+            if state is not None and self.checkpoints.path_of(first).exists():
+                self.checkpoints.mark_best(state)
+            self.checkpoints.tidy(first)
+        terms: dict[str, float] = {}
+        with Progress("step", max(last, first), first, self.config.log.every, enabled=main) as progress:
+            if first >= last:
+                progress.say(f"complete: {first} of {last} steps are done in {self.out}")
+            else:
+                progress.say(f"resumed after step {first}" if first else "started afresh")
+                if main:
+                    with atomic_path(self.out / "training.yaml") as temporary:
+                        temporary.write_text(to_yaml(self.config), encoding="utf-8")
+                terms = self._steps(first, last, progress)
+            self._write_weights()
+            progress.say(f"weights: {self.out / 'model.safetensors'}")
+        self.accelerator.end_training()  # leaves the process group, where there is one
+        return TrainingResult(self.out, max(first, last), first, terms)
+
+    def _steps(self, first: int, last: int, progress: Progress) -> dict[str, float]:
+        config, accelerator, main = self.config, self.accelerator, self.accelerator.is_main_process
+        log = RunLog(self.out, first, config.log.tensorboard) if main else None
+        micro_batches = training_batches(
+            self.data.training,
+            config,
+            first,
+            accelerator.device,
+            accelerator.num_processes,
+            accelerator.process_index,
+        )
+        since_checkpoint: list[float] = []
+        terms: dict[str, float] = {}
+        try:
+            for step in range(first, last):
+                self._set_stage(step)
+                terms = self._step(step, micro_batches, pictures=log)
+                done, total = step + 1, sum(terms.values())
+                since_checkpoint.append(total)
+                progress.advance(f"loss {total:.4f}")
+                if log and (done % config.log.every == 0 or done == last):
+                    speed = progress.speed * config.train.batch_size
+                    numbers = {f"loss/{name}": value for name, value in terms.items()}
+                    numbers |= {"loss/total": total, "lr": config.lr_at(step), "pictures_per_second": speed}
+                    log.numbers(done, numbers)
+                if done % config.checkpoint.every == 0 or done == last:
+                    # without pictures set aside the mean training loss since the last checkpoint decides
+                    score = sum(since_checkpoint) / len(since_checkpoint)
+                    if self.data.validation is not None:
+                        score = self._validate(self.data.validation)
+                        if log:
+                            log.numbers(done, {"validation/total": score})
+                    self._save(done, score)
+                    since_checkpoint = []
+        finally:
+            if log:
+                log.close()
+        return terms
+
+    def _step(self, step: int, micro_batches: Iterator[Any], pictures: RunLog | None) -> dict[str, float]:
+        """One optimiser step. Returns the terms, means over micro-batches and processes."""
+        sums: dict[str, float] = {}
+        for _ in range(self.config.train.accumulate):
+            truth, mask = self._to_device(next(micro_batches))
+            with self.accelerator.accumulate(self.model):
+                output, terms = self._forward(self.model, truth, mask)
+                for name, value in self._numbers(terms, step).items():
+                    sums[name] = sums.get(name, 0.0) + value / self.config.train.accumulate
+                self.accelerator.backward(sum(terms.values()))
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        every = self.config.log.pictures
+        if pictures is not None and every and (step + 1) % every == 0:
+            grid = picture_grid(truth, mask, self.network.denormalize(output.detach().float()))
+            pictures.pictures(step + 1, grid.cpu())
+        return sums
+
+    def _to_device(self, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        truth, mask = (tensor.to(self.accelerator.device, non_blocking=True) for tensor in batch)
+        if self.config.train.channels_last:
+            truth = truth.contiguous(memory_format=torch.channels_last)
+        return truth, mask
+
+    def _forward(
+        self, model: torch.nn.Module, truth: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """``truth`` (N, 3, S, S) in [0, 1], ``mask`` (N, 1, S, S) bool. Returns (output, terms)."""
+        with self.accelerator.autocast():
+            target = self.network.normalize(truth)
+            holed = torch.where(mask, target, 0.0)
+            output, _ = model(holed, mask)
+            return output, self.loss(holed, mask, output, target)
+
+    def _numbers(self, terms: dict[str, torch.Tensor], step: int) -> dict[str, float]:
+        """The terms as means over the processes, with one synchronisation.
+
+        Raises:
+            PConvError: one of them is NaN or infinite, in every process alike.
+        """
+        stacked = torch.stack([value.detach().float() for value in terms.values()])
+        values = self.accelerator.reduce(stacked, "mean")
+        numbers = dict(zip(terms, values.tolist(), strict=True))
+        for name, value in numbers.items():
+            if not abs(value) < float("inf"):
+                raise PConvError(f"step {step + 1}: the loss term {name!r} is {value}; {self._last_good()}")
+        return numbers
+
+    @torch.no_grad()
+    def _validate(self, pairs: Pairs) -> float:
+        """Mean objective over the samples set aside, the same ones each time.
+
+        The first process works it out for all: after a step each has BatchNorm statistics of its own,
+        and the checkpoint holds the first one's.
+        """
+        train = self.config.train
+        samples, total = self.config.data.validation_samples, 0.0
+        share = max(1, train.batch_size // (train.accumulate * self.accelerator.num_processes))
+        self.network.eval()
+        for start in range(0, samples if self.accelerator.is_main_process else 0, share):
+            chunk = [pairs[0, sample] for sample in range(start, min(start + share, samples))]
+            truth, mask = self._to_device(default_collate(chunk))
+            _, terms = self._forward(self.network, truth, mask)
+            total += float(sum(terms.values())) * len(chunk)
+        everyone = self.accelerator.reduce(torch.tensor(total, device=self.accelerator.device), "sum")
+        return float(everyone) / samples

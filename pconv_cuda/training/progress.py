@@ -1,0 +1,77 @@
+"""Progress of long work: a bar with speed and remaining time on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from pconv_cuda.errors import require
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Use as a context manager; :meth:`advance` for each step, :meth:`say` for lines of text.
+
+    Args:
+        label: what is being done, one word.
+        total: steps of the whole work.
+        done: steps done before (a resumed run): they count as progress, not for the speed.
+        every: steps between plain lines where there is no terminal.
+        enabled: False prints nothing (all processes but the first).
+    """
+
+    def __init__(self, label: str, total: int, done: int = 0, every: int = 50, enabled: bool = True) -> None:
+        self.label, self.total, self.done, self.every, self.enabled = label, total, done, every, enabled
+        self._first, self._started = done, time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if self.enabled and sys.stderr.isatty():
+            rich = require("rich.progress", "train", why="the progress bar")
+            console = require("rich.console", "train").Console(stderr=True)
+            self._bar = rich.Progress(
+                rich.TextColumn("{task.description}"),
+                rich.BarColumn(),
+                rich.MofNCompleteColumn(),
+                rich.TextColumn("{task.fields[speed]:.2f} steps/s"),
+                rich.TimeRemainingColumn(),
+                rich.TextColumn("{task.fields[note]}"),
+                console=console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, speed=0.0, note="")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def speed(self) -> float:
+        """Steps per second since this process began."""
+        return (self.done - self._first) / max(time.monotonic() - self._started, 1e-9)
+
+    def advance(self, note: str = "") -> None:
+        """One step is done. ``note`` stands behind the bar, and in the plain lines."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, speed=self.speed, note=note)
+        elif self.enabled and (self.done % self.every == 0 or self.done == self.total):
+            seconds = round((self.total - self.done) / self.speed)
+            left = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+            place = f"{self.label} {self.done}/{self.total}"
+            print(
+                f"{place}  {self.speed:.2f} steps/s  {left} left  {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        elif self.enabled:
+            print(text, file=sys.stderr, flush=True)

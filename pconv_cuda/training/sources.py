@@ -1,0 +1,102 @@
+"""From the configuration to the pictures and masks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from pconv_cuda.data.images import FolderImages, ImageSource, MemoryImages
+from pconv_cuda.data.masks import FolderMasks, MaskSource, StrokeMasks
+from pconv_cuda.data.packaged import packaged_images, split
+from pconv_cuda.data.pairs import Pairs, StepBatches
+from pconv_cuda.errors import PConvError
+from pconv_cuda.training.config import TrainingConfig
+
+__all__ = ["RunData", "open_data", "training_batches"]
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # pictures (N, 3, S, S) float32 in [0, 1], masks (N, 1, S, S) bool
+
+
+@dataclass(frozen=True)
+class RunData:
+    """``validation`` is None where no pictures were set aside; ``identity`` says what the data are."""
+
+    training: Pairs
+    validation: Pairs | None
+    identity: dict[str, str]
+
+
+def _masks(config: TrainingConfig) -> MaskSource:
+    if config.data.masks == "strokes":
+        return StrokeMasks(config.data.hole_share)
+    return FolderMasks(config.data.masks, config.data.polarity)
+
+
+def open_data(config: TrainingConfig) -> RunData:
+    """Finds the pictures and masks that ``config.data`` names.
+
+    Raises:
+        PConvError: a folder that is missing or empty; the message says what was looked for.
+    """
+    data, train = config.data, config.train
+    validation: ImageSource | None = None
+    images: ImageSource
+    if data.images == "packaged":
+        seen, unseen = split(packaged_images())
+        images = MemoryImages([one.array for one in seen], [one.name for one in seen])
+        validation = MemoryImages([one.array for one in unseen], [one.name for one in unseen])
+    else:
+        images = FolderImages(data.images)
+    if data.validation is not None:
+        validation = FolderImages(data.validation, "data.validation")
+    masks = _masks(config)
+    identity = {"content of data.images": images.fingerprint, "content of data.masks": masks.fingerprint}
+    if validation is not None:
+        identity["content of data.validation"] = validation.fingerprint
+    set_aside = None
+    if validation is not None:
+        # a seed apart, so that no training step ever sees the validation's masks
+        set_aside = Pairs(validation, masks, data.size, data.validation_samples, train.seed + 1)
+    training = Pairs(images, masks, data.size, train.batch_size, train.seed)
+    return RunData(training, set_aside, identity)
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)  # the loaders must not compete with the training for every core
+
+
+def training_batches(
+    pairs: Pairs, config: TrainingConfig, first: int, device: torch.device, processes: int = 1, rank: int = 0
+) -> Iterator[Batch]:
+    """Micro-batches of this process from step ``first`` to the end: (picture, mask) as in :class:`Pairs`.
+
+    Raises:
+        PConvError: the batch cannot be divided evenly.
+    """
+    train = config.train
+    if train.batch_size % (train.accumulate * processes):
+        raise PConvError(
+            f"train.batch_size: expected a multiple of {processes} processes x train.accumulate "
+            f"({train.accumulate}), got {train.batch_size}; it counts the pictures of a step over all of them"
+        )
+    steps = StepBatches(first, train.steps, train.batch_size, train.accumulate, processes, rank)
+    loader = torch.utils.data.DataLoader(
+        pairs,
+        batch_sampler=steps,
+        num_workers=config.data.workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
+    return _errors_without_traceback(loader)
+
+
+def _errors_without_traceback(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """A loader process puts its traceback into the message of our errors: the last line is for people."""
+    try:
+        yield from batches
+    except PConvError as error:
+        message = str(error).strip().splitlines()[-1]
+        raise PConvError(message.removeprefix("pconv_cuda.errors.PConvError: ")) from None

@@ -1,0 +1,141 @@
+"""The quick start: what it measures, what it writes, and that it beats its baselines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pconv_cuda import quickstart as q
+from pconv_cuda.data.packaged import HELD_OUT_SCENES, packaged_images
+from pconv_cuda.errors import PConvError
+from pconv_cuda.models import PConvUNet
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """A shortened run: long enough to beat the mean colour, far from what the whole one reaches."""
+    torch.set_num_threads(1)
+    out, lines = tmp_path_factory.mktemp("quickstart") / "out", []
+    report = q.quickstart(out, steps=60, vgg="none", say=lines.append)
+    return out, report, lines
+
+
+def test_it_writes_what_it_promises(result):
+    out, report, _ = result
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"sheet.png", "report.json", "model.safetensors", "config.json", "log.jsonl"}
+    written = json.loads((out / "report.json").read_text())
+    keys = {"psnr_hole_before", "psnr_hole_after", "psnr_hole_mean", "psnr_hole_biharmonic"}
+    assert set(report) == keys
+    assert {key: written[key] for key in keys} == report
+    assert all(np.isfinite(value) for value in report.values())
+
+
+def test_training_helps(result):
+    _, report, _ = result
+    assert report["psnr_hole_after"] > report["psnr_hole_before"] + 1
+    assert report["psnr_hole_biharmonic"] > report["psnr_hole_mean"]
+
+
+def test_it_says_what_it_trained_with_and_where_it_stands(result):
+    _, report, lines = result
+    text = "\n".join(lines)
+    assert "valid, hole, tv" in text
+    below = report["psnr_hole_after"] < report["psnr_hole_biharmonic"]
+    assert f"dB {'below' if below else 'above'} the biharmonic baseline" in text
+    assert f"{report['psnr_hole_after']:6.2f} dB" in text
+
+
+def test_the_report_is_that_of_the_weights(result):
+    """Worked out again from the files alone, by another formula."""
+    out, report, _ = result
+    network = PConvUNet.from_pretrained(out)
+    values = []
+    for case in q.held_out_cases():
+        restored = q.restore(network, case)
+        assert np.array_equal(restored[case.valid], case.truth[case.valid])
+        error = torch.nn.functional.mse_loss(
+            torch.from_numpy(restored).double()[torch.from_numpy(~case.valid)],
+            torch.from_numpy(case.truth.copy()).double()[torch.from_numpy(~case.valid)],
+        )
+        values.append(20 * np.log10(255) - 10 * np.log10(float(error)))
+    assert report["psnr_hole_after"] == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_the_sheet_shows_the_columns(result):
+    out, _, _ = result
+    cases = q.held_out_cases()
+    sheet = np.asarray(Image.open(out / "sheet.png"))
+    size = cases[0].truth.shape[0]
+    assert sheet.shape[1] == 4 * (size + 6) + 6
+    assert sheet.shape[0] == 22 + len(cases) * (size + 6)
+    before, mask, after, truth = (sheet[22:, 6 + column * (size + 6) :][:size, :size] for column in range(4))
+    valid = cases[0].valid
+    assert np.array_equal(truth, cases[0].truth)
+    assert np.array_equal(mask[..., 0], np.where(valid, 0, 255))
+    assert (before[~valid] == 255).all()
+    assert np.array_equal(before[valid], truth[valid])
+    assert np.array_equal(after[valid], truth[valid])
+    assert not np.array_equal(after[~valid], truth[~valid])
+    assert (sheet[:22] != 255).any()  # the labels
+
+
+def test_held_out_pictures_are_not_trained_on():
+    cases = q.held_out_cases()
+    scenes = {one.name: one.scene for one in packaged_images()}
+    assert {scenes[case.name.rsplit("-", 1)[0]] for case in cases} == set(HELD_OUT_SCENES)
+    for case in cases:
+        assert 128 <= case.truth.shape[0] <= 256
+        assert 0.1 < 1 - case.valid.mean() <= 0.4
+    other = q.held_out_cases(seed=1)
+    assert not np.array_equal(other[0].valid, cases[0].valid)
+
+
+def test_the_network_cannot_see_what_lies_in_the_holes():
+    torch.manual_seed(0)
+    network = PConvUNet(levels=2, width=4)
+    case = q.held_out_cases()[0]
+    painted = case.truth.copy()
+    painted[~case.valid] = 7
+    one, other = (q.restore(network, replace(case, truth=truth)) for truth in (case.truth, painted))
+    assert np.array_equal(one[~case.valid], other[~case.valid])
+
+
+def test_psnr_by_hand():
+    truth = np.zeros((2, 2, 3), np.uint8)
+    valid = np.array([[True, True], [True, False]])
+    restored = np.full((2, 2, 3), 200, np.uint8)
+    restored[1, 1] = (0, 0, 51)  # only this pixel lies in the hole: mean square 51^2 / 3
+    expected = 10 * np.log10(255**2 / (51**2 / 3))
+    assert q.hole_psnr(restored, q.Case("a", truth, valid)) == pytest.approx(expected)
+
+
+def test_weights_on_disk_decide_about_the_terms(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    without = q.quickstart_config()
+    assert without.loss.vgg == "none"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/vgg16-397923af.pth").write_bytes(b"")
+    with_weights = q.quickstart_config()
+    assert with_weights.loss.vgg == "imagenet"
+    assert with_weights.train.steps < without.train.steps
+    assert q.quickstart_config(vgg="none").loss.vgg == "none"
+
+
+def test_no_steps_is_an_error(tmp_path):
+    with pytest.raises(PConvError, match="--steps: expected at least 1, got 0"):
+        q.quickstart(tmp_path / "out", steps=0)
+    assert not (tmp_path / "out").exists()
