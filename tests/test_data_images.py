@@ -90,6 +90,17 @@ def test_orientation_depth_and_alpha(tmp_path):
     assert np.array_equal(load_rgb(tmp_path / "clear.png"), upright)
 
 
+def test_a_share_of_the_short_side_is_resized_to_the_crop():
+    # A ramp over the width: the crop's range tells how much of the picture it shows.
+    ramp = np.repeat(np.linspace(0, 255, 100).astype(np.uint8)[None, :, None], 100, axis=0).repeat(3, axis=2)
+    crops = RandomCrops(MemoryImages([ramp], ["a"]), 10, 1, 0, share=(0.5, 0.8))
+    spans = [float(crop.max() - crop.min()) for crop in (crops[step, 0] for step in range(60))]
+    assert all(0.43 < span < 0.8 for span in spans)  # a tenth less than the share, for ten pixels have nine gaps
+    assert min(spans) < 0.52 and max(spans) > 0.68
+    whole = RandomCrops(MemoryImages([ramp], ["a"]), 10, 1, 0, share=(1.0, 1.0))[0, 0]
+    assert float(whole.max() - whole.min()) > 0.88
+
+
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), size=st.integers(1, 40), seed=st.integers(0, 2**40))
 def test_crops_have_the_asked_size_and_real_content(height, width, size, seed):

@@ -127,16 +127,25 @@ class MemoryImages:
         return self.arrays[index]
 
 
-def _random_crop(array: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A ``size`` x ``size`` crop, mirrored every other time; a smaller picture is enlarged just enough."""
+def _random_crop(
+    array: np.ndarray, size: int, share: tuple[float, float] | None, rng: np.random.Generator
+) -> np.ndarray:
+    """A random square of the picture as ``size`` x ``size``, mirrored every other time.
+
+    Its side is ``share`` of the picture's short side, resized; without a share it is ``size`` pixels at the
+    picture's own scale, and a smaller picture is enlarged just enough.
+    """
+    pil_image = require("PIL.Image", "inpaint", why="reading pictures")
     height, width = array.shape[:2]
-    if min(height, width) < size:
-        pil_image = require("PIL.Image", "inpaint", why="enlarging small pictures")
-        scale = size / min(height, width)
-        height, width = max(size, round(height * scale)), max(size, round(width * scale))
-        array = np.asarray(pil_image.fromarray(array).resize((width, height), pil_image.Resampling.BICUBIC))
-    top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
-    crop = array[top : top + size, left : left + size]
+    shorter = min(height, width)
+    if share is not None:
+        side = max(1, round(shorter * rng.uniform(*share)))
+    else:
+        side = min(size, shorter)
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    crop = array[top : top + side, left : left + side]
+    if side != size:
+        crop = np.asarray(pil_image.fromarray(crop).resize((size, size), pil_image.Resampling.BICUBIC))
     return crop[:, ::-1] if rng.integers(2) else crop
 
 
@@ -156,10 +165,19 @@ class RandomCrops(Dataset[torch.Tensor]):
         size: side of the crops, pixels.
         batch_size: samples of a step, over all processes.
         seed: >= 0.
+        share: range of the crop's side as a share of the picture's short side, resized to ``size``; None crops
+            at the picture's own scale.
     """
 
-    def __init__(self, images: ImageSource, size: int, batch_size: int, seed: int) -> None:
-        self.images, self.size, self.batch_size, self.seed = images, size, batch_size, seed
+    def __init__(
+        self,
+        images: ImageSource,
+        size: int,
+        batch_size: int,
+        seed: int,
+        share: tuple[float, float] | None = None,
+    ) -> None:
+        self.images, self.size, self.batch_size, self.seed, self.share = images, size, batch_size, seed, share
 
     def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
         """``key`` = (step, sample). Returns float32 (3, size, size) in [0, 1], RGB.
@@ -174,6 +192,6 @@ class RandomCrops(Dataset[torch.Tensor]):
         for offset in range(count):
             array = self.images.load((first + offset) % count)
             if array is not None:
-                crop = _random_crop(array, self.size, generator(self.seed, Stream.CROP, step, sample))
+                crop = _random_crop(array, self.size, self.share, generator(self.seed, Stream.CROP, step, sample))
                 return torch.from_numpy(crop.transpose(2, 0, 1).copy()).float().div_(255)
         raise PConvError(f"images: none of the {count} pictures can be read; the warnings above say why")

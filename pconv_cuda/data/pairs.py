@@ -17,8 +17,16 @@ __all__ = ["Pairs", "StepBatches"]
 class Pairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """A crop and a mask for each (step, sample); both are functions of (seed, step, sample) alone."""
 
-    def __init__(self, images: ImageSource, masks: MaskSource, size: int, batch_size: int, seed: int) -> None:
-        self.crops = RandomCrops(images, size, batch_size, seed)
+    def __init__(
+        self,
+        images: ImageSource,
+        masks: MaskSource,
+        size: int,
+        batch_size: int,
+        seed: int,
+        crop_share: tuple[float, float] | None = None,
+    ) -> None:
+        self.crops = RandomCrops(images, size, batch_size, seed, crop_share)
         self.masks = masks
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

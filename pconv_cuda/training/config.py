@@ -49,6 +49,9 @@ class DataConfig:
     polarity: str = _key("white-hole", "of mask files: white-hole | black-hole", one_of=("white-hole", "black-hole"))
     hole_share: tuple[float, float] = _key((0.0, 0.6), "of drawn masks: above the first, at most the second")
     size: int = _key(512, "side of the square crops, pixels", least=1)
+    crop_share: tuple[float, float] | None = _key(
+        (0.5, 1.0), "of the short side that a crop covers, resized to data.size; null crops at native scale"
+    )
     workers: int = _key(4, "loader processes for each training process; 0 loads in the loop itself", least=0)
     validation: str | None = _key(None, "folder of pictures that decide which checkpoint is the best")
     validation_samples: int = _key(24, "crops of them, the same ones each time", least=1)
@@ -194,6 +197,9 @@ def _from_flat(flat: Mapping[str, Any]) -> TrainingConfig:
     low, high = config.data.hole_share
     if not 0 <= low < high <= 1:
         raise PConvError(f"config: data.hole_share: expected 0 <= low < high <= 1, got [{low}, {high}]")
+    share = config.data.crop_share
+    if share is not None and not 0 < share[0] <= share[1] <= 1:
+        raise PConvError(f"config: data.crop_share: expected 0 < low <= high <= 1, got {list(share)}")
     if config.train.batch_size % config.train.accumulate:
         raise PConvError(
             f"config: train.batch_size: expected a multiple of train.accumulate "

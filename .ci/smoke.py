@@ -1,0 +1,23 @@
+"""Loads the installed package under whatever torch is here, and compares it with the reference once."""
+
+import torch
+
+import pconv_cuda
+from pconv_cuda import reference
+from pconv_cuda.functional import partial_conv2d
+
+torch.manual_seed(0)
+x, weight = torch.randn(2, 4, 9, 7, dtype=torch.float64), torch.randn(6, 4, 3, 3, dtype=torch.float64)
+mask = torch.rand(2, 1, 9, 7) > 0.5
+found = []
+for function in (partial_conv2d, reference.partial_conv2d):
+    w = weight.clone().requires_grad_()
+    output, new_mask = function(x, mask, w, stride=2, padding=1)
+    output.square().sum().backward()
+    found.append((output, new_mask, w.grad))
+torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+half = partial_conv2d(x.bfloat16(), None, weight.bfloat16(), padding=1)[0]
+assert half.dtype == torch.bfloat16 and half.isfinite().all()
+model = pconv_cuda.PConvUNet(levels=2, width=4)
+model(torch.randn(1, 3, 8, 8), torch.ones(1, 1, 8, 8))[0].mean().backward()
+print(f"pconv_cuda {pconv_cuda.__version__} works under torch {torch.__version__}")

@@ -1,0 +1,145 @@
+"""The package as a whole: what importing does, what the command says, what happens when something is missing."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import pconv_cuda
+from pconv_cuda import cli
+from pconv_cuda.errors import MissingExtra, require
+
+ROOT = pathlib.Path(pconv_cuda.__file__).parents[1]
+
+
+def python(code: str, *, cwd: pathlib.Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``code`` in a fresh interpreter that finds this package."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def test_importing_registers_the_operators_and_little_else() -> None:
+    done = python(
+        "import torch, sys; before = set(sys.modules); import pconv_cuda\n"
+        "assert torch.ops.pconv_cuda.partial_conv2d and torch.ops.pconv_cuda.partial_conv2d_backward\n"
+        "late = {'torchvision', 'PIL', 'accelerate', 'skimage', 'safetensors', 'pconv_cuda.models'}\n"
+        "assert not late & set(sys.modules) - before, sorted(late & set(sys.modules))\n"
+        "from pconv_cuda import PartialConv2d, PConvUNet, InpaintingLoss, inpaint\n"
+        "assert set(pconv_cuda.__all__) <= set(dir(pconv_cuda))\n"
+        "import pconv_cuda.models; assert pconv_cuda.models.PConvUNet is PConvUNet\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'PartialConv3d'"):
+        _ = pconv_cuda.PartialConv3d
+
+
+@pytest.mark.parametrize("verb", ["", *cli.VERBS])
+def test_help_does_not_wait_for_torch(verb: str) -> None:
+    done = python(
+        f"import sys; sys.argv = ['pconv', *{verb.split()!r}, '--help']\n"
+        "from pconv_cuda.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules), 'imported for --help'"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: pconv" in done.stdout
+
+
+def test_the_command_registers_the_operators_when_it_needs_them() -> None:
+    done = python("import sys; sys.argv = ['pconv']\nimport pconv_cuda, sys\nassert 'torch' not in sys.modules\n"
+                  "import pconv_cuda.nn, torch\nassert torch.ops.pconv_cuda.partial_conv2d")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_info() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pconv_cuda", "info"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("pconv-cuda", pconv_cuda.__version__, "torch", "CPU operators", "stable ABI 2.11", "CUDA kernels"):
+        assert word in done.stdout
+
+
+def test_info_names_what_is_missing_and_the_remedy(monkeypatch, capsys) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "skimage" else real(name, *rest)
+    )
+    assert cli.main(["info"]) == 0
+    assert "scikit-image: pip install 'pconv-cuda[quickstart]'" in capsys.readouterr().out
+
+
+def test_a_missing_extra_is_one_sentence_with_the_remedy() -> None:
+    with pytest.raises(
+        MissingExtra, match=r"reading pages needs .*'nowhere_to_be_found'.* pip install 'pconv-cuda\[inpaint\]'"
+    ):
+        require("nowhere_to_be_found.part", "inpaint", why="reading pages")
+
+
+def copy_of_the_package(folder: pathlib.Path) -> pathlib.Path:
+    """The Python files alone: no compiled extension."""
+    shutil.copytree(ROOT / "pconv_cuda", folder / "pconv_cuda", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return folder
+
+
+def test_without_the_extension_one_sentence_says_how_to_build(tmp_path: pathlib.Path) -> None:
+    done = python("import pconv_cuda", cwd=copy_of_the_package(tmp_path), PYTHONPATH=str(tmp_path))
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("ImportError: pconv_cuda: the compiled extension") and "pip install" in last
+
+
+def test_an_extension_that_does_not_fit_says_so(tmp_path: pathlib.Path) -> None:
+    import sysconfig
+
+    copy_of_the_package(tmp_path)
+    (tmp_path / "pconv_cuda" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"\x7fELF not really")
+    done = python("import pconv_cuda", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    last = done.stderr.strip().splitlines()[-1]
+    assert "does not fit torch" in last and "rebuild it" in last
+    reported = subprocess.run(
+        [sys.executable, "-m", "pconv_cuda", "info"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert reported.returncode == 1 and "rebuild it" in reported.stdout
+
+
+def setup_py(tmp_path: pathlib.Path, prelude: str = "", **environment: str) -> str:
+    """What setup.py says when it refuses."""
+    code = f"import sys, runpy; sys.argv = ['setup.py', '--version']\n{prelude}\nrunpy.run_path('setup.py')"
+    done = python(code, cwd=ROOT, **environment)
+    assert done.returncode != 0
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_building_without_torch_is_one_sentence(tmp_path: pathlib.Path) -> None:
+    said = setup_py(tmp_path, "sys.modules['torch'] = None")
+    assert said.startswith("pconv_cuda: building needs torch 2.11") and "pip install --no-build-isolation ." in said
+    old = "import types; t = types.ModuleType('torch'); t.__version__ = '2.10.1'; u = types.ModuleType('torch.utils')\n"
+    old += "u.cpp_extension = 1; sys.modules['torch'], sys.modules['torch.utils'] = t, u"
+    assert "found 2.10.1" in setup_py(tmp_path, old)
+
+
+@pytest.mark.parametrize(("name", "value"), [("PCONV_CUDA", "1"), ("PCONV_CUDA", "maybe"), ("PCONV_ISA", "sse9")])
+def test_building_refuses_what_it_cannot_do(tmp_path: pathlib.Path, name: str, value: str) -> None:
+    assert setup_py(tmp_path, **{name: value}).startswith(f"pconv_cuda: {name}")
+
+
+def test_user_errors_are_one_line_and_exit_1(capsys) -> None:
+    assert cli.main(["inpaint", "no-such.png", "--mask", "m.png", "-o", "x.png", "--weights", "nowhere"]) == 1
+    assert capsys.readouterr().err.startswith("pconv inpaint: error: ")
