@@ -43,7 +43,8 @@ def extensions(torch, cpp_extension):
             sources,
             depends=[str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h")],
             define_macros=macros,
-            extra_compile_args=["-O3", "-fvisibility=hidden", "-Wall"],
+            # Error messages carry file names; they need not carry the folder of whoever built this.
+            extra_compile_args=["-O3", "-fvisibility=hidden", "-Wall", f"-ffile-prefix-map={ROOT.resolve()}/="],
         )
     ]
 

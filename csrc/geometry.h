@@ -24,13 +24,14 @@ struct Geometry {
     DType dtype;    // of everything but masks and ratios
 };
 
-// A mask, one byte a pixel, 0 or 1 and nothing else. Its channels are blocks of the input's channels:
+// A mask, one byte a pixel, anything but 0 is valid. Its channels are blocks of the input's channels:
 // one block for an ordinary mask, C for a true per-channel one, two for [upsampled | skip].
 struct Mask {
-    const uint8_t* bytes;  // [n, blocks, H, W], nullptr: everything is valid
+    const uint8_t* bytes;  // [n, blocks, plane], nullptr: everything is valid
     int64_t n;             // 1 or N
     int64_t blocks;
     const int64_t* first;  // [blocks + 1] the first input channel of each block, and C at the end
+    int64_t plane;         // bytes from one block to the next, H W
 };
 
 // sum(1) / sum(mask) for every window, 0 where the sum is 0. In fp32, in fp64 for doubles.

@@ -32,7 +32,7 @@ void masked_copy(
     const void* x,  // [N, C, H, W] in the layout
     void* out);     // the same
 
-// y = ratio > 0 ? y * ratio + bias : 0, in place, rounded once.
+// y = ratio > 0 ? y * ratio + bias : 0, in place, worked out in fp32 (fp64) and rounded once.
 void renormalise(
     const Geometry& geometry, const Ratio& ratio,
     const void* bias,  // [K] or nullptr

@@ -59,6 +59,7 @@ CASES = [
     Case("all_holes", mask="empty"),
     Case("wide", n=1, c=67, h=5, w=5, k=33),
     Case("many_pixels", n=1, c=3, h=50, w=41, k=4),  # more than one block of the bias gradient's sum
+    Case("thin_strip_in_wide_padding", c=2, h=5, w=9, k=3, padding=(7, 1)),
     Case("empty_batch", n=0),
 ]
 BY_NAME = {case.name: case for case in CASES}

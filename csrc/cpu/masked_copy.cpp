@@ -37,7 +37,7 @@ void copy_nchw(const Geometry& g, const Mask& mask, const char* x, char* out, in
         for (int64_t plane = begin; plane < end; ++plane) {
             const int64_t n = mask.n == 1 ? 0 : plane / g.c, c = plane % g.c;
             const int64_t b = std::upper_bound(mask.first, mask.first + mask.blocks, c) - mask.first - 1;
-            const uint8_t* valid = mask.bytes + (n * mask.blocks + b) * pixels;
+            const uint8_t* valid = mask.bytes + (n * mask.blocks + b) * mask.plane;
             const int64_t offset = plane * pixels * bytes;
             select_row(x + offset, valid, pixels, out + offset, bytes);
         }
@@ -47,9 +47,15 @@ void copy_nchw(const Geometry& g, const Mask& mask, const char* x, char* out, in
 // Pixels [H W, C] with one block: neighbours agree, so whole runs are copied or cleared at once.
 void copy_runs(const char* x, const uint8_t* valid, int64_t pixels, int64_t row_bytes, char* out) {
     for (int64_t i = 0; i < pixels;) {
-        // Bytes are 0 or 1, so the library's vectorised search finds the end of either run.
-        const void* other = std::memchr(valid + i, !valid[i], pixels - i);
-        const int64_t end = other ? static_cast<const uint8_t*>(other) - valid : pixels;
+        // The library's vectorised search finds the end of a valid run. The end of a hole is any value but 0 (a bool
+        // tensor made from foreign bytes may hold a 255), which it cannot look for.
+        int64_t end = i + 1;
+        if (valid[i]) {
+            const void* hole = std::memchr(valid + i, 0, pixels - i);
+            end = hole ? static_cast<const uint8_t*>(hole) - valid : pixels;
+        } else {
+            while (end < pixels && !valid[end]) ++end;
+        }
         const int64_t offset = i * row_bytes, length = (end - i) * row_bytes;
         if (!valid[i])
             std::memset(out + offset, 0, length);
@@ -67,7 +73,7 @@ void copy_segments(
         for (int64_t b = 0; b < mask.blocks; ++b) {
             const int64_t offset = (i * g.c + mask.first[b]) * bytes,
                           length = (mask.first[b + 1] - mask.first[b]) * bytes;
-            if (!valid[b * g.h * g.w + i])
+            if (!valid[b * mask.plane + i])
                 std::memset(out + offset, 0, length);
             else if (out != x)
                 std::memcpy(out + offset, x + offset, length);
@@ -81,7 +87,7 @@ void copy_nhwc(const Geometry& g, const Mask& mask, const char* x, char* out, in
         // As many rows of one picture at a time as this thread has: runs go on from row to row.
         for (int64_t row = begin; row < end;) {
             const int64_t n = row / g.h, rows = std::min(end, (n + 1) * g.h) - row, first = row % g.h * g.w;
-            const uint8_t* valid = mask.bytes + (mask.n == 1 ? 0 : n) * mask.blocks * pixels;
+            const uint8_t* valid = mask.bytes + (mask.n == 1 ? 0 : n) * mask.blocks * mask.plane;
             const int64_t image = n * pixels * row_bytes, start = image + first * row_bytes;
             if (mask.blocks == 1)
                 copy_runs(x + start, valid + first, rows * g.w, row_bytes, out + start);

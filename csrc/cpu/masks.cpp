@@ -10,7 +10,7 @@
 namespace pconv::cpu {
 namespace {
 
-// Not 0, decided on the bit pattern: NaN is "not 0", minus zero is 0.
+// NaN is not 0 and so counts as valid; minus zero is 0.
 template <class T>
 PCONV_INLINE bool is_set(T value) {
     return load(value) != 0;
@@ -123,12 +123,16 @@ int64_t count_not_binary(const void* mask, DType dtype, const int64_t sizes[4], 
 bool has_zero(const uint8_t* bytes, int64_t count) { return count > 0 && std::memchr(bytes, 0, count) != nullptr; }
 
 bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8_t* alive) {
-    // Every block of channels belongs to one group where the ratio has groups, and to all of them where it has not.
+    // A ratio with groups comes with a mask of C blocks: each group sums its own C / groups of them. A ratio without
+    // groups sums all blocks. Where the convolution has groups all the same, the mask has one block of C channels,
+    // of which a window sees C / groups: hence the scale.
     const int64_t blocks = mask.bytes ? mask.blocks / ratio.groups : 1;
-    const int64_t scale = ratio.groups == 1 ? g.groups : 1;  // blocks count all channels, a window sees C / groups
+    const int64_t scale = ratio.groups == 1 ? g.groups : 1;
     const int32_t full = int32_t(g.c / g.groups * g.r * g.s);
     const int64_t padded = g.w + 2 * g.pad_w;
     std::atomic<bool> all_full{true};
+    // One job is one row of ratios. The sum is separable: R rows of the mask are added up column by column (vectors),
+    // then S of the sums are added for each output pixel. Margins of zeros stand for the pixels outside the image.
     const int64_t rows = ratio.n * ratio.groups * g.p;
     parallel_for(rows, grain_for(g.r * g.w * blocks + g.q * 4), [&](int64_t begin, int64_t end) {
         std::vector<int32_t> sums(padded), counts(g.q);
@@ -143,7 +147,7 @@ bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8
                 for (int64_t b = group * blocks; b < (group + 1) * blocks; ++b) {
                     const int64_t channels = mask.bytes ? mask.first[b + 1] - mask.first[b] : g.c;
                     const uint8_t* row =
-                        mask.bytes ? mask.bytes + ((n * mask.blocks + b) * g.h + y) * g.w : valid_row.data();
+                        mask.bytes ? mask.bytes + (n * mask.blocks + b) * mask.plane + y * g.w : valid_row.data();
                     add_row(row, int32_t(channels / scale), g.w, sums.data() + g.pad_w);
                 }
             }

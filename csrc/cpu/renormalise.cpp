@@ -23,7 +23,7 @@ PCONV_INLINE void plane_forward(const precise_t<T>* ratio, precise_t<T> bias, in
     }
 }
 
-// One pixel's channels, all with one ratio. Pixels that would not change are not even read.
+// One pixel's channels, all with one ratio; in place. Pixels that would not change are not even read.
 template <class T>
 PCONV_INLINE void pixels_forward(
     const precise_t<T>* ratio, const precise_t<T>* bias, int64_t count, int64_t channels, int64_t step,
@@ -170,7 +170,8 @@ void forward(const Geometry& g, const Ratio& ratio, const void* bias, T* y) {
 }
 
 // Work is cut into pieces of kSumBlock pixels whatever the number of threads; each leaves a row of partial sums,
-// and the rows are added in order.
+// and the rows are added in order. A contiguous tensor is walked plane by plane, for there a channel's pixels are
+// neighbours; a channels_last one piece by piece, with K sums at once. Either order gives the same rows.
 template <class T>
 void backward(const Geometry& g, const Ratio& ratio, const T* grad, T* scaled, T* bias_grad) {
     const int64_t pixels = g.p * g.q, group_channels = g.k / ratio.groups;

@@ -58,6 +58,13 @@ inline Geometry geometry_of(
     STD_TORCH_CHECK(input.dim() == 4, "input: expected (N, C, H, W), got ", shape_of(input));
     STD_TORCH_CHECK(weight.dim() == 4, "weight: expected (K, C / groups, R, S), got ", shape_of(weight));
     STD_TORCH_CHECK(
+        input.size(1) > 0 && input.size(2) > 0 && input.size(3) > 0,
+        "input: expected (N, C, H, W) of at least one pixel and channel, got ", shape_of(input));
+    STD_TORCH_CHECK(
+        weight.size(0) > 0 && weight.size(2) > 0 && weight.size(3) > 0, "weight: expected no empty dimension, got ",
+        shape_of(weight));
+    STD_TORCH_CHECK(weight.is_cpu(), "weight: expected a tensor on the input's device, the CPU");
+    STD_TORCH_CHECK(
         groups > 0 && input.size(1) == weight.size(1) * groups && weight.size(0) % groups == 0,
         "weight: expected (K, C / groups, R, S) with groups ", groups, " to fit input ", shape_of(input), ", got ",
         shape_of(weight));
@@ -92,7 +99,7 @@ inline Geometry geometry_of(
 struct MaskBytes {
     std::optional<Tensor> owner;
     std::vector<int64_t> first;
-    Mask mask{nullptr, 1, 1, nullptr};
+    Mask mask{nullptr, 1, 1, nullptr, 0};
     bool holes = false;
 };
 

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -52,7 +53,7 @@ Tensor empty_like_shape(const Tensor& like, const Ints& size, ScalarType dtype) 
     return torch::stable::new_empty(like, size, dtype);
 }
 
-// Masks as bytes of 0 and 1, without a copy where they are so already (a uint8 mask may hold a 255).
+// Masks as bytes, without a copy where they are bytes already.
 MaskBytes mask_bytes(const Geometry& g, const MaybeTensor& mask, const Ints& mask_channels) {
     MaskBytes result;
     if (!mask) return result;
@@ -64,14 +65,18 @@ MaskBytes mask_bytes(const Geometry& g, const MaybeTensor& mask, const Ints& mas
         "mask: expected (", g.n, "|1, channels, ", g.h, ", ", g.w, "), got ", shape_of(given));
     const int64_t blocks = given.size(1);
     if (mask_channels.empty()) {  // all blocks alike: one for everything, or one for each channel
-        STD_TORCH_CHECK(blocks == 1 || blocks == g.c, "mask: expected 1 or ", g.c, " channels, got ", blocks);
+        STD_TORCH_CHECK(
+            blocks > 0 && (blocks == 1 || blocks == g.c), "mask: expected 1 or ", g.c, " channels, got ", blocks);
         for (int64_t b = 0; b <= blocks; ++b) result.first.push_back(b * (g.c / blocks));
     } else {
         STD_TORCH_CHECK(
             int64_t(mask_channels.size()) == blocks && g.groups == 1,
             "mask_channels: expected one number for each of the mask's ", blocks, " channels, and groups 1");
         result.first.push_back(0);
-        for (const int64_t channels : mask_channels) result.first.push_back(result.first.back() + channels);
+        for (const int64_t channels : mask_channels) {
+            STD_TORCH_CHECK(channels > 0, "mask_channels: expected positive numbers, got ", channels);
+            result.first.push_back(result.first.back() + channels);
+        }
         STD_TORCH_CHECK(
             result.first.back() == g.c, "mask_channels: expected a sum of ", g.c, ", got ", result.first.back());
     }
@@ -83,14 +88,14 @@ MaskBytes mask_bytes(const Geometry& g, const MaybeTensor& mask, const Ints& mas
         STD_TORCH_CHECK(odd == 0, "mask: expected zeros and ones (PCONV_CHECK=1), got ", odd, " other values");
     }
     result.owner = given;
-    if (given.scalar_type() != ScalarType::Bool || !given.is_contiguous()) {
+    if (dtype != DType::u8 || !given.is_contiguous()) {
         result.owner = empty_like_shape(given, Ints(sizes.begin(), sizes.end()), ScalarType::Byte);
         cpu::mask_to_bytes(
             given.const_data_ptr(), dtype, sizes.data(), strides.data(),
             static_cast<uint8_t*>(result.owner->mutable_data_ptr()));
     }
     const auto* bytes = static_cast<const uint8_t*>(result.owner->const_data_ptr());
-    result.mask = Mask{bytes, given.size(0), blocks, result.first.data()};
+    result.mask = Mask{bytes, given.size(0), blocks, result.first.data(), g.h * g.w};
     result.holes = cpu::has_zero(bytes, given.numel());
     return result;
 }
@@ -104,6 +109,14 @@ Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) {
 // A channels_last weight would turn a contiguous convolution into a channels_last one, and its result with it.
 Tensor fitting(const Geometry& g, const Tensor& weight) {
     return g.layout == Layout::nchw ? laid_out(weight, Layout::nchw) : weight;
+}
+
+// What a convolution of an empty batch gives, in the input's layout.
+Tensor empty_output(const Tensor& input, const Geometry& g) {
+    const Ints size{g.n, g.k, g.p, g.q};
+    return torch::stable::empty(
+        size, input.scalar_type(), std::nullopt, input.device(), std::nullopt,
+        g.layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(
@@ -121,15 +134,16 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const Ratio ratio{ratios.mutable_data_ptr(), compact[0], compact[1]};
     const bool all_full = cpu::window_ratio(g, bytes.mask, ratio, static_cast<uint8_t*>(alive.mutable_data_ptr()));
 
-    // Two passes are left out where they would change nothing: the select without holes, the epilogue without ratios.
+    if (g.n == 0)  // torch's convolution would return a view, which nobody may then write to in place
+        return {empty_output(input, g), alive, ratios};
+    const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
+    const void* bias_values = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     Tensor x = laid_out(input, g.layout);
+    // Two passes are left out where they would change nothing: the select without holes, the epilogue without ratios.
     if (bytes.holes) x = masked_copy(g, bytes.mask, x);
     Tensor y = convolution(x, fitting(g, weight), all_full ? bias : std::nullopt, stride, padding, dilation, groups);
     y = laid_out(y, g.layout);
-    if (!all_full) {
-        const MaybeTensor dense = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
-        cpu::renormalise(g, ratio, dense ? dense->const_data_ptr() : nullptr, y.mutable_data_ptr());
-    }
+    if (!all_full) cpu::renormalise(g, ratio, bias_values, y.mutable_data_ptr());
     return {y, alive, ratios};
 }
 
@@ -152,7 +166,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     const Ratio ratio{const_cast<void*>(dense_ratios.const_data_ptr()), ratios.size(0), ratios.size(1)};
 
     const Tensor upstream = laid_out(grad, g.layout);
-    Tensor dx = empty_like_shape(input, {0}, input.scalar_type()), dw = dx, scaled;
+    // Outputs that nobody asked for are empty; each its own, for an operator's outputs must not be one tensor.
+    Tensor dx = empty_like_shape(input, {0}, input.scalar_type());
+    Tensor dw = empty_like_shape(input, {0}, input.scalar_type()), scaled;
     Tensor db = empty_like_shape(input, {need_bias ? g.k : 0}, input.scalar_type());
     const bool need_convolution = need_input || need_weight;
     if (need_convolution) scaled = torch::stable::empty_like(upstream);
