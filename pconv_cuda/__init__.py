@@ -53,9 +53,17 @@ def _is_command() -> bool:
     """
     if os.path.basename(sys.argv[0] if sys.argv else "") in ("pconv", "pconv.exe"):
         return True
-    started = sys.orig_argv
-    return "-m" in started[:-1] and started[started.index("-m") + 1].split(".")[0] == __name__
+    arguments = iter(sys.orig_argv[1:])
+    for argument in arguments:  # the interpreter's own options end at the program: -m, -c or a file
+        if argument == "-m":
+            return next(arguments, "").partition(".")[0] == __name__
+        if argument in ("-W", "-X"):
+            next(arguments, None)
+        elif argument == "-c" or not argument.startswith("-"):
+            break
+    return False
 
 
 if not _is_command():
+    importlib.import_module("pconv_cuda._extension")  # first: it says in a sentence what is missing
     importlib.import_module("pconv_cuda.ops")

@@ -8,8 +8,16 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor
+try:
+    import torch
+    from torch import Tensor
+except ImportError as missing:
+    raise ImportError(
+        f"pconv_cuda needs torch 2.11 or later, which could not be imported ({missing}); install it with: "
+        "pip install 'torch>=2.11' torchvision"
+    ) from missing
+
+from pconv_cuda._arguments import check_binary
 
 __all__ = ["load", "register_fallback"]
 
@@ -52,18 +60,6 @@ def _note_fallback(device: torch.device) -> None:
         warnings.warn(f"{message} (PCONV_FALLBACK=0 makes this an error, =1 silences it)", stacklevel=2)
 
 
-def _spread(mask: Tensor | None, mask_channels: list[int], input: Tensor) -> Tensor:
-    """One mask channel a block of input channels -> a mask that broadcasts against the input."""
-    if mask is None:
-        return input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool)
-    if os.environ.get("PCONV_CHECK") == "1" and bool(((mask != 0) & (mask != 1)).any()):
-        raise RuntimeError("mask: expected zeros and ones (PCONV_CHECK=1), got other values")
-    if mask_channels:
-        blocks = [mask[:, i : i + 1].expand(-1, channels, -1, -1) for i, channels in enumerate(mask_channels)]
-        mask = torch.cat(blocks, dim=1)
-    return mask != 0
-
-
 def _forward(
     input: Tensor,
     mask: Tensor | None,
@@ -78,7 +74,9 @@ def _forward(
     from pconv_cuda import ops, reference
 
     _note_fallback(input.device)
-    valid = _spread(mask, mask_channels, input)
+    if mask is not None:
+        check_binary(mask)
+    valid = reference.spread_mask(mask, mask_channels, input)
     where: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     precise = torch.float64 if input.dtype == torch.float64 else torch.float32
     ratio = reference.window_ratio(valid, weight, groups, precise, **where)
@@ -101,16 +99,18 @@ def _backward(
     need_weight: bool,
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from pconv_cuda import ops
+    from pconv_cuda import ops, reference
 
     _note_fallback(input.device)
-    valid = _spread(mask, mask_channels, input)
+    valid = reference.spread_mask(mask, mask_channels, input)
+    # One ratio a group -> one an output channel; one for all stays one and broadcasts.
     spread = ratio.repeat_interleave(weight.shape[0] // ratio.shape[1], dim=1)
     live_grad = torch.where(spread > 0, grad, 0.0)
-    none = input.new_empty((0,))
-    db = live_grad.sum(dim=(0, 2, 3)) if need_bias else none
+    # Outputs that nobody asked for are empty; each its own, for an operator's outputs must not be one tensor.
+    no_dx, no_dw, no_db = (input.new_empty((0,)) for _ in range(3))
+    db = live_grad.sum(dim=(0, 2, 3)) if need_bias else no_db
     if not (need_input or need_weight):
-        return none, none.clone(), db
+        return no_dx, no_dw, db
     dx, dw, _ = torch.ops.aten.convolution_backward(
         (live_grad * spread).to(grad.dtype),
         torch.where(valid, input, 0.0),
@@ -128,7 +128,7 @@ def _backward(
         dx = torch.where(valid, dx, 0.0).contiguous(memory_format=ops.memory_format(input))
     if need_weight:
         dw = dw.contiguous(memory_format=ops.memory_format(weight))
-    return dx if need_input else none, dw if need_weight else none.clone(), db
+    return dx if need_input else no_dx, dw if need_weight else no_dw, db
 
 
 def register_fallback(library: Any) -> None:
@@ -137,4 +137,6 @@ def register_fallback(library: Any) -> None:
     for name, kernel in (("partial_conv2d", _forward), ("partial_conv2d_backward", _backward)):
         library.impl(name, kernel, "CompositeExplicitAutograd")
         if everywhere:
-            library.impl(name, kernel, "CPU", allow_override=True)
+            with warnings.catch_warnings():  # torch 2.11 warns of the override even where it is allowed
+                warnings.simplefilter("ignore", UserWarning)
+                library.impl(name, kernel, "CPU", allow_override=True)

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from pconv_cuda import ops
+from pconv_cuda import ops, reference
+from pconv_cuda._arguments import (
+    check_convolution,
+    check_fits,
+    check_tensor,
+    checked_mask,
+    compact,
+    named_padding,
+    pair,
+)
 
 __all__ = ["partial_conv2d", "partial_conv2d_sources"]
 
@@ -44,29 +53,35 @@ def partial_conv2d(
     Returns:
         ``(output, new_mask)``: the output ``(N, K, P, Q)``, 0 where a window holds no valid pixel, and the new
         mask ``(N, 1, P, Q)`` of the mask's dtype (bool for None); ``(N, K, P, Q)`` where ``groups > 1`` meets a
-        mask of C channels. An expanded (stride 0) axis stays one. Unbatched input gives unbatched results.
+        mask of C channels. Nothing is copied for an expanded (stride 0) axis. Unbatched input gives unbatched results.
+
+    Under torch.func's transforms and forward-mode AD the unfused reference runs: slower, and as differentiable.
 
     Raises:
-        ValueError: shapes, or a parameter, that do not fit; the message names the argument.
-        TypeError: a mask that is neither bool, uint8 nor floating.
-        RuntimeError: dtypes or devices that differ; a non-0/1 mask when ``PCONV_CHECK=1`` is set.
+        ValueError: shapes, devices, or a parameter, that do not fit; the message names the argument.
+        TypeError: dtypes that do not fit.
+        RuntimeError: a non-0/1 mask when ``PCONV_CHECK=1`` is set.
     """
+    check_tensor("input", input)
+    if input.dim() not in (3, 4):
+        raise ValueError(f"input: expected (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}")
     batched = input.dim() == 4
     if not batched:
-        if input.dim() != 3:
-            raise ValueError(f"input: expected (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}")
         if mask is not None and mask.dim() != 3:
             raise ValueError(f"mask: expected (1|C, H, W) as the input is unbatched, got shape {tuple(mask.shape)}")
         input, mask = input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
-    _check_weight(input, weight, bias, groups)
+    check_convolution(input, weight, bias, groups)
+    by_group = False
     if mask is not None:
-        mask = _compact(_checked_mask(mask, input))
-    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+        by_group = groups > 1 and mask.dim() == 4 and mask.shape[1] > 1
+        mask = compact(checked_mask(mask, input))
+    stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     if isinstance(padding, str):
-        input, mask, padding = _named_padding(padding, input, mask, weight, stride, dilation)
-    padding = _pair("padding", padding, 0)
-    output, alive, _ = ops.partial_conv2d(input, mask, [], weight, bias, stride, padding, dilation, groups)
-    new_mask = _as_new_mask(alive, output, mask)
+        input, mask, padding = named_padding(padding, input, mask, weight, stride, dilation)
+    padding = pair("padding", padding, 0)
+    check_fits(input, weight, padding, dilation)
+    output, alive = _apply(input, mask, [], weight, bias, stride, padding, dilation, groups)
+    new_mask = _as_new_mask(alive, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))
 
 
@@ -97,116 +112,65 @@ def partial_conv2d_sources(
     """
     if len(inputs) != len(masks) or not inputs:
         raise ValueError(f"masks: expected one for each of the {len(inputs)} inputs, got {len(masks)}")
+    for source in inputs:
+        check_tensor("inputs", source)
+        if source.dim() != 4 or source.shape[0] != inputs[0].shape[0] or source.shape[2:] != inputs[0].shape[2:]:
+            shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
+            raise ValueError(f"inputs: expected (N, C_i, H, W) of one batch and size, got {shapes}")
     joined = torch.cat(list(inputs), dim=1)
-    _check_weight(joined, weight, bias, 1)
-    compact: list[Tensor] = []
+    check_convolution(joined, weight, bias, 1)
+    small: list[Tensor] = []
     mask_channels: list[int] = []  # how many channels of `joined` each channel of the joined mask stands for
     for source, mask in zip(inputs, masks, strict=True):
         if mask is None:
             mask = source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool)
-        mask = _compact(_checked_mask(mask, source))
-        compact.append(mask if mask.dtype == torch.bool else mask != 0)
+        mask = compact(checked_mask(mask, source))
+        small.append(mask if mask.dtype == torch.bool else mask != 0)
         mask_channels += [source.shape[1] // mask.shape[1]] * mask.shape[1]
-    batch = max(mask.shape[0] for mask in compact)
-    joined_mask = torch.cat([mask.expand(batch, -1, -1, -1) for mask in compact], dim=1)
-    output, alive, _ = ops.partial_conv2d(
-        joined,
-        joined_mask,
-        mask_channels,
-        weight,
-        bias,
-        _pair("stride", stride, 1),
-        _pair("padding", padding, 0),
-        _pair("dilation", dilation, 1),
-        1,
-    )
-    return output, _as_new_mask(alive, output, None)
+    batch = 1 if all(mask.shape[0] == 1 for mask in small) else joined.shape[0]
+    joined_mask = torch.cat([mask.expand(batch, -1, -1, -1) for mask in small], dim=1)
+    stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    check_fits(joined, weight, padding, dilation)
+    output, alive = _apply(joined, joined_mask, mask_channels, weight, bias, stride, padding, dilation, 1)
+    return output, _as_new_mask(alive, output, None, False)
 
 
-def padded_mask(mask: Tensor, sides: Sequence[int], mode: str = "constant") -> Tensor:
-    """``F.pad`` of a mask, with holes by default. By way of fp32: most modes, and torch.compile, know no bool."""
-    padded = F.pad((mask != 0).to(torch.float32), list(sides), mode=mode)
-    return padded != 0 if mask.dtype == torch.bool else padded.to(mask.dtype)
+def _apply(
+    input: Tensor,
+    mask: Tensor | None,
+    mask_channels: list[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """The operator; or the reference, where torch's transforms need every step to be an operator of torch's own."""
+    if _is_transformed(input, weight, bias):
+        valid = reference.spread_mask(mask, mask_channels, input)
+        return reference.partial_conv2d(input, valid, weight, bias, stride, padding, dilation, groups)
+    return ops.partial_conv2d(input, mask, mask_channels, weight, bias, stride, padding, dilation, groups)[:2]
 
 
-def _check_weight(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
-    if groups < 1:
-        raise ValueError(f"groups: expected a positive integer, got {groups}")
-    if weight.dim() != 4:
-        raise ValueError(f"weight: expected (K, C / groups, R, S), got shape {tuple(weight.shape)}")
-    if input.shape[1] != weight.shape[1] * groups:
-        raise ValueError(
-            f"input: expected {weight.shape[1] * groups} channels (weight {tuple(weight.shape)}, groups {groups}), "
-            f"got {input.shape[1]}"
-        )
-    if weight.shape[0] % groups:
-        raise ValueError(f"weight: expected output channels divisible by groups {groups}, got {weight.shape[0]}")
-    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
-        raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+def _is_transformed(*tensors: Tensor | None) -> bool:
+    """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which torch.library's autograd does not serve.
+
+    (It raises for the former and, worse, gives zero tangents for the latter.)
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if forward_ad._current_level < 0:
+        return False
+    return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-def _checked_mask(mask: Tensor, input: Tensor) -> Tensor:
-    if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype.is_floating_point):
-        raise TypeError(f"mask: expected bool, uint8 or a floating dtype, got {mask.dtype}")
-    batch, channels, height, width = input.shape
-    fits = (
-        mask.dim() == 4
-        and mask.shape[0] in (1, batch)
-        and mask.shape[1] in (1, channels)
-        and mask.shape[2] == height
-        and mask.shape[3] == width
-    )
-    if not fits:
-        raise ValueError(
-            f"mask: expected ({batch}|1, 1|{channels}, {height}, {width}) to fit the input, got {tuple(mask.shape)}"
-        )
-    return mask.detach()  # masks have no gradient
-
-
-def _compact(mask: Tensor) -> Tensor:
-    """Undo an expansion over batch or channels: same values, fewer of them, no copy."""
-    if mask.shape[0] > 1 and mask.stride(0) == 0:
-        mask = mask[:1]
-    if mask.shape[1] > 1 and mask.stride(1) == 0:
-        mask = mask[:, :1]
-    return mask
-
-
-def _as_new_mask(alive: Tensor, output: Tensor, mask: Tensor | None) -> Tensor:
-    """The operator's bool (N|1, 1|groups, P, Q) as users get it: whole batch, the mask's dtype."""
+def _as_new_mask(alive: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:
+    """The operator's bool (N|1, 1|groups, P, Q) as users get it: whole batch, the mask's dtype, K channels by group."""
     if mask is not None:
         alive = alive.to(mask.dtype)
     if alive.shape[1] > 1:
         alive = alive.repeat_interleave(output.shape[1] // alive.shape[1], dim=1)
-    return alive.expand(output.shape[0], -1, -1, -1)
-
-
-def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < least:
-        raise ValueError(f"{name}: expected one or two integers of at least {least}, got {value!r}")
-    return pair[0], pair[1]
-
-
-def _named_padding(
-    name: str,
-    input: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
-    """'valid' and 'same' as numbers. An even window needs one more row or column of holes below or right."""
-    if name == "valid":
-        return input, mask, (0, 0)
-    if name != "same":
-        raise ValueError(f"padding: expected integers, 'same' or 'valid', got {name!r}")
-    if stride != (1, 1):
-        raise ValueError(f"padding: 'same' needs stride 1, got stride {stride}")
-    rows, columns = (d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True))
-    if rows % 2 or columns % 2:
-        if mask is None:
-            mask = input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool)
-        below_right = (0, columns % 2, 0, rows % 2)
-        input, mask = F.pad(input, below_right), padded_mask(mask, below_right)
-    return input, mask, (rows // 2, columns // 2)
+    return alive.expand(output.shape[0], output.shape[1] if by_group else -1, -1, -1)

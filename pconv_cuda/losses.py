@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pconv_cuda._arguments import check_binary
 from pconv_cuda.vgg import VGG16Features
 
 __all__ = ["PRESETS", "InpaintingLoss", "Preset", "gram_matrix", "total_variation"]
@@ -95,7 +96,10 @@ class InpaintingLoss(nn.Module):
         n, c, h, w = output.shape
         if mask.dim() != 4 or mask.shape[0] not in (1, n) or mask.shape[1] not in (1, c) or mask.shape[2:] != (h, w):
             raise ValueError(f"mask: expected ({n}|1, 1|{c}, {h}, {w}), got shape {tuple(mask.shape)}")
-        valid = mask != 0
+        if self.features is not None and (c != 3 or min(h, w) < 8):
+            raise ValueError(f"output: VGG16 needs (N, 3, H, W) of at least 8 x 8 pixels, got {tuple(output.shape)}")
+        check_binary(mask)
+        valid, ground_truth = mask != 0, ground_truth.detach()
         composite = torch.where(valid, ground_truth, output)
         distance = (output - ground_truth).abs()
         terms = {
@@ -154,5 +158,6 @@ def total_variation(image: Tensor, hole: Tensor | None) -> Tensor:
         return sum((d.mean() for d in (right, below) if d.numel()), image.new_zeros(()))
     region = F.max_pool2d(hole.float(), 3, stride=1, padding=1) > 0
     in_right, in_below = region[..., 1:] & region[..., :-1], region[..., 1:, :] & region[..., :-1, :]
-    total = torch.where(in_right, right, 0.0).sum() + torch.where(in_below, below, 0.0).sum()
+    wide = torch.promote_types(image.dtype, torch.float32)  # the sum of many pixels is no fp16 number
+    total = torch.where(in_right, right, 0.0).sum(dtype=wide) + torch.where(in_below, below, 0.0).sum(dtype=wide)
     return total / image.numel()

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import weights
-from pconv_cuda.functional import padded_mask, partial_conv2d, partial_conv2d_sources
+from pconv_cuda._arguments import check_binary, padded_mask
+from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources
 from pconv_cuda.nn import PartialConv2d
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PConvUNet"]
@@ -120,6 +121,7 @@ class PConvUNet(nn.Module):
             raise ValueError(
                 f"mask: expected ({image.shape[0]}|1, 1|{self.in_channels}, {height}, {width}), got {tuple(mask.shape)}"
             )
+        check_binary(mask)
         mask = mask != 0
         if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
             image = torch.where(mask, image, 0.0)
@@ -240,12 +242,13 @@ def _one_channel_if_equal(mask: Tensor) -> Tensor:
     if mask.dim() != 4 or mask.shape[1] == 1:
         return mask
     first = mask[:, :1]
-    if mask.stride(1) == 0:
+    # Values need the device's answer, which a graph under compilation cannot wait for, and which fake tensors lack;
+    # an exported program must not rely on strides either.
+    if not torch.compiler.is_exporting() and mask.stride(1) == 0:
         return first
-    # Comparing values needs the device's answer, which a graph under compilation cannot wait for.
-    if not torch.compiler.is_compiling() and torch.equal(mask, first.expand_as(mask)):
-        return first
-    return mask
+    if torch.compiler.is_compiling() or mask.is_meta or type(mask) is not Tensor:
+        return mask
+    return first if torch.equal(mask, first.expand_as(mask)) else mask
 
 
 def _per_channel(name: str, given: Any, imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda.functional import padded_mask, partial_conv2d
+from pconv_cuda._arguments import check_convolution, check_tensor, checked_mask, compact, padded_mask
+from pconv_cuda.functional import partial_conv2d
 
 __all__ = ["PartialConv2d", "use_partial_padding"]
 
@@ -63,14 +64,7 @@ class PartialConv2d(nn.Conv2d):
         """
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            sides, mode = self._reversed_padding_repeated_twice, self.padding_mode
-            batched = input.dim() == 4
-            if not batched:  # some modes take four dimensions alone
-                input, mask = input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
-            input = F.pad(input, sides, mode=mode)
-            mask = None if mask is None else padded_mask(mask, sides, mode)
-            if not batched:
-                input, mask = input.squeeze(0), None if mask is None else mask.squeeze(0)
+            input, mask = self._padded(input, mask)
             padding = (0, 0)
         output, new_mask = partial_conv2d(
             input, mask, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
@@ -80,6 +74,27 @@ class PartialConv2d(nn.Conv2d):
         if self.multi_channel:
             new_mask = new_mask.expand_as(output)
         return output, new_mask
+
+    def _padded(self, input: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Image and mask padded alike by the layer's mode, which takes the whole batch or one picture."""
+        check_tensor("input", input)
+        if input.dim() not in (3, 4) or (mask is not None and mask.dim() != input.dim()):
+            given = None if mask is None else tuple(mask.shape)
+            raise ValueError(
+                "input: expected (N, C, H, W) or (C, H, W) and a mask of as many dimensions, got "
+                f"{tuple(input.shape)} and {given}"
+            )
+        batched = input.dim() == 4
+        if not batched:  # some modes take four dimensions alone
+            input, mask = input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
+        check_convolution(input, self.weight, self.bias, self.groups)
+        sides = self._reversed_padding_repeated_twice
+        if mask is not None:
+            by_group = self.groups > 1 and mask.shape[1] > 1  # there the channels decide the new mask's shape
+            mask = checked_mask(mask, input)
+            mask = padded_mask(mask if by_group else compact(mask), sides, self.padding_mode)
+        input = F.pad(input, sides, mode=self.padding_mode)
+        return (input, mask) if batched else (input.squeeze(0), None if mask is None else mask.squeeze(0))
 
     def extra_repr(self) -> str:
         flags = [name for name in ("multi_channel", "return_mask") if getattr(self, name)]

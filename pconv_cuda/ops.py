@@ -54,6 +54,10 @@ def _forward_fake(
     dilation: list[int],
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    for name, tensor in (("mask", mask), ("weight", weight), ("bias", bias)):
+        # Beside a real input this kernel would hand out memory that nobody has filled.
+        if tensor is not None and tensor.device != input.device:
+            raise ValueError(f"{name}: expected the input's device {input.device}, got {tensor.device}")
     height, width = (
         output_size(input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) for i in range(2)
     )
@@ -118,7 +122,7 @@ def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]
 
 def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     grad, input, mask, ctx.mask_channels, weight, ratio, *window = inputs
-    ctx.window = window[:4]
+    ctx.window, ctx.needed = window[:4], window[4:]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, input, mask, weight, ratio)
 
@@ -126,6 +130,8 @@ def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
 def _backward_backward(ctx: Any, ddx: Tensor | None, ddw: Tensor | None, ddb: Tensor | None) -> tuple[Any, ...]:
     grad, input, mask, weight, ratio = ctx.saved_tensors
     need_grad, need_input, _, _, need_weight = ctx.needs_input_grad[:5]
+    # Outputs that were not asked for are empty, and so are the gradients that compiled code hands in for them.
+    ddx, ddw, ddb = (dd if needed else None for dd, needed in zip((ddx, ddw, ddb), ctx.needed, strict=True))
     for_grad: Tensor | None = None
     if need_grad:
         terms = []

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["partial_conv2d", "window_ratio"]
+from pconv_cuda._arguments import check_binary
+
+__all__ = ["partial_conv2d", "spread_mask", "window_ratio"]
 
 
 def window_ratio(mask: Tensor, weight: Tensor, groups: int, precise: torch.dtype, **where: Any) -> Tensor:
@@ -32,6 +34,7 @@ def window_ratio(mask: Tensor, weight: Tensor, groups: int, precise: torch.dtype
     else:
         box = torch.ones(groups, channels, rows, columns, dtype=precise, device=mask.device)
         count = F.conv2d(valid, box, groups=groups, **where)
+    count = count.round()  # some algorithms of a GPU's library leave 1e-7 in an empty window
     # A select, never an epsilon: 1 / 1e-8 is no fp16 number.
     return torch.where(count > 0, channels * rows * columns / count.clamp(min=1), 0.0)
 
@@ -48,6 +51,8 @@ def partial_conv2d(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`pconv_cuda.functional.partial_conv2d`, from stock operators, differentiable by torch itself."""
     where: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    if mask is not None:
+        check_binary(mask)
     # Ratios are formed in fp32 (fp64 for doubles): a count of 1024 channels is not a bf16 number.
     precise = torch.float64 if input.dtype == torch.float64 else torch.float32
     if mask is None:
@@ -64,3 +69,16 @@ def partial_conv2d(
     if input.dim() == 4:  # a mask of batch 1 serves every picture
         new_mask = new_mask.expand(input.shape[0], -1, -1, -1)
     return output, new_mask
+
+
+def spread_mask(mask: Tensor | None, mask_channels: list[int], input: Tensor) -> Tensor:
+    """The operator's mask of blocks as a bool mask that broadcasts against ``input`` (N, C, H, W).
+
+    Each channel of ``mask`` stands for ``mask_channels[i]`` channels of the input; an empty list: for all, or one.
+    """
+    if mask is None:
+        return input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool)
+    if mask_channels:
+        blocks = [mask[:, i : i + 1].expand(-1, channels, -1, -1) for i, channels in enumerate(mask_channels)]
+        mask = torch.cat(blocks, dim=1)
+    return mask != 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from cases import BY_NAME, Case, make_tensors
@@ -70,7 +72,7 @@ def test_masks_and_ratios_have_no_gradient(device: str) -> None:
     assert float_mask.grad is None
 
 
-OPCHECKED = ["plain3x3", "grouped_channel_mask", "no_mask", "uneven", "empty_batch", "enc1"]
+OPCHECKED = ["plain3x3", "grouped_channel_mask", "no_mask", "uneven", "empty_batch"]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -85,7 +87,37 @@ def test_opcheck(name: str, channels_last: bool, device: str) -> None:
     window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
     torch.library.opcheck(ops.partial_conv2d, (x, mask, [], w, bias, *window))
     ratio = ops.partial_conv2d(x, mask, [], w, bias, *window)[2]
-    torch.library.opcheck(ops.partial_conv2d_backward, (grad, x, mask, [], w, ratio, *window, True, True, True))
+    for needed in itertools.product((True, False), repeat=3):
+        torch.library.opcheck(ops.partial_conv2d_backward, (grad, x, mask, [], w, ratio, *window, *needed))
+
+
+def test_torch_func_transforms(device: str) -> None:
+    leaves, mask = leaves_of(Case("transformed", n=3, c=2, h=5, w=4, k=2), device)
+    x, w, b = (leaf.detach() for leaf in leaves)
+
+    def both(transform):
+        return [transform(function) for function in (partial_conv2d, reference.partial_conv2d)]
+
+    for ours, true in (
+        both(lambda f: torch.func.grad(lambda v: f(x, mask, v, b, padding=1)[0].sin().sum())(w)),
+        both(lambda f: torch.func.jvp(lambda v: f(v, mask, w, b, padding=1)[0], (x,), (x,))[1]),
+        both(lambda f: torch.func.vmap(lambda i, m: f(i, m, w, b, padding=1)[0])(x, mask)),
+        both(lambda f: torch.func.vmap(torch.func.grad(lambda v, i: f(i, None, v)[0].sum()), (None, 0))(w, x)),
+    ):
+        assert true.abs().sum() > 0
+        torch.testing.assert_close(ours, true, rtol=1e-12, atol=1e-12)
+
+
+def test_forward_mode(device: str) -> None:
+    leaves, mask = leaves_of(DIFFERENTIATED[0], device)
+    tangents = []
+    with torch.autograd.forward_ad.dual_level():
+        for function in (partial_conv2d, reference.partial_conv2d):
+            dual = torch.autograd.forward_ad.make_dual(leaves[0].detach(), leaves[0].detach())
+            output, _ = function(dual, mask, leaves[1].detach(), padding=1)
+            tangents.append(torch.autograd.forward_ad.unpack_dual(output).tangent)
+    assert tangents[0].abs().sum() > 0
+    torch.testing.assert_close(tangents[0], tangents[1])
 
 
 def test_opcheck_with_two_sources(device: str) -> None:
@@ -134,6 +166,26 @@ def test_export(device: str) -> None:
         image, mask = torch.randn(2, 3, rows, 8, device=device), torch.rand(2, 1, rows, 8, device=device) > 0.5
         for ours, theirs in zip(program.module()(image, mask), layer(image, mask), strict=True):
             torch.testing.assert_close(ours, theirs)
+
+
+def test_an_exported_program_does_not_remember_strides(device: str) -> None:
+    # Traced with an expanded mask, called with a true per-channel one.
+    layer = PartialConv2d(3, 5, 3, padding=1).to(device)
+    image = torch.randn(2, 3, 9, 8, device=device)
+    expanded = (torch.rand(2, 1, 9, 8, device=device) > 0.5).expand(2, 3, 9, 8)
+    program = torch.export.export(layer, (image, expanded)).module()
+    mask = torch.rand(2, 3, 9, 8, device=device) > 0.5
+    torch.testing.assert_close(program(image, mask), layer(image, mask))
+
+
+def test_export_the_network_for_every_size_that_halves_evenly(device: str) -> None:
+    model = PConvUNet(levels=2, width=4).to(device).eval()
+    sizes = {2: 4 * torch.export.Dim("rows", min=2, max=16), 3: 4 * torch.export.Dim("columns", min=2, max=16)}
+    image, mask = torch.randn(1, 3, 12, 8, device=device), torch.rand(1, 1, 12, 8, device=device) > 0.4
+    program = torch.export.export(model, (image, mask), dynamic_shapes=(sizes, sizes)).module()
+    image, mask = torch.randn(1, 3, 28, 20, device=device), torch.rand(1, 1, 28, 20, device=device) > 0.4
+    for ours, theirs in zip(program(image, mask), model(image, mask), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

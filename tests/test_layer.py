@@ -8,13 +8,14 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from pconv_cuda import PartialConv2d, reference
+from pconv_cuda import InpaintingLoss, PartialConv2d, PConvUNet, reference
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources
 from pconv_cuda.nn import use_partial_padding
 
@@ -149,8 +150,27 @@ ERRORS = {
     "padding: expected one or two": lambda x, m, w: partial_conv2d(x, m, w, padding=(1, 2, 3)),
     "padding: expected integers, 'same' or": lambda x, m, w: partial_conv2d(x, m, w, padding="full"),
     "padding: 'same' needs stride 1": lambda x, m, w: partial_conv2d(x, m, w, padding="same", stride=2),
-    "does not fit into input": lambda x, m, w: partial_conv2d(x[..., :2], m[..., :2], w),
-    "weight: expected the input's dtype": lambda x, m, w: partial_conv2d(x, m, w.double()),
+    "a window of width 3 (with dilation 1) does not fit": lambda x, m, w: partial_conv2d(x[..., :2], m[..., :2], w),
+    "weight: expected the input's dtype torch.float32, got torch.float64": lambda x, m, w: partial_conv2d(
+        x, m, w.double()
+    ),
+    "bias: expected the input's dtype": lambda x, m, w: partial_conv2d(x, m, w, torch.zeros(4).double()),
+    "input: expected float64, float32, bfloat16 or float16, got torch.int32": lambda x, m, w: partial_conv2d(
+        x.int(), m, w
+    ),
+    "input: expected at least one channel": lambda x, m, w: partial_conv2d(x[:, :0], None, w[:, :0]),
+    "none of them 0": lambda x, m, w: partial_conv2d(x, m, w[:0]),
+    "input: expected a torch.Tensor, got ndarray": lambda x, m, w: partial_conv2d(x.numpy(), m, w),
+    "mask: expected a torch.Tensor, got ndarray": lambda x, m, w: partial_conv2d(x, m.numpy(), w),
+    "weight: expected the input's device cpu, got meta": lambda x, m, w: partial_conv2d(x, m, w.to("meta")),
+    "mask: expected the input's device cpu, got meta": lambda x, m, w: partial_conv2d(x, m.to("meta"), w),
+    "stride: expected one or two integers of at least 1, got 1.5": lambda x, m, w: partial_conv2d(x, m, w, stride=1.5),
+    "inputs: expected (N, C_i, H, W) of one batch and size": lambda x, m, w: partial_conv2d_sources(
+        [x, x[..., :2]], [m, None], w
+    ),
+    "input: expected (N, C, H, W) or (C, H, W) and a mask": lambda x, m, w: PartialConv2d(
+        3, 4, 3, padding=1, padding_mode="reflect"
+    )(x[0], m),
     "masks: expected one for each": lambda x, m, w: partial_conv2d_sources([x, x], [m], w),
 }
 
@@ -163,18 +183,77 @@ def test_errors_name_the_argument(message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_integers_of_every_kind_are_numbers() -> None:
+    image, mask = image_and_mask(2, 3, 6, 5, dtype=torch.float32)
+    weight = torch.randn(4, 3, 3, 3)
+    expected, _ = partial_conv2d(image, mask, weight, stride=2, padding=1)
+    for stride in (np.int64(2), (2,), [2, 2], (np.int32(2), 2)):
+        assert torch.equal(partial_conv2d(image, mask, weight, stride=stride, padding=(1,))[0], expected)
+
+
+def test_raw_operators_refuse_what_would_crash() -> None:
+    image = torch.randn(2, 3, 6, 5).to(memory_format=torch.channels_last)
+    window = [[1, 1], [1, 1], [1, 1], 1]
+    for mask, blocks in ((torch.ones(2, 2, 6, 5, dtype=torch.bool), [5, -2]), (torch.ones(2, 0, 6, 5), [])):
+        with pytest.raises(RuntimeError, match="mask"):
+            torch.ops.pconv_cuda.partial_conv2d(image, mask, blocks, torch.zeros(4, 3, 3, 3), None, *window)
+
+
+def test_a_bool_mask_of_foreign_bytes_reads_as_its_truth_values() -> None:
+    image, mask = image_and_mask(2, 3, 9, 8, dtype=torch.float32)
+    weight = torch.randn(4, 3, 3, 3)
+    foreign = (mask.to(torch.uint8) * 255).view(torch.bool)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        poisoned = torch.where(mask, image, torch.nan).contiguous(memory_format=layout)
+        expected = partial_conv2d(poisoned, mask, weight, padding=1)
+        for ours, true in zip(partial_conv2d(poisoned, foreign, weight, padding=1), expected, strict=True):
+            assert torch.equal(ours, true)
+
+
+def test_the_new_masks_shape_does_not_depend_on_strides() -> None:
+    image, mask = image_and_mask(2, 4, 6, 5, dtype=torch.float32)
+    for mode in ("zeros", "reflect"):
+        layer = PartialConv2d(4, 4, 3, padding=1, groups=2, padding_mode=mode, return_mask=True)
+        expanded = mask.expand(2, 4, 6, 5)
+        for ours, true in zip(layer(image, expanded), layer(image, expanded.contiguous()), strict=True):
+            assert ours.shape == true.shape == (2, 4, 6, 5)
+            torch.testing.assert_close(ours, true)
+
+
+def test_an_empty_batch_can_be_edited_in_place() -> None:
+    layers = nn.Sequential(PartialConv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        output = layers(torch.zeros(0, 3, 8, 8).to(memory_format=layout))
+        assert output.shape == (0, 4, 8, 8)
+        output.sum().backward()
+
+
+SOFT_READERS = {
+    "function": lambda x, m: partial_conv2d(x, m, torch.zeros(4, 3, 3, 3)),
+    "reference": lambda x, m: reference.partial_conv2d(x, m, torch.zeros(4, 3, 3, 3)),
+    "sources": lambda x, m: partial_conv2d_sources([x], [m], torch.zeros(4, 3, 3, 3)),
+    "same": lambda x, m: PartialConv2d(3, 4, 2, padding="same")(x, m),
+    "reflect": lambda x, m: PartialConv2d(3, 4, 3, padding=1, padding_mode="reflect")(x, m),
+    "network": lambda x, m: PConvUNet(levels=1, width=2)(x, m),
+    "loss": lambda x, m: InpaintingLoss(vgg="none")(x, m, x, x),
+    "operator": lambda x, m: torch.ops.pconv_cuda.partial_conv2d(
+        x, m, [], torch.zeros(4, 3, 3, 3), None, [1, 1], [1, 1], [1, 1], 1
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", SOFT_READERS)
 @pytest.mark.parametrize("value", [0.5, 2.0, float("nan")])
-def test_pconv_check_refuses_soft_masks(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pconv_check_refuses_soft_masks(reader: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     image, mask = image_and_mask(1, 3, 6, 5, dtype=torch.float32)
     soft = mask.float()
-    weight = torch.zeros(4, 3, 3, 3)
     monkeypatch.setenv("PCONV_CHECK", "1")
-    partial_conv2d(image, soft, weight)
+    SOFT_READERS[reader](image, soft)
     soft[0, 0, 3, 3] = value
     with pytest.raises(RuntimeError, match="mask: expected zeros and ones"):
-        partial_conv2d(image, soft, weight)
+        SOFT_READERS[reader](image, soft)
     monkeypatch.delenv("PCONV_CHECK")
-    partial_conv2d(image, soft, weight)
+    SOFT_READERS[reader](image, soft)
 
 
 FALLBACK = """

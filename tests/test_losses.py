@@ -126,9 +126,9 @@ def test_gradients_flow_to_the_output_alone() -> None:
     loss = InpaintingLoss(vgg="random")
     assert not any(parameter.requires_grad for parameter in loss.parameters())
     assert not loss.train().features.training
-    truth.requires_grad_()
-    terms = loss(given, mask, output.requires_grad_(), truth.detach())
+    terms = loss(given, mask, output.requires_grad_(), truth.requires_grad_())
     sum(terms.values()).backward()
+    assert truth.grad is None
     assert torch.isfinite(output.grad).all() and output.grad.abs().max() > 0
 
 
@@ -141,6 +141,8 @@ def test_half_precision_under_autocast_stays_finite() -> None:
     for name in TERMS:
         assert terms[name].item() == pytest.approx(expected[name].item(), rel=0.05, abs=1e-3), name
     assert gram_matrix(torch.ones(1, 2, 3, 3, dtype=torch.float16)).dtype == torch.float32
+    rough = torch.randn(1, 3, 256, 256).half()  # the sum of its differences is no fp16 number, their mean is
+    assert 1 < total_variation(rough, torch.ones(1, 1, 256, 256, dtype=torch.bool)).item() < 4
 
 
 def test_weights_can_be_replaced() -> None:
@@ -199,5 +201,7 @@ def test_errors_name_the_argument() -> None:
         loss(given, mask, output, truth[..., :5])
     with pytest.raises(ValueError, match="mask: expected"):
         loss(given, mask[..., :5], output, truth)
-    with pytest.raises(ValueError, match="at least 8 x 8"):
+    with pytest.raises(ValueError, match="image: expected .* of at least 8 x 8"):
         VGG16Features("random")(truth[..., :5])
+    with pytest.raises(ValueError, match="output: VGG16 needs .* of at least 8 x 8"):
+        InpaintingLoss(vgg="random")(*(tensor[..., :5] for tensor in (given, mask, output, truth)))

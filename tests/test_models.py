@@ -97,6 +97,14 @@ def test_masks_of_every_form_agree() -> None:
     torch.testing.assert_close(model(image, None)[0], model(image, torch.ones(1, 1, 16, 16))[0])
 
 
+def test_an_empty_batch_and_shapes_alone() -> None:
+    model = tiny().eval()
+    output, mask = model(torch.zeros(0, 3, 8, 8), None)
+    assert output.shape == (0, 3, 8, 8) and mask.shape == (0, 1, 8, 8)
+    output, mask = tiny().to("meta")(torch.zeros(2, 3, 9, 8, device="meta"), torch.ones(2, 3, 9, 8, device="meta"))
+    assert output.shape == (2, 3, 9, 8) and mask.shape == (2, 1, 9, 8)
+
+
 def test_no_full_channel_mask_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     operator = models.partial_conv2d_sources.__globals__["ops"].partial_conv2d

@@ -91,6 +91,25 @@ def test_a_missing_extra_is_one_sentence_with_the_remedy() -> None:
         require("nowhere_to_be_found.part", "inpaint", why="reading pages")
 
 
+def test_only_its_own_command_starts_without_the_operators(tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import torch, pconv_cuda; assert torch.ops.pconv_cuda.partial_conv2d")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for arguments in ([script, "-m", "pconv_cuda"], ["-W", "ignore", script]):
+        done = subprocess.run([sys.executable, *map(str, arguments)], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_without_torch_one_sentence_says_what_to_install() -> None:
+    done = python("import sys; sys.modules['torch'] = None; import pconv_cuda")
+    assert "ImportError: pconv_cuda needs torch 2.11 or later" in done.stderr.strip().splitlines()[-1]
+    done = python("import sys; sys.argv = ['pconv']; sys.modules['torch'] = None\n"
+                  "from pconv_cuda.cli import main\n"
+                  "sys.exit(main(['inpaint', 'a.png', '--mask', 'b.png', '-o', 'c.png', '--weights', 'w']))")  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("pconv inpaint: error: ") and "`pconv info`" in done.stderr
+
+
 def copy_of_the_package(folder: pathlib.Path) -> pathlib.Path:
     """The Python files alone: no compiled extension."""
     shutil.copytree(ROOT / "pconv_cuda", folder / "pconv_cuda", ignore=shutil.ignore_patterns("*.so", "__pycache__"))

@@ -46,6 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PConvError as error:
         print(f"pconv {args.verb}: error: {error}", file=sys.stderr)
         return 1
+    except ImportError as error:
+        # Without its core (torch, numpy, the extension) no verb works, and a traceback helps nobody.
+        if (error.name or "").partition(".")[0] not in ("torch", "torchvision", "numpy", "pconv_cuda", ""):
+            raise
+        print(f"pconv {args.verb}: error: {error}; `pconv info` says what is missing", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # `pconv ... | head`: the reader has gone, which is no failure
         return 0
     except KeyboardInterrupt:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             rows.append((distribution, f"missing ({purpose})"))
             remedies.append(f"{distribution}: pip install 'pconv-cuda[{extra}]'")
         else:
-            rows.append((distribution, metadata.version(distribution)))
+            rows.append((distribution, _version(distribution)))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
@@ -59,11 +59,12 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
         remedies.append("torch: pip install 'torch>=2.11' torchvision")
         return False
     rows.append(("torch", f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})"))
-    try:
-        rows.append(("torchvision", metadata.version("torchvision")))
-    except metadata.PackageNotFoundError:
-        rows.append(("torchvision", "missing"))
-        remedies.append("torchvision: pip install torchvision")
+    for name in ("torchvision", "numpy"):
+        if importlib.util.find_spec(name) is None:
+            rows.append((name, "missing"))
+            remedies.append(f"{name}: pip install {name}")
+        else:
+            rows.append((name, _version(name)))
 
     from pconv_cuda import _extension
 
@@ -85,3 +86,11 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
     else:
         rows.append(("devices", "cpu (torch sees no GPU)"))
     return True
+
+
+def _version(distribution: str) -> str:
+    """Its version, or that it is there: a module may come from a distribution of another name."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "present"

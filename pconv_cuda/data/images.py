@@ -138,10 +138,7 @@ def _random_crop(
     pil_image = require("PIL.Image", "inpaint", why="reading pictures")
     height, width = array.shape[:2]
     shorter = min(height, width)
-    if share is not None:
-        side = max(1, round(shorter * rng.uniform(*share)))
-    else:
-        side = min(size, shorter)
+    side = min(size, shorter) if share is None else max(1, round(shorter * rng.uniform(*share)))
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     crop = array[top : top + side, left : left + side]
     if side != size:

@@ -59,9 +59,7 @@ def open_data(config: TrainingConfig) -> RunData:
     set_aside = None
     if validation is not None:
         # a seed apart, so that no training step ever sees the validation's masks
-        set_aside = Pairs(
-            validation, masks, data.size, data.validation_samples, train.seed + 1, data.crop_share
-        )
+        set_aside = Pairs(validation, masks, data.size, data.validation_samples, train.seed + 1, data.crop_share)
     training = Pairs(images, masks, data.size, train.batch_size, train.seed, data.crop_share)
     return RunData(training, set_aside, identity)
 

@@ -1,0 +1,163 @@
+"""What the functional forms accept: each check names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "check_binary",
+    "check_convolution",
+    "check_fits",
+    "check_tensor",
+    "checked_mask",
+    "compact",
+    "named_padding",
+    "padded_mask",
+    "pair",
+]
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+
+
+def pair(name: str, value: Any, least: int) -> tuple[int, int]:
+    """One integer, or a sequence of one or two, as rows and columns."""
+    try:
+        numbers = [operator.index(part) for part in (value if isinstance(value, Sequence) else (value,))]
+    except TypeError:
+        numbers = []
+    if len(numbers) not in (1, 2) or min(numbers) < least:
+        raise ValueError(f"{name}: expected one or two integers of at least {least}, got {value!r}")
+    return numbers[0], numbers[-1]
+
+
+def check_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
+    """Dtypes, devices and channels of a batched input ``(N, C, H, W)`` and its parameters."""
+    check_tensor("weight", weight)
+    if input.dtype not in DTYPES:
+        raise TypeError(f"input: expected float64, float32, bfloat16 or float16, got {input.dtype}")
+    if 0 in input.shape[1:]:
+        raise ValueError(f"input: expected at least one channel and one pixel, got shape {tuple(input.shape)}")
+    if groups < 1:
+        raise ValueError(f"groups: expected a positive integer, got {groups}")
+    if weight.dim() != 4 or 0 in weight.shape:
+        raise ValueError(f"weight: expected (K, C / groups, R, S), none of them 0, got shape {tuple(weight.shape)}")
+    if input.shape[1] != weight.shape[1] * groups:
+        raise ValueError(
+            f"input: expected {weight.shape[1] * groups} channels (weight {tuple(weight.shape)}, groups {groups}), "
+            f"got {input.shape[1]}"
+        )
+    if weight.shape[0] % groups:
+        raise ValueError(f"weight: expected output channels divisible by groups {groups}, got {weight.shape[0]}")
+    if bias is not None:
+        check_tensor("bias", bias)
+        if tuple(bias.shape) != (weight.shape[0],):
+            raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        if tensor.device != input.device:
+            raise ValueError(f"{name}: expected the input's device {input.device}, got {tensor.device}")
+        # Autocast brings unequal dtypes together later.
+        if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(f"{name}: expected the input's dtype {input.dtype}, got {tensor.dtype}")
+
+
+def check_fits(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> None:
+    """That at least one window lies inside the padded image."""
+    for axis, name in enumerate(("height", "width")):
+        size, window = input.shape[2 + axis] + 2 * padding[axis], dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+        if size < window:
+            raise ValueError(
+                f"weight: a window of {name} {window} (with dilation {dilation[axis]}) does not fit into the input's "
+                f"{size} (with padding {padding[axis]})"
+            )
+
+
+def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
+    """The mask, without a gradient, when it fits the batched input."""
+    check_tensor("mask", mask)
+    if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):
+        raise TypeError(
+            f"mask: expected bool, uint8 or a floating dtype (float64, float32, bfloat16, float16), got {mask.dtype}"
+        )
+    batch, channels, height, width = input.shape
+    fits = (
+        mask.dim() == 4
+        and mask.shape[0] in (1, batch)
+        and mask.shape[1] in (1, channels)
+        and mask.shape[2] == height
+        and mask.shape[3] == width
+    )
+    if not fits:
+        raise ValueError(
+            f"mask: expected ({batch}|1, 1|{channels}, {height}, {width}) to fit the input, got {tuple(mask.shape)}"
+        )
+    if mask.device != input.device:
+        raise ValueError(f"mask: expected the input's device {input.device}, got {mask.device}")
+    check_binary(mask)
+    return mask.detach()
+
+
+def check_binary(mask: Tensor) -> None:
+    """With ``PCONV_CHECK=1`` in the environment: refuse values other than 0 and 1, NaN too. It synchronises.
+
+    Everything that reads a mask as ``mask != 0`` calls this first. (In compiled code the operator itself checks.)
+    """
+    if torch.compiler.is_compiling() or os.environ.get("PCONV_CHECK") != "1" or mask.is_meta:
+        return
+    odd = int(((mask != 0) & (mask != 1)).sum())
+    if odd:
+        raise RuntimeError(f"mask: expected zeros and ones (PCONV_CHECK=1), got {odd} other values")
+
+
+def compact(mask: Tensor) -> Tensor:
+    """Undo an expansion over batch or channels: same values, fewer of them, no copy."""
+    if torch.compiler.is_exporting():  # an exported program is called with masks of any strides
+        return mask
+    if mask.shape[0] > 1 and mask.stride(0) == 0:
+        mask = mask[:1]
+    if mask.shape[1] > 1 and mask.stride(1) == 0:
+        mask = mask[:, :1]
+    return mask
+
+
+def padded_mask(mask: Tensor, sides: Sequence[int], mode: str = "constant") -> Tensor:
+    """``F.pad`` of a mask, with holes by default. By way of fp32: most modes, and torch.compile, know no bool."""
+    padded = F.pad((mask != 0).to(torch.float32), list(sides), mode=mode)
+    return padded != 0 if mask.dtype == torch.bool else padded.to(mask.dtype)
+
+
+def named_padding(
+    name: str,
+    input: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+    """'valid' and 'same' as numbers. An even window needs one more row or column of holes below or right."""
+    if name == "valid":
+        return input, mask, (0, 0)
+    if name != "same":
+        raise ValueError(f"padding: expected integers, 'same' or 'valid', got {name!r}")
+    if stride != (1, 1):
+        raise ValueError(f"padding: 'same' needs stride 1, got stride {stride}")
+    rows, columns = (d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True))
+    if rows % 2 or columns % 2:
+        if mask is None:
+            mask = input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool)
+        below_right = (0, columns % 2, 0, rows % 2)
+        input, mask = F.pad(input, below_right), padded_mask(mask, below_right)
+    return input, mask, (rows // 2, columns // 2)
