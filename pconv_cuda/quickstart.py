@@ -18,8 +18,8 @@ from pconv_cuda.data.draws import Stream, generator
 from pconv_cuda.data.masks import irregular_mask
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.files import atomic_path
 from pconv_cuda.models import PConvUNet
-from pconv_cuda.training.checkpoints import atomic_path
 from pconv_cuda.training.config import TrainingConfig, load_config
 from pconv_cuda.training.loop import build_network, train
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.files import atomic_path
 
 __all__ = ["build", "fill", "load", "save"]
 
@@ -24,23 +24,14 @@ def save(state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Path
     Each file is written under a temporary name and renamed, so that a reader never meets half of one.
     """
     safetensors = require("safetensors.torch", "inpaint", why="saving weights")
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2)
     # safetensors stores dense row-major tensors; a channels_last weight is copied.
     dense = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    target = folder / FILE
-    partial = folder / f".{FILE}.{os.getpid()}.tmp"
-    try:
+    with atomic_path(folder / FILE) as partial:
         safetensors.save_file(dense, str(partial), metadata={"format": "pt", "config": text})
-        with open(partial, "rb") as written:  # a rename may reach the disk before the data does
-            os.fsync(written.fileno())
-        os.replace(partial, target)
-        partial = folder / f".{CONFIG}.{os.getpid()}.tmp"
+    with atomic_path(folder / CONFIG) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, folder / CONFIG)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return folder / FILE
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -103,9 +103,9 @@ def test_only_its_own_command_starts_without_the_operators(tmp_path: pathlib.Pat
 def test_without_torch_one_sentence_says_what_to_install() -> None:
     done = python("import sys; sys.modules['torch'] = None; import pconv_cuda")
     assert "ImportError: pconv_cuda needs torch 2.11 or later" in done.stderr.strip().splitlines()[-1]
-    done = python("import sys; sys.argv = ['pconv']; sys.modules['torch'] = None\n"
-                  "from pconv_cuda.cli import main\n"
-                  "sys.exit(main(['inpaint', 'a.png', '--mask', 'b.png', '-o', 'c.png', '--weights', 'w']))")  # fmt: skip
+    call = "inpaint a.png --mask b.png -o c.png --weights w".split()
+    prelude = "import sys; sys.argv = ['pconv']; sys.modules['torch'] = None\n"
+    done = python(f"{prelude}from pconv_cuda.cli import main; sys.exit(main({call}))")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("pconv inpaint: error: ") and "`pconv info`" in done.stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError
+from pconv_cuda.files import atomic_path
 from pconv_cuda.inpainting.pictures import pillow
 from pconv_cuda.inpainting.png16 import png_chunks
 
@@ -43,16 +43,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     Raises:
         PConvError: the folder or the file cannot be written; what was there before is then still there.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb+") as file:
+        with atomic_path(path) as partial, open(partial, "wb+") as file:
             write(file)
-        os.replace(partial, path)
     except (OSError, ValueError) as error:
         raise PConvError(f"OUT: {path} cannot be written ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_picture(picture: Picture, path: Path, format_name: str) -> None:

@@ -6,21 +6,20 @@ RUN/checkpoints/best.pt             the one with the least score: the same file,
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pconv_cuda.errors import PConvError
+from pconv_cuda.files import TEMPORARY, atomic_path
 
-__all__ = ["Checkpoints", "atomic_path"]
+__all__ = ["Checkpoints"]
 
 _FORMAT = 1
-_TEMPORARY = ".{name}.{process}.tmp"  # as the weights are written, so that one pattern finds all of them
 
 # keys that say how to work, not what comes out: they may change between two parts of a run.
 # The folders are compared by their content (the keys "content of ..."), so a moved folder still fits.
@@ -36,29 +35,6 @@ _FREE = (
     "log.tensorboard",
     "train.steps",
 )
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``; what was written there takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(_TEMPORARY.format(name=path.name, process=os.getpid()))
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())  # data before name: a power cut must not leave an empty file
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -122,7 +98,7 @@ class Checkpoints:
         for path in past[: -self.keep]:
             path.unlink(missing_ok=True)
         for folder in (self.folder, self.folder.parent):
-            for path in folder.glob(_TEMPORARY.format(name="*", process="*")):
+            for path in folder.glob(TEMPORARY.format(name="*", process="*")):
                 path.unlink(missing_ok=True)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:

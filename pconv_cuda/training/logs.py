@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pconv_cuda.errors import require
-from pconv_cuda.training.checkpoints import atomic_path
+from pconv_cuda.files import atomic_path
 
 __all__ = ["RunLog", "picture_grid"]
 

@@ -17,9 +17,10 @@ from torch.utils.data import default_collate
 
 from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.files import atomic_path
 from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.models import PConvUNet
-from pconv_cuda.training.checkpoints import Checkpoints, atomic_path
+from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, picture_grid
 from pconv_cuda.training.progress import Progress
