@@ -70,7 +70,13 @@ def main() -> None:
             built = f"the CPU operators against torch {torch.__version__}"
             print(f"pconv_cuda: built {built}; CUDA kernels: none in this version")
 
-    setup(ext_modules=extensions(torch, cpp_extension), cmdclass={"build_ext": Build.with_options(use_ninja=True)})
+    # The headers travel in the wheel too, for whoever builds on the kernels.
+    headers = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h"))
+    setup(
+        headers=headers,
+        ext_modules=extensions(torch, cpp_extension),
+        cmdclass={"build_ext": Build.with_options(use_ninja=True)},
+    )
 
 
 main()
