@@ -38,6 +38,17 @@ void renormalise(
     const void* bias,  // [K] or nullptr
     void* y);          // [N, K, P, Q] in the layout
 
+// Whether few_channels below takes this problem, and is faster than masked_copy, a convolution and renormalise.
+bool suits_few_channels(const Geometry& geometry, const Mask& mask);
+
+// y = ratio > 0 ? ratio * convolution(mask ? x : 0, weight) + bias : 0, for fp32 and channels_last, y written once.
+void few_channels(
+    const Geometry& geometry, const Mask& mask, const Ratio& ratio,
+    const float* x,                                     // [N, H, W, C]
+    const float* weight, const int64_t weight_step[4],  // [K, C, R, S], with its strides in elements
+    const float* bias,                                  // [K] or nullptr
+    float* y);                                          // [N, P, Q, K]
+
 // scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
 // The sum is taken in a fixed order: the same bits whatever the number of threads.
 void scale_gradient(

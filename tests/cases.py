@@ -61,6 +61,16 @@ CASES = [
     Case("many_pixels", n=1, c=3, h=50, w=41, k=4),  # more than one block of the bias gradient's sum
     Case("thin_strip_in_wide_padding", c=2, h=5, w=9, k=3, padding=(7, 1)),
     Case("empty_batch", n=0),
+    # First layers: up to 4 input channels, K of 16 a piece. On the CPU in fp32 and channels_last a kernel of their
+    # own, of tiles 6 pixels wide and 64 (AVX-512) or 16 (AVX2) channels deep.
+    Case("first", n=1, c=3, h=15, w=29, k=64, window=(7, 7), stride=(2, 2), padding=(3, 3), bias=False),
+    Case("first_of_two_channels", c=2, h=12, w=17, k=48, window=(2, 5), stride=(3, 1), padding=(0, 4), dilation=(2, 1)),
+    Case("first_dilated", n=3, k=80, h=11, w=13, stride=(1, 3), padding=(2, 5), dilation=(3, 2), mask="batch1"),
+    Case("first_far_padding", c=3, h=3, w=2, k=16, padding=(4, 5)),
+    Case("first_one_pixel", n=1, c=3, h=1, w=1, k=32),
+    Case("first_pointwise", c=4, h=5, w=7, k=16, window=(1, 1), padding=(0, 0)),
+    Case("first_no_mask", c=3, k=128, mask="none"),
+    Case("first_all_holes", c=3, k=16, mask="empty"),
 ]
 BY_NAME = {case.name: case for case in CASES}
 

@@ -245,3 +245,70 @@ def test_any_shape_and_parameters(case: Case, seed: int, channels_last: bool) ->
     torch.testing.assert_close(output, truth, rtol=1e-11, atol=1e-11)
     for ours, true in zip(gradients, true_gradients, strict=True):
         torch.testing.assert_close(ours, true, rtol=1e-11, atol=1e-11)
+
+
+@st.composite
+def first_layers(draw) -> Case:
+    """Problems for the kernel of few input channels: tails of pixels and channels, windows that miss the image."""
+    window = draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
+    dilation = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    padding = draw(st.tuples(st.integers(0, 9), st.integers(0, 9)))
+    least = [max(1, d * (size - 1) + 1 - 2 * pad) for d, size, pad in zip(dilation, window, padding, strict=True)]
+    return Case(
+        "drawn",
+        n=draw(st.integers(1, 3)),
+        c=draw(st.integers(1, 4)),
+        h=draw(st.integers(least[0], least[0] + 8)),
+        w=draw(st.integers(max(least[1], 2), least[1] + 20)),  # 1 x 1 x 1 counts as contiguous
+        k=draw(st.sampled_from([16, 32, 48, 64, 80, 128, 144])),
+        window=window,
+        stride=draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        padding=padding,
+        dilation=dilation,
+        mask=draw(st.sampled_from(["none", "single", "batch1", "full", "empty"])),
+        bias=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(case=first_layers(), seed=st.integers(0, 2**16), weight_last=st.booleans())
+def test_any_first_layer_within_the_bound_of_its_rounding(case: Case, seed: int, weight_last: bool) -> None:
+    exact = make_tensors(case, torch.float32, seed=seed)
+    truth, true_mask = reference.partial_conv2d(exact.input, exact.mask, exact.weight, exact.bias, **case.parameters)
+    # A sum of n products, scaled and shifted, is off by at most n + 3 roundings of the sum of its absolute values.
+    mask = torch.ones(1, 1, case.h, case.w, dtype=torch.bool) if exact.mask is None else exact.mask
+    absolute_bias = None if exact.bias is None else exact.bias.abs()
+    largest, _ = reference.partial_conv2d(exact.input.abs(), mask, exact.weight.abs(), absolute_bias, **case.parameters)
+    bound = (exact.weight[0].numel() + 3) * torch.finfo(torch.float32).eps * largest
+
+    low = exact.to(torch.float32)
+    # Not contiguous(): it leaves a tensor of one channel as it is, in both layouts at once.
+    image = torch.empty(low.input.shape, memory_format=torch.channels_last).copy_(low.input)
+    weight = low.weight.contiguous(memory_format=LAYOUTS["channels_last" if weight_last else "contiguous"])
+    output, new_mask = partial_conv2d(image, low.mask, weight, low.bias, **case.parameters)
+    assert torch.equal(new_mask, true_mask)
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    assert ((output.double() - truth).abs() <= bound).all()
+
+
+def test_first_layer_has_the_same_bits_for_any_number_of_threads() -> None:
+    case = Case("threads", n=2, c=3, h=75, w=61, k=80, window=(7, 7), stride=(2, 2), padding=(3, 3))
+    low = make_tensors(case).to(torch.float32, torch.channels_last)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            found.append(partial_conv2d(low.input, low.mask, low.weight, low.bias, **case.parameters)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_infinite_weights_leave_empty_windows_of_a_first_layer_zero() -> None:
+    case = Case("infinite", c=3, h=9, w=19, k=32)
+    low = make_tensors(case).to(torch.float32, torch.channels_last)
+    mask = torch.zeros_like(low.mask)
+    mask[:, :, 4, 3] = True  # so that one tile has windows with and without a valid pixel
+    weight = torch.full_like(low.weight, torch.inf)
+    output, alive = partial_conv2d(low.input, mask, weight, low.bias, **case.parameters)
+    assert alive.any() and (output[~alive.bool().expand_as(output)] == 0).all()

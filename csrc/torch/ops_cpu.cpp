@@ -139,6 +139,14 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
     const void* bias_values = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     Tensor x = laid_out(input, g.layout);
+    if (cpu::suits_few_channels(g, bytes.mask)) {
+        Tensor y = empty_output(input, g);
+        cpu::few_channels(
+            g, bytes.mask, ratio, static_cast<const float*>(x.const_data_ptr()),
+            static_cast<const float*>(weight.const_data_ptr()), weight.strides().data(),
+            static_cast<const float*>(bias_values), static_cast<float*>(y.mutable_data_ptr()));
+        return {y, alive, ratios};
+    }
     // Two passes are left out where they would change nothing: the select without holes, the epilogue without ratios.
     if (bytes.holes) x = masked_copy(g, bytes.mask, x);
     Tensor y = convolution(x, fitting(g, weight), all_full ? bias : std::nullopt, stride, padding, dilation, groups);
