@@ -49,6 +49,10 @@ def load() -> ModuleType:
 _warned: set[str] = set()
 
 
+# The two kernels below are the operators again, with the same arguments, in torch's own operators. Registered under
+# CompositeExplicitAutograd they serve every device that has no kernel, and derivatives stay those of pconv_cuda/ops.py.
+
+
 def _note_fallback(device: torch.device) -> None:
     """One warning a device type; an error where PCONV_FALLBACK=0 forbids the slow path."""
     choice = os.environ.get("PCONV_FALLBACK", "")

@@ -52,6 +52,8 @@ inline Tensor laid_out(const Tensor& tensor, Layout layout) {
         tensor, layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
+// The functional form has checked all this with better words (pconv_cuda/_arguments.py); what is checked again here
+// keeps the raw operators from reading outside their tensors.
 inline Geometry geometry_of(
     const Tensor& input, const Tensor& weight, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
     const std::vector<int64_t>& dilation, int64_t groups) {
@@ -72,6 +74,7 @@ inline Geometry geometry_of(
         stride.size() == 2 && padding.size() == 2 && dilation.size() == 2 && stride[0] > 0 && stride[1] > 0 &&
             padding[0] >= 0 && padding[1] >= 0 && dilation[0] > 0 && dilation[1] > 0,
         "stride, padding, dilation: expected two integers each, of at least 1, 0 and 1");
+    // From here on sizes are plain numbers: the kernels know no tensors.
     Geometry g{};
     g.n = input.size(0), g.c = input.size(1), g.h = input.size(2), g.w = input.size(3);
     g.k = weight.size(0), g.r = weight.size(2), g.s = weight.size(3);

@@ -1,4 +1,6 @@
-// The operators' schemas, and their CPU kernels: our passes around torch's own convolution (oneDNN).
+// The operators' schemas, and their CPU kernels: our passes around torch's own convolution (oneDNN), which is called
+// through the dispatcher, for the stable ABI has no other way. Autograd is off by the time we are called: Python's
+// derivative (pconv_cuda/ops.py) calls the two operators below and never looks inside them.
 #include "checks.h"
 
 #include <torch/csrc/stable/library.h>
@@ -127,6 +129,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(
         !bias || (bias->dim() == 1 && bias->size(0) == g.k), "bias: expected (", g.k, ",), got ", shape_of(*bias));
     STD_TORCH_CHECK(!bias || bias->scalar_type() == input.scalar_type(), "bias: expected the input's dtype");
     const MaskBytes bytes = mask_bytes(g, mask, mask_channels);
+    // One ratio for all output channels, but for groups whose channels have masks of their own. Mask and ratio keep the
+    // mask's batch, so that a mask of batch 1 stays small; users get an expanded view.
     const bool grouped = mask && mask_channels.empty() && g.groups > 1 && bytes.mask.blocks > 1;
     const Ints compact{bytes.mask.n, grouped ? g.groups : 1, g.p, g.q};
     Tensor alive = empty_like_shape(input, compact, ScalarType::Bool);
@@ -178,6 +182,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     Tensor dx = empty_like_shape(input, {0}, input.scalar_type());
     Tensor dw = empty_like_shape(input, {0}, input.scalar_type()), scaled;
     Tensor db = empty_like_shape(input, {need_bias ? g.k : 0}, input.scalar_type());
+    // g' = ratio * g is a tensor of its own, for g is not ours to change; db comes out of the same pass.
     const bool need_convolution = need_input || need_weight;
     if (need_convolution) scaled = torch::stable::empty_like(upstream);
     cpu::scale_gradient(
@@ -185,6 +190,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(
         need_bias ? db.mutable_data_ptr() : nullptr);
     if (!need_convolution) return {dx, dw, db};
 
+    // The forward's masked copy was not kept: making it again costs a pass, keeping it would cost the memory of the
+    // input once more. dx does not need it: whatever the convolution finds under a hole is cleared afterwards.
     Tensor x = laid_out(input, g.layout);
     if (bytes.holes && need_weight) x = masked_copy(g, bytes.mask, x);
     const auto [grad_input, grad_weight] =
