@@ -22,3 +22,8 @@ def _threads(request: pytest.FixtureRequest):
     torch.set_num_threads(request.config.getoption("--threads"))
     yield
     torch.set_num_threads(before)
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
+    """A result says what machine it is, not whose."""
+    machine_info.pop("node", None)

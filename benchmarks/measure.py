@@ -16,16 +16,21 @@ Rivals = dict[str, Callable[[], Any]]
 
 
 def alternate(rivals: Rivals, rounds: int, warmup: int = 3) -> dict[str, list[float]]:
-    """Seconds of every call. In each round every rival runs once, so that drift and noise hit all alike."""
+    """Seconds of every call. In each round every rival runs once, so that drift and noise hit all alike.
+
+    The order moves on by one each round: nobody always follows the rival that leaves the caches cold.
+    """
+    names = list(rivals)
     times: dict[str, list[float]] = {name: [] for name in rivals}
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         for turn in range(warmup + rounds):
-            for name, call in rivals.items():
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
                 start = time.perf_counter()
-                call()
+                rivals[name]()
                 if turn >= warmup:
                     times[name].append(time.perf_counter() - start)
     finally:
@@ -35,14 +40,19 @@ def alternate(rivals: Rivals, rounds: int, warmup: int = 3) -> dict[str, list[fl
 
 
 def summary(times: dict[str, list[float]], base: str) -> dict[str, Any]:
-    """Median, least and most in milliseconds, and each rival's median over that of ``base``."""
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    """Median, least and most in milliseconds; ``ratio``: the median over the rounds of a call's time over ``base``'s.
+
+    Times of one round are compared with each other, so that a slow minute of the machine does not decide;
+    ``ratio_of_min`` compares the best rounds.
+    """
+    best = min(times[base])
     return {
         name: {
-            "median_ms": round(medians[name] * 1e3, 4),
+            "median_ms": round(statistics.median(values) * 1e3, 4),
             "min_ms": round(min(values) * 1e3, 4),
             "max_ms": round(max(values) * 1e3, 4),
-            "ratio": round(medians[name] / medians[base], 4),
+            "ratio": round(statistics.median(a / b for a, b in zip(values, times[base], strict=True)), 4),
+            "ratio_of_min": round(min(values) / best, 4),
         }
         for name, values in times.items()
     }

@@ -20,7 +20,7 @@ def table(path: Path) -> str:
     lines = ["| layer | plain, ms | " + " | ".join(names[1:]) + " |", "|---" * (len(names) + 1) + "|"]
     for bench in rows:
         rivals = bench["extra_info"]["rivals"]
-        ratios = " | ".join(f"{rivals[name]['ratio']:.2f}" for name in names[1:])
+        ratios = " | ".join(f"{rivals[name]['ratio']:.2f}" if name in rivals else "-" for name in names[1:])
         lines.append(f"| {bench['group']} | {rivals['plain']['median_ms']:.2f} | {ratios} |")
     machine = rows[0]["extra_info"]["machine"]
     lines.append(
