@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import warnings
 from types import ModuleType
@@ -17,11 +18,13 @@ except ImportError as missing:
         "pip install 'torch>=2.11' torchvision"
     ) from missing
 
+from pconv_cuda import _precision
 from pconv_cuda._arguments import check_binary
 
-__all__ = ["load", "register_fallback"]
+__all__ = ["cuda_module", "load", "register_fallback"]
 
 _module: ModuleType | None = None
+_cuda_module: ModuleType | None = None
 
 
 def load() -> ModuleType:
@@ -41,7 +44,30 @@ def load() -> ModuleType:
                 f"pconv_cuda: the compiled extension does not fit torch {torch.__version__} ({error}); it needs torch "
                 "2.11 or later: rebuild it with 'pip install --no-build-isolation --force-reinstall --no-deps .'"
             ) from error
+        _load_cuda()
     return _module
+
+
+def cuda_module() -> ModuleType | None:
+    """``pconv_cuda._C_cuda``, or None where this build has no CUDA kernels or torch no CUDA."""
+    return _cuda_module
+
+
+def _load_cuda() -> None:
+    """Registers the CUDA kernels. Where they do not load, everything else still works: a warning, then the fallback."""
+    global _cuda_module
+    if torch.version.cuda is None or importlib.util.find_spec("pconv_cuda._C_cuda") is None:
+        return
+    try:
+        _cuda_module = importlib.import_module("pconv_cuda._C_cuda")
+    except ImportError as error:
+        warnings.warn(
+            f"pconv_cuda: the CUDA kernels do not fit torch {torch.__version__} ({error}); CUDA tensors are served by "
+            "the unfused reference until the package is rebuilt",
+            stacklevel=2,
+        )
+        return
+    _cuda_module.set_tf32_reader(_precision.tf32_allowed)
 
 
 # Where a device has no kernel of ours -------------------------------------------------------------------------
@@ -74,6 +100,7 @@ def _forward(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    fp32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from pconv_cuda import ops, reference
 
@@ -102,6 +129,7 @@ def _backward(
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
+    fp32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from pconv_cuda import ops, reference
 
@@ -136,11 +164,18 @@ def _backward(
 
 
 def register_fallback(library: Any) -> None:
-    """The reference for every device without a kernel; for the CPU too where PCONV_FALLBACK=1 asks for it."""
+    """The reference for every device without a kernel; for all devices where PCONV_FALLBACK=1 asks for it.
+
+    ``unfused_*`` are the same under names of their own: the CUDA kernels call them on devices that are too old.
+    """
     everywhere = os.environ.get("PCONV_FALLBACK") == "1"
+    overridden = ["CPU", *(["CUDA"] if _cuda_module else [])] if everywhere else []
     for name, kernel in (("partial_conv2d", _forward), ("partial_conv2d_backward", _backward)):
         library.impl(name, kernel, "CompositeExplicitAutograd")
-        if everywhere:
-            with warnings.catch_warnings():  # torch 2.11 warns of the override even where it is allowed
-                warnings.simplefilter("ignore", UserWarning)
-                library.impl(name, kernel, "CPU", allow_override=True)
+        schema = str(getattr(torch.ops.pconv_cuda, name).default._schema).removeprefix("pconv_cuda::")
+        library.define(f"unfused_{schema}")
+        library.impl(f"unfused_{name}", kernel, "CompositeExplicitAutograd")
+        with warnings.catch_warnings():  # torch 2.11 warns of the override even where it is allowed
+            warnings.simplefilter("ignore", UserWarning)
+            for key in overridden:
+                library.impl(name, kernel, key, allow_override=True)

@@ -1,6 +1,6 @@
 """What torch has to know about the operators: shapes (fake), derivatives, autocast, and the fallback.
 
-Schemas and CPU kernels are C++ (csrc/torch/ops_cpu.cpp). With the mask held fixed the operation is bilinear
+Schemas and kernels are C++ (csrc/torch/ops_cpu.cpp, ops_cuda.cpp). With the mask held fixed the operation is bilinear
 in (input, weight), so forward and backward are closed under differentiation: the derivative of each is made of
 the two, which gives gradients of every order.
 """
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pconv_cuda import _extension
+from pconv_cuda import _extension, _precision
 
 _extension.load()
 
-_library = torch.library.Library("pconv_cuda", "IMPL")
+_library = torch.library.Library("pconv_cuda", "FRAGMENT")
 partial_conv2d = torch.ops.pconv_cuda.partial_conv2d.default
 partial_conv2d_backward = torch.ops.pconv_cuda.partial_conv2d_backward.default
 
@@ -53,6 +53,7 @@ def _forward_fake(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    fp32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     for name, tensor in (("mask", mask), ("weight", weight), ("bias", bias)):
         # Beside a real input this kernel would hand out memory that nobody has filled.
@@ -85,6 +86,7 @@ def _backward_fake(
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
+    fp32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     def like(tensor: Tensor, needed: bool) -> Tensor:
         if not needed:
@@ -100,8 +102,8 @@ def _backward_fake(
 
 
 def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    input, mask, mask_channels, weight, _, *ctx.window = inputs
-    ctx.mask_channels = mask_channels
+    input, mask, ctx.mask_channels, weight, _, *ctx.window, fp32 = inputs
+    ctx.fp32 = _precision.choice_of(input, fp32)
     _, alive, ratio = output
     ctx.mark_non_differentiable(alive, ratio)
     ctx.set_materialize_grads(False)
@@ -110,19 +112,20 @@ def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
 
 def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
-        return (None,) * 9
+        return (None,) * 10
     input, mask, weight, ratio = ctx.saved_tensors
     need_input, _, _, need_weight, need_bias = ctx.needs_input_grad[:5]
     dx, dw, db = partial_conv2d_backward(
-        grad, input, mask, ctx.mask_channels, weight, ratio, *ctx.window, need_input, need_weight, need_bias
+        grad, input, mask, ctx.mask_channels, weight, ratio, *ctx.window, need_input, need_weight, need_bias, ctx.fp32
     )
     given = dx if need_input else None, None, None, dw if need_weight else None, db if need_bias else None
-    return (*given, None, None, None, None)
+    return (*given, *(None,) * 5)
 
 
 def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad, input, mask, ctx.mask_channels, weight, ratio, *window = inputs
+    grad, input, mask, ctx.mask_channels, weight, ratio, *window, fp32 = inputs
     ctx.window, ctx.needed = window[:4], window[4:]
+    ctx.fp32 = _precision.choice_of(input, fp32)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, input, mask, weight, ratio)
 
@@ -136,9 +139,9 @@ def _backward_backward(ctx: Any, ddx: Tensor | None, ddw: Tensor | None, ddb: Te
     if need_grad:
         terms = []
         if ddx is not None:
-            terms.append(partial_conv2d(ddx, mask, ctx.mask_channels, weight, None, *ctx.window)[0])
+            terms.append(partial_conv2d(ddx, mask, ctx.mask_channels, weight, None, *ctx.window, ctx.fp32)[0])
         if ddw is not None:
-            terms.append(partial_conv2d(input, mask, ctx.mask_channels, ddw, None, *ctx.window)[0])
+            terms.append(partial_conv2d(input, mask, ctx.mask_channels, ddw, None, *ctx.window, ctx.fp32)[0])
         if ddb is not None:
             alive = (ratio > 0).repeat_interleave(weight.shape[0] // ratio.shape[1], dim=1)
             terms.append(torch.where(alive, ddb.view(1, -1, 1, 1), 0.0).expand_as(grad))
@@ -147,13 +150,13 @@ def _backward_backward(ctx: Any, ddx: Tensor | None, ddw: Tensor | None, ddb: Te
     for_input = for_weight = None
     if need_input and ddw is not None:
         for_input = partial_conv2d_backward(
-            grad, input, mask, ctx.mask_channels, ddw, ratio, *ctx.window, True, False, False
+            grad, input, mask, ctx.mask_channels, ddw, ratio, *ctx.window, True, False, False, ctx.fp32
         )[0]
     if need_weight and ddx is not None:
         for_weight = partial_conv2d_backward(
-            grad, ddx, mask, ctx.mask_channels, weight, ratio, *ctx.window, False, True, False
+            grad, ddx, mask, ctx.mask_channels, weight, ratio, *ctx.window, False, True, False, ctx.fp32
         )[1]
-    return (for_grad, for_input, None, None, for_weight, *(None,) * 8)
+    return (for_grad, for_input, None, None, for_weight, *(None,) * 9)
 
 
 torch.library.register_autograd("pconv_cuda::partial_conv2d", _forward_backward, setup_context=_forward_context)

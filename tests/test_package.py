@@ -156,9 +156,15 @@ def test_building_without_torch_is_one_sentence(tmp_path: pathlib.Path) -> None:
     assert "found 2.10.1" in setup_py(tmp_path, old)
 
 
-@pytest.mark.parametrize(("name", "value"), [("PCONV_CUDA", "1"), ("PCONV_CUDA", "maybe"), ("PCONV_ISA", "sse9")])
+@pytest.mark.parametrize(("name", "value"), [("PCONV_CUDA", "maybe"), ("PCONV_ISA", "sse9")])
 def test_building_refuses_what_it_cannot_do(tmp_path: pathlib.Path, name: str, value: str) -> None:
     assert setup_py(tmp_path, **{name: value}).startswith(f"pconv_cuda: {name}")
+
+
+def test_a_wish_for_cuda_without_cuda_fails_loudly(tmp_path: pathlib.Path) -> None:
+    without = "import torch; torch.version.cuda = None"
+    said = setup_py(tmp_path, without, PCONV_CUDA="1")
+    assert said.startswith("pconv_cuda: PCONV_CUDA=1") and "this torch was built without CUDA" in said
 
 
 def test_user_errors_are_one_line_and_exit_1(capsys) -> None:

@@ -8,6 +8,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -65,7 +67,7 @@ inline Geometry geometry_of(
     STD_TORCH_CHECK(
         weight.size(0) > 0 && weight.size(2) > 0 && weight.size(3) > 0, "weight: expected no empty dimension, got ",
         shape_of(weight));
-    STD_TORCH_CHECK(weight.is_cpu(), "weight: expected a tensor on the input's device, the CPU");
+    STD_TORCH_CHECK(weight.device() == input.device(), "weight: expected a tensor on the input's device");
     STD_TORCH_CHECK(
         groups > 0 && input.size(1) == weight.size(1) * groups && weight.size(0) % groups == 0,
         "weight: expected (K, C / groups, R, S) with groups ", groups, " to fit input ", shape_of(input), ", got ",
@@ -98,6 +100,9 @@ inline Geometry geometry_of(
     return g;
 }
 
+using Ints = std::vector<int64_t>;
+using MaybeTensor = std::optional<Tensor>;
+
 // A mask argument as bytes, and what has to stay alive while they are used.
 struct MaskBytes {
     std::optional<Tensor> owner;
@@ -105,5 +110,75 @@ struct MaskBytes {
     Mask mask{nullptr, 1, 1, nullptr, 0};
     bool holes = false;
 };
+
+// Where each of the mask's channels begins among the input's.
+inline Ints mask_blocks(const Geometry& g, const Tensor& input, const Tensor& mask, const Ints& mask_channels) {
+    STD_TORCH_CHECK(mask.device() == input.device(), "mask: expected a tensor on the input's device");
+    STD_TORCH_CHECK(
+        mask.dim() == 4 && (mask.size(0) == 1 || mask.size(0) == g.n) && mask.size(2) == g.h && mask.size(3) == g.w,
+        "mask: expected (", g.n, "|1, channels, ", g.h, ", ", g.w, "), got ", shape_of(mask));
+    const int64_t blocks = mask.size(1);
+    Ints first;
+    if (mask_channels.empty()) {  // all blocks alike: one for everything, or one for each channel
+        STD_TORCH_CHECK(
+            blocks > 0 && (blocks == 1 || blocks == g.c), "mask: expected 1 or ", g.c, " channels, got ", blocks);
+        for (int64_t b = 0; b <= blocks; ++b) first.push_back(b * (g.c / blocks));
+        return first;
+    }
+    STD_TORCH_CHECK(
+        int64_t(mask_channels.size()) == blocks && g.groups == 1,
+        "mask_channels: expected one number for each of the mask's ", blocks, " channels, and groups 1");
+    first.push_back(0);
+    for (const int64_t channels : mask_channels) {
+        STD_TORCH_CHECK(channels > 0, "mask_channels: expected positive numbers, got ", channels);
+        first.push_back(first.back() + channels);
+    }
+    STD_TORCH_CHECK(first.back() == g.c, "mask_channels: expected a sum of ", g.c, ", got ", first.back());
+    return first;
+}
+
+inline bool wants_binary_check() {
+    const char* check = std::getenv("PCONV_CHECK");
+    return check && std::strcmp(check, "1") == 0;
+}
+
+inline void check_bias(const Geometry& g, const Tensor& input, const MaybeTensor& bias) {
+    STD_TORCH_CHECK(
+        !bias || (bias->dim() == 1 && bias->size(0) == g.k), "bias: expected (", g.k, ",), got ", shape_of(*bias));
+    STD_TORCH_CHECK(
+        !bias || (bias->scalar_type() == input.scalar_type() && bias->device() == input.device()),
+        "bias: expected the input's dtype and device");
+}
+
+inline void check_gradient(const Geometry& g, const Tensor& grad, const Tensor& input, const Tensor& ratios) {
+    STD_TORCH_CHECK(
+        grad.dim() == 4 && grad.size(0) == g.n && grad.size(1) == g.k && grad.size(2) == g.p && grad.size(3) == g.q &&
+            grad.scalar_type() == input.scalar_type() && grad.device() == input.device(),
+        "grad: expected (", g.n, ", ", g.k, ", ", g.p, ", ", g.q, ") of the input's dtype and device, got ", shape_of(grad));
+    STD_TORCH_CHECK(
+        ratios.dim() == 4 && (ratios.size(0) == 1 || ratios.size(0) == g.n) &&
+            (ratios.size(1) == 1 || ratios.size(1) == g.groups) && ratios.size(2) == g.p && ratios.size(3) == g.q &&
+            ratios.scalar_type() == (g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float) &&
+            ratios.device() == input.device(),
+        "ratio: expected what the forward operator returned, got ", shape_of(ratios));
+}
+
+// One ratio for all output channels, but for groups whose channels have masks of their own. Mask and ratio keep the mask's
+// batch, so that a mask of batch 1 stays small; users get an expanded view.
+inline Ints ratio_size(const Geometry& g, const MaskBytes& mask, const Ints& mask_channels) {
+    const bool grouped = mask.owner && mask_channels.empty() && g.groups > 1 && mask.mask.blocks > 1;
+    return {mask.mask.n, grouped ? g.groups : 1, g.p, g.q};
+}
+
+inline Tensor empty_of(const Tensor& like, const Ints& size, ScalarType dtype) {
+    return torch::stable::new_empty(like, size, dtype);
+}
+
+// In the layout that results keep.
+inline Tensor empty_in(Layout layout, const Tensor& like, const Ints& size) {
+    return torch::stable::empty(
+        size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+        layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
 
 }  // namespace pconv

@@ -1,0 +1,34 @@
+// The forward product's instances: out [N, P, Q, K] from source [N, H, W, C] and filters [K, R, S, C].
+#include "gemm.h"
+#include "gemm_kernel.cuh"
+
+namespace pconv::cuda {
+namespace {
+
+template <class Math>
+Status by_tile(TileId tile, const GemmParams& p, cudaStream_t stream) {
+    constexpr Filters order = Filters::k_major;
+    switch (tile) {
+        case TileId::large: return launch_gemm<Pass::fprop, Math, Large, order>("fprop 128x128", p, stream);
+        case TileId::thin: return launch_gemm<Pass::fprop, Math, Thin, order>("fprop 128x8", p, stream);
+        case TileId::wide:
+            if constexpr (Math::chunk == 8) return launch_gemm<Pass::fprop, Math, Wide, order>("fprop 256x64", p, stream);
+            break;
+        case TileId::small: return launch_gemm<Pass::fprop, Math, Small, order>("fprop 64x64", p, stream);
+    }
+    return {cudaErrorInvalidValue, "fprop: no such tile"};
+}
+
+}  // namespace
+
+Status gemm_fprop(MathId math, TileId tile, const GemmParams& p, cudaStream_t stream) {
+    switch (math) {
+        case MathId::bf16: return by_tile<Bf16>(tile, p, stream);
+        case MathId::f16: return by_tile<Half>(tile, p, stream);
+        case MathId::tf32: return by_tile<Tf32>(tile, p, stream);
+        case MathId::ieee: break;
+    }
+    return launch_gemm<Pass::fprop, Ieee, Small, Filters::k_major>("fprop 64x64 fp32", p, stream);
+}
+
+}  // namespace pconv::cuda

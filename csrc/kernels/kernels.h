@@ -1,0 +1,124 @@
+// The launches that make up the operators (run_forward.cpp, run_backward.cpp): one function a launch, plain data by value.
+// Tensors that only these functions see ("packed") are channels_last with their channels padded to 16 bytes, so
+// that the fast kernels need to know one layout alone.
+#pragma once
+
+#include "problem.h"
+#include "status.h"
+
+namespace pconv::cuda {
+
+// ---- masks and counts (counts.cu)
+
+// out[i] = mask[i] != 0, for any dtype and strides (NaN counts as valid).
+Status mask_to_bytes(
+    const void* mask,  // [sizes], strides in elements
+    DType dtype, const int64_t sizes[4], const int64_t strides[4],
+    uint8_t* out,  // [sizes], contiguous
+    cudaStream_t stream);
+
+// *odd = how many elements are neither 0 nor 1, NaN included. Integer atomics: the order does not matter.
+Status count_not_binary(
+    const void* mask,  // [sizes], strides in elements
+    DType dtype, const int64_t sizes[4], const int64_t strides[4],
+    unsigned long long* odd,  // [1], zeroed by this launch
+    cudaStream_t stream);
+
+// Mask block b, [N|1, 1, H, W], copied to the channels first <= c < last of a per-channel mask [N|1, C, H, W].
+Status spread_block(
+    const uint8_t* block, int64_t block_batch_step, int64_t batches, int64_t plane, int64_t first, int64_t last,
+    int64_t channels,
+    uint8_t* out,  // [batches, channels, plane]
+    cudaStream_t stream);
+
+// Ratios and new mask where the fused kernels do not make them: groups, per-channel masks.
+Status window_ratio(
+    const Geometry& g, const MaskView& mask,
+    void* ratio,     // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
+    uint8_t* alive,  // [ratio_n, ratio_groups, P, Q]
+    int64_t ratio_n, int64_t ratio_groups, cudaStream_t stream);
+
+// ---- any geometry, any dtype, groups, per-channel masks, 64-bit offsets; not fast (generic.cu)
+
+// y = ratio > 0 ? ratio * sum W * (m ? x : 0) + bias : 0. Accumulates in fp32, in fp64 for doubles.
+Status generic_fprop(
+    const Geometry& g, const MaskView& mask,
+    const void* x, const Strides& x_strides,       // [N, C, H, W]
+    const void* weight, const Strides& w_strides,  // [K, C / groups, R, S]
+    const void* bias,                              // [K] or nullptr
+    const void* ratio, int64_t ratio_n, int64_t ratio_groups,  // [ratio_n, ratio_groups, P, Q]
+    void* y, const Strides& y_strides,                         // [N, K, P, Q]
+    cudaStream_t stream);
+
+// dx = m ? sum g' * W : 0, gather form.
+Status generic_dgrad(
+    const Geometry& g, const MaskView& mask,
+    const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]: ratio * gradient
+    const void* weight, const Strides& w_strides,       // [K, C / groups, R, S]
+    void* dx, const Strides& dx_strides,                // [N, C, H, W]
+    cudaStream_t stream);
+
+// dW = sum over pixels of g' * (m ? x : 0), one block of threads an element, summed in a fixed order.
+Status generic_wgrad(
+    const Geometry& g, const MaskView& mask,
+    const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]
+    const void* x, const Strides& x_strides,            // [N, C, H, W]
+    void* dw, const Strides& dw_strides,                // [K, C / groups, R, S]
+    cudaStream_t stream);
+
+// ---- into and out of the packed form (pack.cu)
+
+// packed = x, masked where the mask is per channel (mask.bytes != nullptr), channels padded with zeros.
+Status pack_activation(
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const MaskView& mask,
+    const void* x, const Strides& x_strides,  // [N, C, H, W]: NCHW or channels_last
+    void* packed,                             // [N, H, W, start[blocks]]
+    cudaStream_t stream);
+
+// packed = weight, its channels padded with zeros; transposed: the channels become rows, for dgrad in fp32.
+Status pack_weight(
+    DType dtype, int64_t k, int64_t c, int64_t r, int64_t s, const Packing& packing, bool transposed, int64_t k_padded,
+    const void* weight, const Strides& w_strides,  // [K, C, R, S]
+    void* packed,  // [K, R, S, start[blocks]], transposed: [C, R, S, k_padded]
+    cudaStream_t stream);
+
+// dw = the partial sums added in order, out of the packed form.
+Status reduce_wgrad(
+    DType dtype, int64_t k, int64_t c, int64_t r, int64_t s, const Packing& packing, int64_t splits,
+    const float* partial,                 // [splits, K, R, S, start[blocks]]
+    void* dw, const Strides& dw_strides,  // [K, C, R, S]
+    cudaStream_t stream);
+
+// Partial sums of a split fprop (or dgrad) added in order, then the epilogue.
+// fprop: out = ratio > 0 ? ratio * sum + bias : 0; dgrad: ratio == nullptr, out = mask ? sum : 0.
+Status finish_splits(
+    DType dtype, int64_t n, int64_t channels, int64_t h, int64_t w, int64_t splits,
+    const float* partial,  // [splits, N * H * W, channels]
+    const float* ratio, int64_t ratio_n,  // [ratio_n, 1, H, W] or nullptr
+    const void* bias,                     // [channels] or nullptr
+    const MaskView& mask,                 // over the channels of out
+    void* out, const Strides& out_strides,  // [N, channels, H, W]
+    cudaStream_t stream);
+
+// x = mask ? x : 0, in place: what remains of dgrad where each channel has its own mask.
+Status apply_mask(
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const MaskView& mask,
+    void* x, const Strides& x_strides,  // [N, C, H, W]
+    cudaStream_t stream);
+
+// ---- the gradient's one pass (scale_gradient.cu)
+
+// scaled = ratio > 0 ? ratio * grad : 0, channels_last with the channels padded to k_padded (zeros), and
+// db = sum of grad where ratio > 0, in fixed pieces that are added in order.
+int64_t scale_gradient_workspace(const Geometry& g);  // bytes
+Status scale_gradient(
+    const Geometry& g,
+    const void* grad, const Strides& grad_strides,             // [N, K, P, Q]: NCHW or channels_last
+    const void* ratio, int64_t ratio_n, int64_t ratio_groups,  // [ratio_n, ratio_groups, P, Q]
+    int64_t k_padded,
+    void* scaled,     // [N, P, Q, k_padded] or nullptr
+    void* db,         // [K] or nullptr
+    void* workspace,  // scale_gradient_workspace(g) bytes
+    cudaStream_t stream);
+
+}  // namespace pconv::cuda

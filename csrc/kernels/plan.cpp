@@ -1,0 +1,147 @@
+#include "plan.h"
+
+#include <algorithm>
+
+namespace pconv::cuda {
+namespace {
+
+int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return div_up(a, b) * b; }
+
+MathId math_of(DType dtype, bool tf32) {
+    if (dtype == DType::bf16) return MathId::bf16;
+    if (dtype == DType::f16) return MathId::f16;
+    return tf32 ? MathId::tf32 : MathId::ieee;
+}
+
+// The product's sizes. Rows of dgrad are counted for its largest parity class.
+struct Extent {
+    int64_t grid_h, grid_w, classes, channels, reduction;
+};
+
+Extent extent_of(Pass pass, const Geometry& g) {
+    if (pass == Pass::fprop) return {g.p, g.q, 1, g.k, g.c};
+    return {div_up(g.h, g.stride_h), div_up(g.w, g.stride_w), g.stride_h * g.stride_w, g.c, g.k};
+}
+
+// Patches of pixels where they do not waste more than an eighth of the rows.
+void choose_patches(Plan& plan, const Extent& e, int rows) {
+    const int h = rows == 256 ? 16 : 8, w = rows / h;
+    const int64_t covered = round_up(e.grid_h, h) * round_up(e.grid_w, w);
+    if (covered * 8 <= e.grid_h * e.grid_w * 9) plan.patch_h = h, plan.patch_w = w;
+}
+
+int64_t row_tiles(const Plan& plan, const Extent& e, int64_t n, int rows) {
+    if (plan.patch_w == 0) return div_up(n * e.grid_h * e.grid_w, rows);
+    return n * div_up(e.grid_h, plan.patch_h) * div_up(e.grid_w, plan.patch_w);
+}
+
+void choose_gemm_tile(Plan& plan, Pass pass, const Geometry& g, const Device& device, int64_t channel_steps) {
+    const Extent e = extent_of(pass, g);
+    int64_t tiles = 0;
+    for (const TileRule& rule : tile_rules) {
+        if (!(rule.passes & bit_of(pass)) || !(rule.maths & bit_of(plan.math)) || e.channels > rule.max_channels) continue;
+        // Transposed filters of half types have the small tile alone.
+        if (plan.transposed_filters && plan.math != MathId::tf32 && rule.tile != TileId::small) continue;
+        const TileShape& shape = tile_shapes[static_cast<int>(rule.tile)];
+        plan.tile = rule.tile;
+        plan.patch_h = plan.patch_w = 0;
+        choose_patches(plan, e, shape.rows);
+        tiles = row_tiles(plan, e, g.n, shape.rows) * div_up(e.channels, shape.columns) * e.classes;
+        if (tiles * 100 >= int64_t(rule.min_fill) * device.multiprocessors) break;
+    }
+    // Deep layers have few pixels and many weights: the reduction is then shared out, at least four steps a share.
+    const int64_t steps = div_up(g.r * g.s, e.classes * plan.taps_a_step) * channel_steps;
+    if (tiles > 0 && tiles < device.multiprocessors)
+        plan.splits = int(std::clamp<int64_t>(div_up(2 * device.multiprocessors, tiles), 1, std::clamp<int64_t>(steps / 4, 1, 16)));
+}
+
+void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int64_t chunk) {
+    const int64_t columns = g.r * g.s * plan.packing.start[plan.packing.blocks];
+    int64_t tiles = 0;
+    for (const TileRule& rule : tile_rules) {
+        if (!(rule.passes & wgrad_bit) || !(rule.maths & bit_of(plan.math)) || g.k > rule.max_channels) continue;
+        const TileShape& shape = tile_shapes[static_cast<int>(rule.tile)];
+        plan.tile = rule.tile;
+        tiles = div_up(g.k, shape.rows) * div_up(columns, shape.columns);
+        break;  // splits fill the device, whatever the tile
+    }
+    const int64_t steps = div_up(g.n * g.p * g.q, 8 * chunk);
+    constexpr int64_t most_partial = int64_t(32) << 20;  // bytes of partial sums
+    const int64_t room = std::max<int64_t>(1, most_partial / (g.k * columns * 4));
+    plan.splits = int(std::clamp<int64_t>(div_up(2 * device.multiprocessors, tiles), 1, std::min({room, std::max<int64_t>(1, steps / 8), int64_t(1024)})));
+}
+
+Plan generic(Plan plan, const char* reason) {
+    plan.reason = reason;
+    return plan;
+}
+
+}  // namespace
+
+int64_t bytes_of(DType dtype) {
+    switch (dtype) {
+        case DType::f64: return 8;
+        case DType::f32: return 4;
+        case DType::u8: return 1;
+        default: return 2;
+    }
+}
+
+Plan make_plan(
+    Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,
+    bool filters_krsc) {
+    Plan plan;
+    const int64_t chunk = 16 / bytes_of(g.dtype), taps = g.r * g.s;
+    plan.k_padded = round_up(g.k, chunk);  // the generic kernels read the same scaled gradient
+    if (g.dtype == DType::f64) return generic(plan, "float64 runs on the generic kernels");
+    if (g.groups > 1) return generic(plan, "groups run on the generic kernels");
+    if (taps > max_taps) return generic(plan, "windows of more than 64 taps run on the generic kernels");
+    if (g.stride_h * g.stride_w > 1024) return generic(plan, "strides of more than 1024 classes run on the generic kernels");
+    plan.math = math_of(g.dtype, tf32);
+
+    // dgrad's filters and every mask that is applied while packing know no blocks.
+    const bool per_channel = mask.blocks == g.c && g.c > 1;
+    const bool blocks_fit = !mask.present || (!per_channel && mask.blocks <= max_blocks && mask.blocks * taps <= max_taps);
+    plan.mask_in_packing = !blocks_fit;
+    plan.packing.blocks = pass == Pass::dgrad || !mask.present || !blocks_fit ? 1 : int(mask.blocks);
+    int64_t start = 0;
+    for (int b = 0; b < plan.packing.blocks; ++b) {
+        const int64_t from = plan.packing.blocks > 1 ? mask.first[b] : 0, to = plan.packing.blocks > 1 ? mask.first[b + 1] : g.c;
+        plan.packing.first[b] = int(from), plan.packing.first[b + 1] = int(to);
+        plan.packing.start[b] = int(start);
+        start += round_up(to - from, chunk);
+        plan.packing.start[b + 1] = int(start);
+    }
+    const bool padded = start != g.c;
+    plan.pack_input = g.layout == Layout::nchw || padded || !input_aligned || plan.mask_in_packing;
+    plan.pack_filters = padded || !filters_krsc;
+
+    // Offsets of the fast kernels are 32-bit. A tap may look beyond the last image, so there is a margin of rows.
+    const int64_t margin = (g.r * g.dil_h + g.pad_h + 1) * (g.w + g.pad_w + g.s * g.dil_w);
+    const int64_t image = std::max((g.h * g.w + margin) * start, g.p * g.q * plan.k_padded);
+    const int64_t filters = std::max(g.k, plan.k_padded) * taps * start;
+    if (image > device.max_elements || filters > device.max_elements)
+        return generic(plan, "an image or the filters have 2^31 or more elements");
+    // wgrad numbers a launch's pixels, a step past the end included, in 32 bits too; images that are left over go
+    // to the next launch.
+    plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
+
+    const int64_t reduction = pass == Pass::dgrad ? plan.k_padded : start;
+    if (plan.packing.blocks == 1 && pass != Pass::wgrad && reduction / chunk <= 4) {
+        const int64_t chunks = reduction / chunk;
+        plan.taps_a_step = chunks == 1 ? 8 : chunks == 2 ? 4 : 2;
+    }
+    if (pass == Pass::dgrad) {
+        plan.transposed_filters = g.dtype == DType::f32 || plan.taps_a_step > 1;
+        if (plan.transposed_filters) plan.pack_filters = true;
+    }
+    plan.fast = true;
+    if (pass == Pass::wgrad)
+        choose_wgrad_tile(plan, g, device, chunk);
+    else
+        choose_gemm_tile(plan, pass, g, device, div_up(reduction, 8 * chunk));
+    return plan;
+}
+
+}  // namespace pconv::cuda

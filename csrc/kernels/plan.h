@@ -1,0 +1,48 @@
+// How a problem will be run: which kernel, which tile, what has to be repacked first. Decided on the host from sizes alone,
+// without a device and without tensors, so that `pconv info --plan` can tell it anywhere.
+#pragma once
+
+#include "problem.h"
+#include "tiles.h"
+
+namespace pconv::cuda {
+
+// What the choice depends on besides the problem.
+struct Device {
+    int arch = 80;                            // 10 * major + minor
+    int multiprocessors = 108;
+    bool wgmma = false;                       // take the sm_90a kernels where they exist
+    int64_t max_elements = (int64_t(1) << 31) - 1;  // of a tensor in one launch: offsets are 32-bit in the fast kernels
+};
+
+// What matters of the mask.
+struct MaskShape {
+    bool present = false;
+    int64_t blocks = 1;
+    const int64_t* first = nullptr;  // [blocks + 1]
+};
+
+struct Plan {
+    bool fast = false;        // else the generic kernels, and `reason` says why
+    const char* reason = "";
+    MathId math = MathId::ieee;
+    TileId tile = TileId::small;
+    Packing packing;            // of the input's channels (dgrad: of the filters')
+    bool mask_in_packing = false;  // too many blocks for load predicates: x is masked while it is packed
+    bool pack_input = false, pack_filters = false;
+    bool transposed_filters = false;  // dgrad
+    int64_t k_padded = 0;             // of the scaled gradient
+    int taps_a_step = 1;
+    int patch_h = 0, patch_w = 0;
+    int splits = 1;
+    int64_t images_a_launch = 0;
+};
+
+int64_t bytes_of(DType dtype);
+
+// aligned: tensors begin at multiples of 16 bytes. filters_krsc: they lie as [K, R, S, C] without gaps.
+Plan make_plan(
+    Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,
+    bool filters_krsc);
+
+}  // namespace pconv::cuda

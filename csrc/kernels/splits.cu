@@ -1,0 +1,143 @@
+// Partial sums of the tensor cores' split kernels: added in order, finished, and laid out as torch wants them.
+// Reads are the larger part and run along the channels; a square in shared memory turns them for NCHW results.
+#include "indexing.cuh"
+#include "kernels.h"
+#include "launch.cuh"
+#include "numeric.cuh"
+#include "plant.h"
+
+namespace pconv::cuda {
+namespace {
+
+constexpr int square = 32;  // channels x (taps or pixels): a warp's width either way
+constexpr int pitch = square + 1;
+constexpr int threads = 256;
+constexpr int warps = threads / warp_threads;
+constexpr size_t square_bytes = square * pitch * sizeof(float);
+
+// Four loads in flight: their order of arrival does not matter, the order of the additions stays.
+PCONV_DEV float sum_of_splits(const float* partial, int64_t splits, int64_t step) {
+    float sum = 0;
+#pragma unroll 4
+    for (int64_t split = PCONV_PLANT(132) ? 1 : 0; split < splits; ++split) sum += partial[split * step];
+    return sum;
+}
+
+struct WgradArguments {
+    Packing packing;
+    Strides strides;
+    const float* partial;  // [splits, K, R, S, start[blocks]]
+    void* dw;              // [K, C, R, S]
+    int64_t k, r, s, splits;
+    bool channels_last;
+};
+
+template <class T>
+__global__ void reduce_wgrad_kernel(const WgradArguments a) {
+    PCONV_DYN_SMEM(shared);
+    float* sums = reinterpret_cast<float*>(shared);  // [taps][pitch]
+    const int lane = int(threadIdx.x) % warp_threads, warp = int(threadIdx.x) / warp_threads;
+    const int64_t channels = a.packing.start[a.packing.blocks], taps = a.r * a.s;
+    const int64_t channel_tiles = ceil_div(channels, square), tap_tiles = ceil_div(taps, square);
+    for (int64_t tile = blockIdx.x; tile < a.k * tap_tiles * channel_tiles; tile += gridDim.x) {
+        const int64_t first_channel = tile % channel_tiles * square;
+        const int64_t first_tap = tile / channel_tiles % tap_tiles * square, k = tile / channel_tiles / tap_tiles;
+        const int tile_taps = int(taps - first_tap < square ? taps - first_tap : square);
+        for (int tap = warp; tap < tile_taps; tap += warps)
+            if (first_channel + lane < channels) {
+                const int64_t at = (k * taps + first_tap + tap) * channels + first_channel + lane;
+                sums[tap * pitch + lane] = sum_of_splits(a.partial + at, a.splits, a.k * taps * channels);
+            }
+        if (!PCONV_PLANT(130)) __syncthreads();
+        for (int item = int(threadIdx.x); item < square * tile_taps; item += threads) {
+            // In the order of dw's memory, whichever it is.
+            const int channel = a.channels_last ? item % square : item / tile_taps;
+            const int tap = a.channels_last ? item / square : item % tile_taps;
+            if (first_channel + channel >= channels) continue;
+            const int64_t to = source_channel(a.packing, first_channel + channel);
+            if (to < 0) continue;
+            const Position at{k, to, (first_tap + tap) / a.s, (first_tap + tap) % a.s};
+            static_cast<T*>(a.dw)[offset_of(a.strides, at)] = Value<T>::store(sums[tap * pitch + channel]);
+        }
+        if (!PCONV_PLANT(131)) __syncthreads();  // before the next tile's sums take their place
+    }
+}
+
+struct FinishArguments {
+    Pixels pixels;
+    MaskView mask;
+    const float* partial;  // [splits, N * H * W, channels]
+    const float* ratio;    // [ratio_n, 1, H, W] or nullptr
+    const void* bias;      // [channels] or nullptr
+    void* out;             // [N, channels, H, W]
+    int64_t channels, splits, ratio_n;
+    bool channels_last;
+};
+
+// fprop has a ratio and looks at no mask; dgrad has a mask and no ratio. Both select: a dead sum may be anything.
+template <class T>
+PCONV_DEV float finished(const FinishArguments& a, const PixelAt& at, int64_t channel, float sum) {
+    if (a.ratio == nullptr) return is_valid(a.mask, at.n, channel, at.pixel) ? sum : 0.f;
+    const float ratio = a.ratio[(a.ratio_n == 1 || PCONV_PLANT(133) ? 0 : at.n) * a.pixels.plane + at.pixel];
+    const float bias = a.bias == nullptr ? 0.f : Value<T>::load(static_cast<const T*>(a.bias)[channel]);
+    if (PCONV_PLANT(134)) return ratio * sum + bias;
+    return ratio > 0 ? ratio * sum + bias : 0.f;
+}
+
+template <class T>
+__global__ void finish_splits_kernel(const FinishArguments a) {
+    PCONV_DYN_SMEM(shared);
+    float* sums = reinterpret_cast<float*>(shared);  // [pixels][pitch]
+    const int lane = int(threadIdx.x) % warp_threads, warp = int(threadIdx.x) / warp_threads;
+    const int64_t channel_tiles = ceil_div(a.channels, square), pixel_tiles = ceil_div(a.pixels.count, square);
+    for (int64_t tile = blockIdx.x; tile < pixel_tiles * channel_tiles; tile += gridDim.x) {
+        const int64_t first_channel = tile % channel_tiles * square, first_pixel = tile / channel_tiles * square;
+#pragma unroll
+        for (int row = warp; row < square; row += warps) {
+            const int64_t at = (first_pixel + row) * a.channels + first_channel + lane;
+            if (first_pixel + row < a.pixels.count && first_channel + lane < a.channels)
+                sums[row * pitch + lane] = sum_of_splits(a.partial + at, a.splits, a.pixels.count * a.channels);
+        }
+        if (!PCONV_PLANT(135)) __syncthreads();
+        for (int row = warp; row < square; row += warps) {
+            const int channel = a.channels_last ? lane : row, pixel = a.channels_last ? row : lane;
+            if (first_pixel + pixel >= a.pixels.count || first_channel + channel >= a.channels) continue;
+            const PixelAt at = locate(a.pixels, first_pixel + pixel);
+            const int64_t to = first_channel + channel;
+            const float value = finished<T>(a, at, to, sums[pixel * pitch + channel]);
+            static_cast<T*>(a.out)[at.offset + to * a.pixels.strides.at[1]] = Value<T>::store(value);
+        }
+        if (!PCONV_PLANT(136)) __syncthreads();  // before the next tile's sums take their place
+    }
+}
+
+}  // namespace
+
+Status reduce_wgrad(
+    DType dtype, int64_t k, int64_t c, int64_t r, int64_t s, const Packing& packing, int64_t splits,
+    const float* partial, void* dw, const Strides& dw_strides, cudaStream_t stream) {
+    constexpr const char* name = "reduce_wgrad";
+    if (packing.first[packing.blocks] != c) return Status{cudaErrorInvalidValue, name};
+    const WgradArguments a{packing, dw_strides, partial, dw, k, r, s, splits, is_channels_last(dw_strides)};
+    const dim3 grid = grid_for(k * ceil_div(r * s, square) * ceil_div(packing.start[packing.blocks], square));
+    return by_fast_type(dtype, name, [&](auto type) {
+        using T = typename decltype(type)::type;
+        return launch(name, reduce_wgrad_kernel<T>, grid, threads, square_bytes, stream, a);
+    });
+}
+
+Status finish_splits(
+    DType dtype, int64_t n, int64_t channels, int64_t h, int64_t w, int64_t splits, const float* partial,
+    const float* ratio, int64_t ratio_n, const void* bias, const MaskView& mask, void* out, const Strides& out_strides,
+    cudaStream_t stream) {
+    constexpr const char* name = "finish_splits";
+    const FinishArguments a{pixels_of(n, h, w, out_strides), mask, partial, ratio, bias, out, channels, splits, ratio_n,
+                            is_channels_last(out_strides)};
+    const dim3 grid = grid_for(ceil_div(a.pixels.count, square) * ceil_div(channels, square));
+    return by_fast_type(dtype, name, [&](auto type) {
+        using T = typename decltype(type)::type;
+        return launch(name, finish_splits_kernel<T>, grid, threads, square_bytes, stream, a);
+    });
+}
+
+}  // namespace pconv::cuda

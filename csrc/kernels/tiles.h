@@ -1,0 +1,47 @@
+// Which tile serves which problem: data, not code. Plain C++, shared by the launchers, the plan and `pconv info --plan`.
+#pragma once
+
+#include <cstdint>
+
+namespace pconv::cuda {
+
+enum class Pass { fprop, dgrad, wgrad };
+
+// How products are made: on tensor cores from bf16, fp16 or fp32 rounded to tf32, or in fp32 without them.
+enum class MathId { bf16, f16, tf32, ieee };
+
+enum class TileId { large, wide, small, thin };
+
+struct TileShape {
+    const char* name;
+    int rows, columns;  // pixels x channels; for wgrad filters x (tap, channel)
+};
+
+// Indexed by TileId. The kernels' own constants (tile_types.h) are checked against these.
+constexpr TileShape tile_shapes[] = {{"128x128", 128, 128}, {"256x64", 256, 64}, {"64x64", 64, 64}, {"128x8", 128, 8}};
+
+constexpr unsigned fprop_bit = 1, dgrad_bit = 2, wgrad_bit = 4;
+constexpr unsigned half_bit = 1, tf32_bit = 2, ieee_bit = 4;
+
+// The first rule that fits is taken.
+struct TileRule {
+    unsigned passes, maths;
+    int64_t max_channels;  // of the output: filters for fprop and wgrad, input channels for dgrad
+    int min_fill;         // blocks, in percent of the device's multiprocessors
+    TileId tile;
+};
+
+// 64x64 a warp is what mma.sync wants (shared memory is read 0.75 clocks a tensor clock, 1.0 with 64x32); smaller tiles only
+// where the large ones would leave multiprocessors idle. 128x8 is the one instruction's width of 8: it serves last layers.
+constexpr TileRule tile_rules[] = {
+    {fprop_bit, half_bit | tf32_bit, 8, 0, TileId::thin},
+    {fprop_bit | dgrad_bit, half_bit, 64, 100, TileId::wide},
+    {wgrad_bit, half_bit | tf32_bit, 64, 0, TileId::small},
+    {fprop_bit | dgrad_bit | wgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large},
+    {fprop_bit | dgrad_bit | wgrad_bit, half_bit | tf32_bit | ieee_bit, INT64_MAX, 0, TileId::small},
+};
+
+constexpr unsigned bit_of(Pass pass) { return 1u << static_cast<int>(pass); }
+constexpr unsigned bit_of(MathId math) { return math == MathId::ieee ? ieee_bit : math == MathId::tf32 ? tf32_bit : half_bit; }
+
+}  // namespace pconv::cuda

@@ -1,0 +1,1 @@
+"""CUDA kernels on a CPU, thread by thread, under sanitizers. Tests say `from emulation import build`."""
