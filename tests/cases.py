@@ -10,7 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """One partial convolution. ``mask``: none, single (one channel), channels (one each), batch1, full or empty."""
+    """One partial convolution. ``mask``: none, single (one channel), channels (one each), blocks (one each for the
+    ``mask_channels``), batch1, full or empty."""
 
     name: str
     n: int = 2
@@ -25,6 +26,7 @@ class Case:
     groups: int = 1
     mask: str = "single"
     bias: bool = True
+    mask_channels: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -74,6 +76,24 @@ CASES = [
 ]
 BY_NAME = {case.name: case for case in CASES}
 
+# What the CUDA kernels' tiles, channel chunks, blocks of masks, split reductions and ways out need beside the cases above.
+KERNEL_CASES = [
+    Case("tiles_of_128", n=1, c=72, h=9, w=17, k=136),
+    Case("patches_of_pixels", n=1, c=64, h=16, w=17, k=72, window=(2, 2), padding=(0, 1)),
+    Case("tiles_of_256", n=3, c=40, h=11, w=9, k=24, stride=(2, 2)),
+    Case("last_layer", n=1, c=72, h=7, w=19, k=3),
+    Case("last_layer_pointwise", n=2, c=24, h=9, w=8, k=8, window=(1, 1), padding=(0, 0), mask="none"),
+    Case("two_blocks", n=2, c=88, h=6, w=7, k=24, mask="blocks", mask_channels=(64, 24)),
+    Case("two_blocks_of_odd_size", n=2, c=8, h=6, w=5, k=9, mask="blocks", mask_channels=(5, 3), stride=(2, 1)),
+    Case("five_blocks", c=9, k=7, mask="blocks", mask_channels=(1, 2, 3, 2, 1)),
+    Case("blocks_beyond_the_taps", c=16, k=8, window=(5, 5), mask="blocks", mask_channels=(4, 4, 8)),
+    Case("deep", n=1, c=264, h=4, w=3, k=72, stride=(2, 2)),
+    Case("deep_all_holes", n=1, c=136, h=3, w=4, k=72, mask="empty"),
+    Case("window_of_81_taps", n=1, c=8, h=9, w=9, k=8, window=(9, 9), padding=(4, 4)),
+    Case("stride_beyond_the_image", n=1, c=8, h=3, w=3, k=8, stride=(5, 4)),
+    Case("channel_masks_of_many", n=1, c=24, h=5, w=6, k=16, mask="channels"),
+]
+
 # Layers bound by the convolution, and the first one: the shapes of the paper's network at 256 x 256.
 LAYERS = [
     Case("enc1_3to64_7x7s2_256", 2, 3, 256, 256, 64, (7, 7), (2, 2), (3, 3)),
@@ -95,7 +115,8 @@ def make_mask(case: Case, generator: torch.Generator) -> Tensor | None:
     if case.mask == "none":
         return None
     batch = 1 if case.mask == "batch1" else case.n
-    shape = (batch, case.c if case.mask == "channels" else 1, case.h, case.w)
+    channels = {"channels": case.c, "blocks": len(case.mask_channels)}.get(case.mask, 1)
+    shape = (batch, channels, case.h, case.w)
     if case.mask in ("full", "empty"):
         return torch.full(shape, case.mask == "full")
     mask = torch.rand(shape, generator=generator) > 0.4
@@ -131,7 +152,10 @@ def make_tensors(case: Case, dtype: torch.dtype = torch.float64, *, seed: int = 
     mask = make_mask(case, generator)
     input = randn(case.n, case.c, case.h, case.w)
     if poison and mask is not None:
-        input = torch.where(mask, input, torch.nan)
+        valid = mask
+        if case.mask_channels:
+            valid = mask.repeat_interleave(torch.tensor(case.mask_channels), dim=1)
+        input = torch.where(valid, input, torch.nan)
     (r, s), (sh, sw), (ph, pw), (dh, dw) = case.window, case.stride, case.padding, case.dilation
     p, q = (case.h + 2 * ph - dh * (r - 1) - 1) // sh + 1, (case.w + 2 * pw - dw * (s - 1) - 1) // sw + 1
     weight = randn(case.k, case.c // case.groups, r, s)

@@ -26,7 +26,7 @@ AT_MOST_AT_ONCE = 2
 
 COMMON = [
     "-std=c++17",
-    "-g",
+    "-g1",  # lines and inlined calls, which is all that reports need
     "-DPCONV_EMULATE",
     f"-I{HERE}",
     f"-I{ROOT / 'csrc'}",

@@ -1,0 +1,27 @@
+"""Writes the shared list of cases (tests/cases.py) as text for the drivers without torch: one case a line.
+
+    python export_cases.py FILE
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cases import CASES, KERNEL_CASES, Case  # noqa: E402
+
+
+def line(case: Case) -> str:
+    numbers = [case.n, case.c, case.h, case.w, case.k, *case.window, *case.stride, *case.padding, *case.dilation]
+    blocks = case.mask_channels or (0,)
+    return " ".join(map(str, [case.name, *numbers, case.groups, case.mask, int(case.bias), len(blocks), *blocks]))
+
+
+def export(target: Path) -> None:
+    target.write_text("\n".join(line(case) for case in [*CASES, *KERNEL_CASES]) + "\n")
+
+
+if __name__ == "__main__":
+    export(Path(sys.argv[1]))
