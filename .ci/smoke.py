@@ -3,7 +3,7 @@
 import torch
 
 import pconv_cuda
-from pconv_cuda import reference
+from pconv_cuda import _extension, reference
 from pconv_cuda.functional import partial_conv2d
 
 torch.manual_seed(0)
@@ -21,3 +21,9 @@ assert half.dtype == torch.bfloat16 and half.isfinite().all()
 model = pconv_cuda.PConvUNet(levels=2, width=4)
 model(torch.randn(1, 3, 8, 8), torch.ones(1, 1, 8, 8))[0].mean().backward()
 print(f"pconv_cuda {pconv_cuda.__version__} works under torch {torch.__version__}")
+
+# The CUDA kernels load without a GPU, where this build has them and this torch is made for CUDA.
+cuda = _extension.cuda_module()
+if cuda is not None:
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("pconv_cuda::partial_conv2d", "CUDA")
+    print(f"CUDA kernels for {cuda.architectures} are registered")

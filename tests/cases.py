@@ -76,22 +76,63 @@ CASES = [
 ]
 BY_NAME = {case.name: case for case in CASES}
 
-# What the CUDA kernels' tiles, channel chunks, blocks of masks, split reductions and ways out need beside the cases above.
+# What the CUDA kernels need beside the cases above: tiles, channel chunks, blocks of masks, split reductions, ways out.
 KERNEL_CASES = [
-    Case("tiles_of_128", n=1, c=72, h=9, w=17, k=136),
-    Case("patches_of_pixels", n=1, c=64, h=16, w=17, k=72, window=(2, 2), padding=(0, 1)),
+    Case("tiles_of_128", n=1, c=24, h=9, w=17, k=136),
+    # Taps that the tile's first rows do not need, and later ones do.
+    Case("holes_on_top", n=1, c=8, h=12, w=1, k=16, window=(3, 1), padding=(1, 0)),
+    Case("patches_of_pixels", n=1, c=40, h=16, w=17, k=72, window=(2, 2), padding=(0, 1)),
     Case("tiles_of_256", n=3, c=40, h=11, w=9, k=24, stride=(2, 2)),
     Case("last_layer", n=1, c=72, h=7, w=19, k=3),
     Case("last_layer_pointwise", n=2, c=24, h=9, w=8, k=8, window=(1, 1), padding=(0, 0), mask="none"),
-    Case("two_blocks", n=2, c=88, h=6, w=7, k=24, mask="blocks", mask_channels=(64, 24)),
+    Case("two_blocks", n=2, c=88, h=4, w=5, k=24, mask="blocks", mask_channels=(64, 24)),
     Case("two_blocks_of_odd_size", n=2, c=8, h=6, w=5, k=9, mask="blocks", mask_channels=(5, 3), stride=(2, 1)),
     Case("five_blocks", c=9, k=7, mask="blocks", mask_channels=(1, 2, 3, 2, 1)),
     Case("blocks_beyond_the_taps", c=16, k=8, window=(5, 5), mask="blocks", mask_channels=(4, 4, 8)),
-    Case("deep", n=1, c=264, h=4, w=3, k=72, stride=(2, 2)),
-    Case("deep_all_holes", n=1, c=136, h=3, w=4, k=72, mask="empty"),
-    Case("window_of_81_taps", n=1, c=8, h=9, w=9, k=8, window=(9, 9), padding=(4, 4)),
+    Case("deep", n=1, c=72, h=4, w=3, k=40, stride=(2, 2)),
+    Case("deep_all_holes", n=1, c=40, h=3, w=4, k=72, mask="empty"),
+    Case("window_of_81_taps", n=1, c=3, h=9, w=9, k=4, window=(9, 9), padding=(4, 4)),
     Case("stride_beyond_the_image", n=1, c=8, h=3, w=3, k=8, stride=(5, 4)),
     Case("channel_masks_of_many", n=1, c=24, h=5, w=6, k=16, mask="channels"),
+    # The kernels of the network's two ends: more tiles than blocks, ragged tiles, every width of a filter row, pieces
+    # of channels that end in the middle of a step, blocks that begin inside a chunk.
+    Case("first_in_tiles", n=1, c=3, h=33, w=48, k=40, window=(3, 7), stride=(2, 2), padding=(1, 3), bias=False),
+    Case("first_of_odd_sizes", n=2, c=2, h=18, w=19, k=69, window=(5, 4), padding=(2, 1), mask="batch1"),
+    Case("first_of_64_taps", n=1, c=4, h=19, w=21, k=16, window=(8, 8), stride=(2, 1), padding=(1, 4)),
+    Case("last_in_tiles", n=2, c=88, h=13, w=18, k=3, mask="blocks", mask_channels=(64, 24)),
+    Case("last_of_odd_blocks", n=2, c=67, h=5, w=6, k=3, mask="blocks", mask_channels=(64, 3)),
+    Case("last_of_8_filters", n=2, c=24, h=14, w=17, k=8, mask="batch1"),
+    Case("last_5x5", n=1, c=40, h=9, w=18, k=3, window=(5, 5), padding=(2, 2), mask="blocks", mask_channels=(24, 8, 8)),
+    Case("last_of_three_chunks", n=1, c=136, h=4, w=5, k=2, window=(2, 3), bias=False),
+    Case("last_all_holes", n=1, c=72, h=5, w=6, k=3, mask="empty"),
+]
+
+# The sm_90a kernels take no fewer than 33 channels; their tiles are 128 rows by 128 or 256 columns.
+WGMMA_CASES = [
+    Case("wgmma_256", n=1, c=72, h=9, w=17, k=136),
+    Case("wgmma_256_strided", n=1, c=136, h=7, w=9, k=40, stride=(2, 2)),
+    Case("wgmma_two_tiles_across", n=1, c=264, h=4, w=5, k=264, window=(1, 1), padding=(0, 0), mask="none"),
+    Case("wgmma_deep", n=1, c=456, h=3, w=4, k=136),
+    Case(
+        "wgmma_dilated",
+        n=2,
+        c=40,
+        h=11,
+        w=9,
+        k=48,
+        window=(2, 3),
+        stride=(1, 2),
+        padding=(2, 1),
+        dilation=(2, 1),
+        mask="batch1",
+    ),
+    Case("wgmma_four_blocks", n=1, c=72, h=6, w=5, k=136, mask="blocks", mask_channels=(5, 43, 8, 16)),
+    Case("wgmma_channel_masks", n=1, c=40, h=5, w=6, k=48, mask="channels"),
+    Case("wgmma_all_holes", n=1, c=136, h=5, w=4, k=136, mask="empty"),
+    Case("wgmma_patches", n=1, c=40, h=17, w=33, k=40),
+    Case("wgmma_past_the_image", n=1, c=40, h=3, w=3, k=40, stride=(5, 4)),
+    Case("wgmma_far_padding", n=1, c=40, h=3, w=3, k=40, padding=(4, 4)),
+    Case("wgmma_split", n=1, c=40, h=3, w=3, k=512, stride=(5, 4)),
 ]
 
 # Layers bound by the convolution, and the first one: the shapes of the paper's network at 256 x 256.
@@ -101,6 +142,27 @@ LAYERS = [
     Case("enc3_128to256_5x5s2_64", 2, 128, 64, 64, 256, (5, 5), (2, 2), (2, 2)),
     Case("enc4_256to512_3x3s2_32", 2, 256, 32, 32, 512, (3, 3), (2, 2), (1, 1)),
 ]
+
+_ENCODER = [(3, 64, 7), (64, 128, 5), (128, 256, 5), (256, 512, 3), *[(512, 512, 3)] * 4]
+_DECODER = [*[(1024, 512)] * 4, (768, 256), (384, 128), (192, 64), (67, 3)]
+
+
+def paper_layers(size: int = 512, batch: int = 6) -> list[Case]:
+    """Every layer of the paper's network on square images, decoders on their materialised upsampled + skip input."""
+    layers = []
+    for level, (c, k, window) in enumerate(_ENCODER, start=1):
+        side = size >> (level - 1)
+        layers.append(
+            Case(f"enc{level}", batch, c, side, side, k, (window,) * 2, (2, 2), (window // 2,) * 2, bias=False)
+        )
+    for level, (c, k) in zip(range(8, 0, -1), _DECODER, strict=True):
+        side = size >> (level - 1)
+        skip = {5: 512, 4: 256, 3: 128, 2: 64, 1: 3}.get(level, 512)
+        blocks = (c - skip, skip)
+        layers.append(
+            Case(f"dec{level}", batch, c, side, side, k, mask="blocks", mask_channels=blocks, bias=level == 1)
+        )
+    return layers
 
 
 def blob_mask(n: int, h: int, w: int, share: float, generator: torch.Generator) -> Tensor:

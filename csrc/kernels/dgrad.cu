@@ -1,8 +1,9 @@
 // The input gradient's instances: out [N, H, W, C] from source [N, P, Q, K] (ratio * gradient) and the filters.
-// Half types read the filters as they lie, [K, R, S, C], transposed by ldmatrix. fp32, for which ldmatrix cannot transpose,
-// and filters so few that a K step takes several taps, read a transposed copy [C, R, S, K].
+// Half types read the filters as they lie, [K, R, S, C], transposed by ldmatrix. fp32, for which ldmatrix cannot
+// transpose, and filters so few that a K step takes several taps, read a transposed copy [C, R, S, K].
 #include "gemm.h"
 #include "gemm_kernel.cuh"
+#include "sm90.h"
 
 namespace pconv::cuda {
 namespace {
@@ -14,7 +15,9 @@ Status as_they_lie(TileId tile, const GemmParams& p, cudaStream_t stream) {
         case TileId::large: return launch_gemm<Pass::dgrad, Math, Large, order>("dgrad 128x128", p, stream);
         case TileId::wide: return launch_gemm<Pass::dgrad, Math, Wide, order>("dgrad 256x64", p, stream);
         case TileId::small: return launch_gemm<Pass::dgrad, Math, Small, order>("dgrad 64x64", p, stream);
-        case TileId::thin: break;
+        case TileId::thin:
+        case TileId::wgmma_128x256:
+        case TileId::wgmma_128x128: break;
     }
     return {cudaErrorInvalidValue, "dgrad: no such tile"};
 }
@@ -27,6 +30,7 @@ Status transposed_small(const GemmParams& p, cudaStream_t stream) {
 }  // namespace
 
 Status gemm_dgrad(MathId math, TileId tile, bool transposed, const GemmParams& p, cudaStream_t stream) {
+    if (is_wgmma(tile)) return sm90_dgrad(math, tile, p, stream);
     switch (math) {
         case MathId::bf16: return transposed ? transposed_small<Bf16>(p, stream) : as_they_lie<Bf16>(tile, p, stream);
         case MathId::f16: return transposed ? transposed_small<Half>(p, stream) : as_they_lie<Half>(tile, p, stream);

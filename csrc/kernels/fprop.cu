@@ -1,6 +1,7 @@
 // The forward product's instances: out [N, P, Q, K] from source [N, H, W, C] and filters [K, R, S, C].
 #include "gemm.h"
 #include "gemm_kernel.cuh"
+#include "sm90.h"
 
 namespace pconv::cuda {
 namespace {
@@ -12,9 +13,12 @@ Status by_tile(TileId tile, const GemmParams& p, cudaStream_t stream) {
         case TileId::large: return launch_gemm<Pass::fprop, Math, Large, order>("fprop 128x128", p, stream);
         case TileId::thin: return launch_gemm<Pass::fprop, Math, Thin, order>("fprop 128x8", p, stream);
         case TileId::wide:
-            if constexpr (Math::chunk == 8) return launch_gemm<Pass::fprop, Math, Wide, order>("fprop 256x64", p, stream);
+            if constexpr (Math::chunk == 8)
+                return launch_gemm<Pass::fprop, Math, Wide, order>("fprop 256x64", p, stream);
             break;
         case TileId::small: return launch_gemm<Pass::fprop, Math, Small, order>("fprop 64x64", p, stream);
+        case TileId::wgmma_128x256:
+        case TileId::wgmma_128x128: break;
     }
     return {cudaErrorInvalidValue, "fprop: no such tile"};
 }
@@ -22,6 +26,7 @@ Status by_tile(TileId tile, const GemmParams& p, cudaStream_t stream) {
 }  // namespace
 
 Status gemm_fprop(MathId math, TileId tile, const GemmParams& p, cudaStream_t stream) {
+    if (is_wgmma(tile)) return sm90_fprop(math, tile, p, stream);
     switch (math) {
         case MathId::bf16: return by_tile<Bf16>(tile, p, stream);
         case MathId::f16: return by_tile<Half>(tile, p, stream);

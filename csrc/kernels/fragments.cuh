@@ -1,7 +1,7 @@
 // One K step (128 bytes a row) of a warp's product, out of swizzled shared memory into fp32 accumulators.
 //
-// Shared memory holds rows of 128 bytes in eight 16-byte chunks; chunk c of row r lies at place c ^ (r & 7), so that the
-// eight rows which ldmatrix reads together lie in different banks. tf32 uses the same reads as the half types: a
+// Shared memory holds rows of 128 bytes in eight 16-byte chunks; chunk c of row r lies at place c ^ (r & 7), so that
+// the eight rows which ldmatrix reads together lie in different banks. tf32 uses the same reads as the half types: a
 // fragment is 32 bytes deep in either, 16 halves or 8 floats.
 #pragma once
 
@@ -15,7 +15,9 @@ struct Bf16 {
     using Storage = __nv_bfloat16;
     static constexpr int chunk = 8;  // elements in 16 bytes
     static constexpr bool tensor_cores = true;
-    PCONV_DEV static void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) { mma_bf16_16816(d, a, b); }
+    PCONV_DEV static void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) {
+        mma_bf16_16816(d, a, b);
+    }
     PCONV_DEV static void round_operand(uint32_t (&)[4]) {}
     PCONV_DEV static Storage store(float value) { return __float2bfloat16(value); }
     PCONV_DEV static float load(Storage value) { return __bfloat162float(value); }
@@ -88,7 +90,8 @@ struct TensorCoreProduct {
         warp_column = warp / Tile::warps_down * Tile::warp_columns;
         a_first = (warp_row + lane % 16) * 128 + (((lane / 16) ^ (lane & 7)) << 4);
         if (filters == Filters::k_major) {
-            // Two 8-column groups a read, each in two halves of the fragment's depth; a single group needs one read of two.
+            // Two 8-column groups a read, each in two halves of the fragment's depth; a single group needs one read of
+            // two.
             const int column = warp_column + lane % 8 + (across > 1 ? lane / 16 * 8 : 0);
             b_first = Tile::rows * 128 + column * 128 + (((lane / 8 % 2) ^ (lane & 7)) << 4);
         } else {
@@ -127,11 +130,13 @@ struct TensorCoreProduct {
         }
     }
 
-    PCONV_DEV void stage_out(float* staging) const { stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging); }
+    PCONV_DEV void stage_out(float* staging) const {
+        stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging);
+    }
 };
 
-// Plain fp32: a thread has 8 x 4 sums of a 64 x 64 tile, rows 8 apart and columns 16 apart, so that the eight lanes that
-// read together meet eight different swizzles.
+// Plain fp32: a thread has 8 x 4 sums of a 64 x 64 tile, rows 8 apart and columns 16 apart, so that the eight lanes
+// that read together meet eight different swizzles.
 template <class Tile>
 struct FloatProduct {
     static constexpr int down = 8, across = 4;
@@ -140,7 +145,8 @@ struct FloatProduct {
     const uint8_t* const pipeline;
     const int row, column;
 
-    PCONV_DEV FloatProduct(const uint8_t* shared, int thread) : pipeline(shared), row(thread / 16), column(thread % 16) {}
+    PCONV_DEV FloatProduct(const uint8_t* shared, int thread)
+        : pipeline(shared), row(thread / 16), column(thread % 16) {}
 
     PCONV_DEV static float4 read(const uint8_t* tile, int row, int chunk) {
         return *reinterpret_cast<const float4*>(tile + row * 128 + ((chunk ^ (row & 7)) << 4));
@@ -159,10 +165,11 @@ struct FloatProduct {
             for (int i = 0; i < down; ++i)
 #pragma unroll
                 for (int j = 0; j < across; ++j) {
-                    sums[i][j] = fmaf(a[i].x, b[j].x, sums[i][j]);
-                    sums[i][j] = fmaf(a[i].y, b[j].y, sums[i][j]);
-                    sums[i][j] = fmaf(a[i].z, b[j].z, sums[i][j]);
-                    sums[i][j] = fmaf(a[i].w, b[j].w, sums[i][j]);
+                    // Four products first, then into the long sum: an addition more, a fraction of the rounding error.
+                    float part = a[i].x * b[j].x;
+                    part = fmaf(a[i].y, b[j].y, part);
+                    part = fmaf(a[i].z, b[j].z, part);
+                    sums[i][j] += fmaf(a[i].w, b[j].w, part);
                 }
         }
     }

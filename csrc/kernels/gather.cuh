@@ -1,5 +1,5 @@
-// The prologue of a tile: everything that depends on masks and geometry, worked out once, so that the K loop is left with
-// one bit and one addition a 16-byte copy.
+// The prologue of a tile: everything that depends on masks and geometry, worked out once, so that the K loop is left
+// with one bit and one addition a 16-byte copy.
 //
 //   valid[tap]   one bit a row: the tap's pixel lies in the image and is valid
 //   live list    the taps that any row of the tile needs; the others are never visited
@@ -52,8 +52,8 @@ PCONV_DEV Place place_of(const GemmParams& p, int tile, int row, int tile_rows, 
     return place.inside ? place : Place{0, 0, 0, false};  // no offset of a row that is not there may overflow
 }
 
-// Where a tap looks, relative to a row's pixel. Taps that a parity class does not use are put far outside the image, where
-// the bounds check of every row drops them.
+// Where a tap looks, relative to a row's pixel. Taps that a parity class does not use are put far outside the image,
+// where the bounds check of every row drops them.
 template <Pass pass>
 PCONV_DEV void find_tap(const GemmParams& p, int tap, int class_y, int class_x, int& y, int& x) {
     const int r = tap / p.s, s = tap - r * p.s;
@@ -71,7 +71,8 @@ PCONV_DEV void find_tap(const GemmParams& p, int tap, int class_y, int class_x, 
 
 // One row: its bits of every tap (voted into words by the warp), its count, and where it is stored.
 template <Pass pass, class Tile>
-PCONV_DEV void describe_row(const GemmParams& p, Tables<Tile>& tables, int position, const Place& place, int class_y, int class_x) {
+PCONV_DEV void describe_row(
+    const GemmParams& p, Tables<Tile>& tables, int position, const Place& place, int class_y, int class_x) {
     const int row = position / Tile::rows_a_thread + position % Tile::rows_a_thread * Tile::row_step;
     const int step_h = pass == Pass::fprop ? p.stride_h : 1, step_w = pass == Pass::fprop ? p.stride_w : 1;
     const int y0 = place.i * step_h, x0 = place.j * step_w, taps = p.r * p.s;
@@ -92,7 +93,8 @@ PCONV_DEV void describe_row(const GemmParams& p, Tables<Tile>& tables, int posit
 #pragma unroll 4
         for (int tap = 0; tap < taps; ++tap) {
             const int y = y0 + tables.tap_y[tap], x = x0 + tables.tap_x[tap];
-            bool ok = wanted && unsigned(y) < unsigned(p.source_h) && (PCONV_PLANT(2) || unsigned(x) < unsigned(p.source_w));
+            bool ok =
+                wanted && unsigned(y) < unsigned(p.source_h) && (PCONV_PLANT(2) || unsigned(x) < unsigned(p.source_w));
             if (pass == Pass::fprop && ok && mask && !PCONV_PLANT(3))
                 ok = mask[b * p.mask.plane + y * p.source_w + x] != 0;
             const uint32_t word = __ballot_sync(0xffffffffu, ok);

@@ -55,26 +55,32 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) gemm_ker
     float* const staging = reinterpret_cast<float*>(shared);
     product.stage_out(staging);
     if (!PCONV_PLANT(16)) __syncthreads();
-    if (pass == Pass::fprop && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables);
+    if (pass == Pass::fprop && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, threadIdx.x);
     if (p.partial)
-        store_partial(p, tables, staging, column0, split);
+        store_partial(p, tables, staging, column0, split, threadIdx.x);
     else if (p.out_nchw)
-        store_planes<pass, Math>(p, tables, staging, column0);
+        store_planes<pass, Math>(p, tables, staging, column0, threadIdx.x);
     else
-        store_rows<pass, Math>(p, tables, staging, column0);
+        store_rows<pass, Math>(p, tables, staging, column0, threadIdx.x);
 }
 
-template <Pass pass, class Math, class Tile, Filters filters>
-Status launch_gemm(const char* name, const GemmParams& p, cudaStream_t stream) {
+template <Pass pass, class Tile>
+dim3 gemm_grid(const GemmParams& p) {
     // The first parity class is the largest; smaller ones have rows that are outside.
     const int grid_h = pass == Pass::fprop ? p.out_h : (p.out_h + p.stride_h - 1) / p.stride_h;
     const int grid_w = pass == Pass::fprop ? p.out_w : (p.out_w + p.stride_w - 1) / p.stride_w;
     const int classes = pass == Pass::fprop ? 1 : p.stride_h * p.stride_w;
-    const int64_t patches = p.patch_w > 0 ? int64_t(p.n) * ((grid_h + p.patch_h - 1) / p.patch_h) * ((grid_w + p.patch_w - 1) / p.patch_w)
-                                          : (int64_t(p.n) * grid_h * grid_w + Tile::rows - 1) / Tile::rows;
-    const dim3 grid(unsigned(patches), (p.columns + Tile::columns - 1) / Tile::columns, classes * p.splits);
+    const int64_t patches =
+        p.patch_w > 0 ? int64_t(p.n) * ((grid_h + p.patch_h - 1) / p.patch_h) * ((grid_w + p.patch_w - 1) / p.patch_w)
+                      : (int64_t(p.n) * grid_h * grid_w + Tile::rows - 1) / Tile::rows;
+    return dim3(unsigned(patches), (p.columns + Tile::columns - 1) / Tile::columns, classes * p.splits);
+}
+
+template <Pass pass, class Math, class Tile, Filters filters>
+Status launch_gemm(const char* name, const GemmParams& p, cudaStream_t stream) {
     return launch(
-        name, gemm_kernel<pass, Math, Tile, filters>, grid, dim3(Tile::threads), gemm_shared_bytes<Tile>, stream, p);
+        name, gemm_kernel<pass, Math, Tile, filters>, gemm_grid<pass, Tile>(p), dim3(Tile::threads),
+        gemm_shared_bytes<Tile>, stream, p);
 }
 
 }  // namespace pconv::cuda

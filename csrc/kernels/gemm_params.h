@@ -4,7 +4,8 @@
 //   pixel(row, t)    = (i * step_h + tap_y(t), j * step_w + tap_x(t))   for the row's grid place (i, j)
 //
 // fprop: rows are output pixels, step = stride,  tap_y = r * dil - pad.
-// dgrad: rows are the input pixels of one parity class (a, b) = (y mod stride_h, x mod stride_w), step = 1, and the taps
+// dgrad: rows are the input pixels of one parity class (a, b) = (y mod stride_h, x mod stride_w), step = 1, and the
+// taps
 //        are those with (a + pad - r * dil) divisible by the stride, tap_y = (a + pad - r * dil) / stride.
 #pragma once
 
@@ -13,11 +14,12 @@
 namespace pconv::cuda {
 
 struct GemmParams {
-    const void* source;   // [N, source_h, source_w, source_channels], packed
-    const void* filters;  // [columns][R * S][filter_channels] (K-major), or [channels][R * S][filter_channels] (MN-major)
-    MaskView mask;        // fprop: over source; dgrad: over out
-    Packing packing;      // fprop: of source's channels; dgrad: one block
-    const void* bias;     // [columns] or nullptr
+    const void* source;  // [N, source_h, source_w, source_channels], packed
+    const void*
+        filters;       // [columns][R * S][filter_channels] (K-major), or [channels][R * S][filter_channels] (MN-major)
+    MaskView mask;     // fprop: over source; dgrad: over out
+    Packing packing;   // fprop: of source's channels; dgrad: one block
+    const void* bias;  // [columns] or nullptr
     const float* ratio_in;  // [ratio_n, 1, P, Q]: nullptr where the kernel counts by itself
     float* ratio;           // [ratio_n, 1, P, Q], written; nullptr: not asked for
     uint8_t* alive;         // the same

@@ -1,8 +1,8 @@
 // The masked convolution as a matrix product whose left operand is gathered: fprop and dgrad (see gemm_params.h).
 //
-// The mask is a predicate of the load: a cp.async with source size 0 writes 16 zero bytes and reads nothing, so holes and the
-// image's border cost no pass, no register and no bandwidth. The K loop runs over (block of channels, chunk of 128 bytes,
-// live tap), taps innermost: the pixels of a tile's neighbouring taps overlap and are found in the L1 cache.
+// The mask is a predicate of the load: a cp.async with source size 0 writes 16 zero bytes and reads nothing, so holes
+// and the image's border cost no pass, no register and no bandwidth. The K loop runs over (block of channels, chunk of
+// 128 bytes, live tap), taps innermost: the pixels of a tile's neighbouring taps overlap and are found in the L1 cache.
 #pragma once
 
 #include "fragments.cuh"
@@ -24,7 +24,7 @@ struct Loader {
     const Tables<Tile>& tables;
     const int chunk, row0, column0;
     int source_offset[Tile::rows_a_thread];
-    int64_t filter_step;             // elements from one filter row to the next
+    int64_t filter_step;  // elements from one filter row to the next
     int block, first_channel, next, tap_of_chunk, channel_of_chunk;
 
     PCONV_DEV Loader(const GemmParams& params, const Tables<Tile>& prepared, int thread, int column)
@@ -71,25 +71,39 @@ struct Loader {
         next = live_begin(block);
     }
 
-    PCONV_DEV void load(uint32_t stage) const {
+    // What this thread copies in the coming step: an entry of the live list and a channel as it lies in memory.
+    struct Spot {
+        int index, packed_channel;
+        bool exists;
+    };
+
+    PCONV_DEV Spot spot() const {
         const int entry = next + tap_of_chunk, channel = first_channel + channel_of_chunk;
         const bool exists = entry < tables.live_end[block] && (PCONV_PLANT(9) || channel < channels_of(block));
-        const int index = exists ? entry : next;
+        return {exists ? entry : next, p.packing.start[block] + channel, exists};
+    }
+
+    PCONV_DEV void load_source(uint32_t stage, const Spot& at) const {
         // This thread's rows' bits of this tap.
         const int bit = row0 * Tile::rows_a_thread;
-        const uint32_t bits = exists ? tables.valid[tables.live_tap[index]][bit / 32] >> bit % 32 : 0;
-        const int packed_channel = p.packing.start[block] + channel;
+        const uint32_t bits = at.exists ? tables.valid[tables.live_tap[at.index]][bit / 32] >> bit % 32 : 0;
         const T* const source = static_cast<const T*>(p.source);
-        const int shift = tables.live_source[index] + packed_channel;
+        const int shift = tables.live_source[at.index] + at.packed_channel;
         const uint32_t place = row0 * 128 + ((chunk ^ (row0 & 7)) << 4);
 #pragma unroll
         for (int i = 0; i < Tile::rows_a_thread; ++i)
             cp_async_ca_16(
                 stage + place + i * (Tile::row_step * 128), source + (source_offset[i] + shift), bits >> i & 1);
+    }
+
+    PCONV_DEV void load(uint32_t stage) const {
+        const Spot at = spot();
+        load_source(stage, at);
         if (filters == Filters::k_major)
-            load_filters_by_column(stage + Tile::rows * 128, tables.live_filter[index] + packed_channel, exists);
+            load_filters_by_column(
+                stage + Tile::rows * 128, tables.live_filter[at.index] + at.packed_channel, at.exists);
         else
-            load_filters_by_channel(stage + Tile::rows * 128, tables.live_filter[index]);
+            load_filters_by_channel(stage + Tile::rows * 128, tables.live_filter[at.index]);
     }
 
     // Rows of shared memory are columns of the product.
@@ -109,7 +123,8 @@ struct Loader {
     PCONV_DEV void load_filters_by_channel(uint32_t tile, int shift) const {
         const int thread = row0 * 8 + chunk, column_chunk = thread % chunks_across, channel = thread / chunks_across;
         const int column = column0 + column_chunk * Math::chunk;
-        const T* const filter = static_cast<const T*>(p.filters) + (first_channel + channel) * filter_step + shift + column;
+        const T* const filter =
+            static_cast<const T*>(p.filters) + (first_channel + channel) * filter_step + shift + column;
         const int left = column < p.filter_channels ? p.filter_rows - first_channel - channel : 0;
         const uint32_t place =
             column_chunk / 8 * (64 * 128) + channel * 128 + (((column_chunk & 7) ^ (channel & 7)) << 4);

@@ -1,5 +1,5 @@
-// The launches that make up the operators (run_forward.cpp, run_backward.cpp): one function a launch, plain data by value.
-// Tensors that only these functions see ("packed") are channels_last with their channels padded to 16 bytes, so
+// The launches that make up the operators (run_forward.cpp, run_backward.cpp): one function a launch, plain data by
+// value. Tensors that only these functions see ("packed") are channels_last with their channels padded to 16 bytes, so
 // that the fast kernels need to know one layout alone.
 #pragma once
 
@@ -42,28 +42,26 @@ Status window_ratio(
 
 // y = ratio > 0 ? ratio * sum W * (m ? x : 0) + bias : 0. Accumulates in fp32, in fp64 for doubles.
 Status generic_fprop(
-    const Geometry& g, const MaskView& mask,
-    const void* x, const Strides& x_strides,       // [N, C, H, W]
-    const void* weight, const Strides& w_strides,  // [K, C / groups, R, S]
-    const void* bias,                              // [K] or nullptr
-    const void* ratio, int64_t ratio_n, int64_t ratio_groups,  // [ratio_n, ratio_groups, P, Q]
-    void* y, const Strides& y_strides,                         // [N, K, P, Q]
+    const Geometry& g, const MaskView& mask, const void* x, const Strides& x_strides,  // [N, C, H, W]
+    const void* weight, const Strides& w_strides,                                      // [K, C / groups, R, S]
+    const void* bias,                                                                  // [K] or nullptr
+    const void* ratio, int64_t ratio_n, int64_t ratio_groups,                          // [ratio_n, ratio_groups, P, Q]
+    void* y, const Strides& y_strides,                                                 // [N, K, P, Q]
     cudaStream_t stream);
 
 // dx = m ? sum g' * W : 0, gather form.
 Status generic_dgrad(
-    const Geometry& g, const MaskView& mask,
-    const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]: ratio * gradient
-    const void* weight, const Strides& w_strides,       // [K, C / groups, R, S]
-    void* dx, const Strides& dx_strides,                // [N, C, H, W]
+    const Geometry& g, const MaskView& mask, const void* scaled,
+    const Strides& scaled_strides,                 // [N, K, P, Q]: ratio * gradient
+    const void* weight, const Strides& w_strides,  // [K, C / groups, R, S]
+    void* dx, const Strides& dx_strides,           // [N, C, H, W]
     cudaStream_t stream);
 
 // dW = sum over pixels of g' * (m ? x : 0), one block of threads an element, summed in a fixed order.
 Status generic_wgrad(
-    const Geometry& g, const MaskView& mask,
-    const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]
-    const void* x, const Strides& x_strides,            // [N, C, H, W]
-    void* dw, const Strides& dw_strides,                // [K, C / groups, R, S]
+    const Geometry& g, const MaskView& mask, const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]
+    const void* x, const Strides& x_strides,                                                     // [N, C, H, W]
+    void* dw, const Strides& dw_strides,  // [K, C / groups, R, S]
     cudaStream_t stream);
 
 // ---- into and out of the packed form (pack.cu)
@@ -79,7 +77,7 @@ Status pack_activation(
 Status pack_weight(
     DType dtype, int64_t k, int64_t c, int64_t r, int64_t s, const Packing& packing, bool transposed, int64_t k_padded,
     const void* weight, const Strides& w_strides,  // [K, C, R, S]
-    void* packed,  // [K, R, S, start[blocks]], transposed: [C, R, S, k_padded]
+    void* packed,                                  // [K, R, S, start[blocks]], transposed: [C, R, S, k_padded]
     cudaStream_t stream);
 
 // dw = the partial sums added in order, out of the packed form.
@@ -93,17 +91,17 @@ Status reduce_wgrad(
 // fprop: out = ratio > 0 ? ratio * sum + bias : 0; dgrad: ratio == nullptr, out = mask ? sum : 0.
 Status finish_splits(
     DType dtype, int64_t n, int64_t channels, int64_t h, int64_t w, int64_t splits,
-    const float* partial,  // [splits, N * H * W, channels]
-    const float* ratio, int64_t ratio_n,  // [ratio_n, 1, H, W] or nullptr
-    const void* bias,                     // [channels] or nullptr
-    const MaskView& mask,                 // over the channels of out
+    const float* partial,                   // [splits, N * H * W, channels]
+    const float* ratio, int64_t ratio_n,    // [ratio_n, 1, H, W] or nullptr
+    const void* bias,                       // [channels] or nullptr
+    const MaskView& mask,                   // over the channels of out
     void* out, const Strides& out_strides,  // [N, channels, H, W]
     cudaStream_t stream);
 
 // x = mask ? x : 0, in place: what remains of dgrad where each channel has its own mask.
 Status apply_mask(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const MaskView& mask,
-    void* x, const Strides& x_strides,  // [N, C, H, W]
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const MaskView& mask, void* x,
+    const Strides& x_strides,  // [N, C, H, W]
     cudaStream_t stream);
 
 // ---- the gradient's one pass (scale_gradient.cu)
@@ -112,9 +110,8 @@ Status apply_mask(
 // db = sum of grad where ratio > 0, in fixed pieces that are added in order.
 int64_t scale_gradient_workspace(const Geometry& g);  // bytes
 Status scale_gradient(
-    const Geometry& g,
-    const void* grad, const Strides& grad_strides,             // [N, K, P, Q]: NCHW or channels_last
-    const void* ratio, int64_t ratio_n, int64_t ratio_groups,  // [ratio_n, ratio_groups, P, Q]
+    const Geometry& g, const void* grad, const Strides& grad_strides,  // [N, K, P, Q]: NCHW or channels_last
+    const void* ratio, int64_t ratio_n, int64_t ratio_groups,          // [ratio_n, ratio_groups, P, Q]
     int64_t k_padded,
     void* scaled,     // [N, P, Q, k_padded] or nullptr
     void* db,         // [K] or nullptr

@@ -1,5 +1,7 @@
 #include "plan.h"
 
+#include "ends_shapes.h"
+
 #include <algorithm>
 
 namespace pconv::cuda {
@@ -36,11 +38,19 @@ int64_t row_tiles(const Plan& plan, const Extent& e, int64_t n, int rows) {
     return n * div_up(e.grid_h, plan.patch_h) * div_up(e.grid_w, plan.patch_w);
 }
 
+// Whether a rule is for this device and a product of so many columns. wgmma's TMA boxes hold one tap of filters as they
+// lie.
+bool applies(const TileRule& rule, Pass pass, const Plan& plan, const Device& device, int64_t columns) {
+    if (!(rule.passes & bit_of(pass)) || !(rule.maths & bit_of(plan.math)) || columns <= rule.more_columns)
+        return false;
+    return !rule.wgmma || (device.wgmma && device.arch == 90 && plan.taps_a_step == 1 && !plan.transposed_filters);
+}
+
 void choose_gemm_tile(Plan& plan, Pass pass, const Geometry& g, const Device& device, int64_t channel_steps) {
     const Extent e = extent_of(pass, g);
     int64_t tiles = 0;
     for (const TileRule& rule : tile_rules) {
-        if (!(rule.passes & bit_of(pass)) || !(rule.maths & bit_of(plan.math)) || e.channels > rule.max_channels) continue;
+        if (!applies(rule, pass, plan, device, e.channels) || e.channels > rule.max_channels) continue;
         // Transposed filters of half types have the small tile alone.
         if (plan.transposed_filters && plan.math != MathId::tf32 && rule.tile != TileId::small) continue;
         const TileShape& shape = tile_shapes[static_cast<int>(rule.tile)];
@@ -53,14 +63,15 @@ void choose_gemm_tile(Plan& plan, Pass pass, const Geometry& g, const Device& de
     // Deep layers have few pixels and many weights: the reduction is then shared out, at least four steps a share.
     const int64_t steps = div_up(g.r * g.s, e.classes * plan.taps_a_step) * channel_steps;
     if (tiles > 0 && tiles < device.multiprocessors)
-        plan.splits = int(std::clamp<int64_t>(div_up(2 * device.multiprocessors, tiles), 1, std::clamp<int64_t>(steps / 4, 1, 16)));
+        plan.splits = int(
+            std::clamp<int64_t>(div_up(2 * device.multiprocessors, tiles), 1, std::clamp<int64_t>(steps / 4, 1, 16)));
 }
 
 void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int64_t chunk) {
     const int64_t columns = g.r * g.s * plan.packing.start[plan.packing.blocks];
     int64_t tiles = 0;
     for (const TileRule& rule : tile_rules) {
-        if (!(rule.passes & wgrad_bit) || !(rule.maths & bit_of(plan.math)) || g.k > rule.max_channels) continue;
+        if (!applies(rule, Pass::wgrad, plan, device, columns) || g.k > rule.max_channels) continue;
         const TileShape& shape = tile_shapes[static_cast<int>(rule.tile)];
         plan.tile = rule.tile;
         tiles = div_up(g.k, shape.rows) * div_up(columns, shape.columns);
@@ -69,7 +80,9 @@ void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int6
     const int64_t steps = div_up(g.n * g.p * g.q, 8 * chunk);
     constexpr int64_t most_partial = int64_t(32) << 20;  // bytes of partial sums
     const int64_t room = std::max<int64_t>(1, most_partial / (g.k * columns * 4));
-    plan.splits = int(std::clamp<int64_t>(div_up(2 * device.multiprocessors, tiles), 1, std::min({room, std::max<int64_t>(1, steps / 8), int64_t(1024)})));
+    plan.splits = int(std::clamp<int64_t>(
+        div_up(2 * device.multiprocessors, tiles), 1,
+        std::min({room, std::max<int64_t>(1, steps / 8), int64_t(1024)})));
 }
 
 Plan generic(Plan plan, const char* reason) {
@@ -97,17 +110,20 @@ Plan make_plan(
     if (g.dtype == DType::f64) return generic(plan, "float64 runs on the generic kernels");
     if (g.groups > 1) return generic(plan, "groups run on the generic kernels");
     if (taps > max_taps) return generic(plan, "windows of more than 64 taps run on the generic kernels");
-    if (g.stride_h * g.stride_w > 1024) return generic(plan, "strides of more than 1024 classes run on the generic kernels");
+    if (g.stride_h * g.stride_w > 1024)
+        return generic(plan, "strides of more than 1024 classes run on the generic kernels");
     plan.math = math_of(g.dtype, tf32);
 
     // dgrad's filters and every mask that is applied while packing know no blocks.
     const bool per_channel = mask.blocks == g.c && g.c > 1;
-    const bool blocks_fit = !mask.present || (!per_channel && mask.blocks <= max_blocks && mask.blocks * taps <= max_taps);
+    const bool blocks_fit =
+        !mask.present || (!per_channel && mask.blocks <= max_blocks && mask.blocks * taps <= max_taps);
     plan.mask_in_packing = !blocks_fit;
     plan.packing.blocks = pass == Pass::dgrad || !mask.present || !blocks_fit ? 1 : int(mask.blocks);
     int64_t start = 0;
     for (int b = 0; b < plan.packing.blocks; ++b) {
-        const int64_t from = plan.packing.blocks > 1 ? mask.first[b] : 0, to = plan.packing.blocks > 1 ? mask.first[b + 1] : g.c;
+        const int64_t from = plan.packing.blocks > 1 ? mask.first[b] : 0,
+                      to = plan.packing.blocks > 1 ? mask.first[b + 1] : g.c;
         plan.packing.first[b] = int(from), plan.packing.first[b + 1] = int(to);
         plan.packing.start[b] = int(start);
         start += round_up(to - from, chunk);
@@ -127,6 +143,15 @@ Plan make_plan(
     // to the next launch.
     plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
 
+    const bool on_tensor_cores = pass == Pass::fprop && plan.math != MathId::ieee && !plan.mask_in_packing;
+    if (on_tensor_cores && fits_first_layer(g, !mask.present || mask.blocks == 1)) {
+        plan.special = Special::first;
+        plan.special_blocks = 2 * device.multiprocessors;  // as many as are resident
+        plan.pack_input = plan.pack_filters = false;       // it reads both as they lie
+        plan.fast = true;
+        return plan;
+    }
+
     const int64_t reduction = pass == Pass::dgrad ? plan.k_padded : start;
     if (plan.packing.blocks == 1 && pass != Pass::wgrad && reduction / chunk <= 4) {
         const int64_t chunks = reduction / chunk;
@@ -141,6 +166,9 @@ Plan make_plan(
         choose_wgrad_tile(plan, g, device, chunk);
     else
         choose_gemm_tile(plan, pass, g, device, div_up(reduction, 8 * chunk));
+    // Where few pixels meet many channels the general kernel's shared reduction fills the device, and nothing else
+    // does.
+    if (on_tensor_cores && plan.splits == 1 && fits_last_layer(g)) plan.special = Special::last;
     return plan;
 }
 

@@ -1,5 +1,5 @@
-// How a problem will be run: which kernel, which tile, what has to be repacked first. Decided on the host from sizes alone,
-// without a device and without tensors, so that `pconv info --plan` can tell it anywhere.
+// How a problem will be run: which kernel, which tile, what has to be repacked first. Decided on the host from sizes
+// alone, without a device and without tensors, so that `pconv info --plan` can tell it anywhere.
 #pragma once
 
 #include "problem.h"
@@ -9,9 +9,9 @@ namespace pconv::cuda {
 
 // What the choice depends on besides the problem.
 struct Device {
-    int arch = 80;                            // 10 * major + minor
+    int arch = 80;  // 10 * major + minor
     int multiprocessors = 108;
-    bool wgmma = false;                       // take the sm_90a kernels where they exist
+    bool wgmma = false;                             // take the sm_90a kernels where they exist
     int64_t max_elements = (int64_t(1) << 31) - 1;  // of a tensor in one launch: offsets are 32-bit in the fast kernels
 };
 
@@ -22,12 +22,15 @@ struct MaskShape {
     const int64_t* first = nullptr;  // [blocks + 1]
 };
 
+// Kernels of their own for a network's ends (ends.h), in place of the general product.
+enum class Special { none, first, last };
+
 struct Plan {
-    bool fast = false;        // else the generic kernels, and `reason` says why
+    bool fast = false;  // else the generic kernels, and `reason` says why
     const char* reason = "";
     MathId math = MathId::ieee;
     TileId tile = TileId::small;
-    Packing packing;            // of the input's channels (dgrad: of the filters')
+    Packing packing;               // of the input's channels (dgrad: of the filters')
     bool mask_in_packing = false;  // too many blocks for load predicates: x is masked while it is packed
     bool pack_input = false, pack_filters = false;
     bool transposed_filters = false;  // dgrad
@@ -36,6 +39,8 @@ struct Plan {
     int patch_h = 0, patch_w = 0;
     int splits = 1;
     int64_t images_a_launch = 0;
+    Special special = Special::none;  // fprop
+    int special_blocks = 0;           // first: blocks that walk over the tiles
 };
 
 int64_t bytes_of(DType dtype);

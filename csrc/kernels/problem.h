@@ -12,14 +12,15 @@ struct Strides {
 
 // A mask on the device: one byte a pixel, anything but 0 is valid. Its channels are blocks of the input's channels.
 constexpr int max_blocks = 4;
-constexpr int max_taps = 64;  // of the fast kernels: R * S times the mask's blocks; beyond, the mask is applied while packing
+constexpr int max_taps =
+    64;  // of the fast kernels: R * S times the mask's blocks; beyond, the mask is applied while packing
 struct MaskView {
-    const uint8_t* bytes = nullptr;    // [N|1, blocks, H, W]; nullptr: everything is valid
-    int64_t batch_step = 0;            // bytes from one image to the next, 0 where all share one
-    int64_t plane = 0;                 // bytes from one block to the next
-    int blocks = 1;                    // at most max_blocks, or C where each channel has its own
-    bool per_channel = false;          // blocks == C; first is then not filled in
-    int first[max_blocks + 1] = {0};   // the first input channel of each block, and C at the end
+    const uint8_t* bytes = nullptr;   // [N|1, blocks, H, W]; nullptr: everything is valid
+    int64_t batch_step = 0;           // bytes from one image to the next, 0 where all share one
+    int64_t plane = 0;                // bytes from one block to the next
+    int blocks = 1;                   // at most max_blocks, or C where each channel has its own
+    bool per_channel = false;         // blocks == C; first is then not filled in
+    int first[max_blocks + 1] = {0};  // the first input channel of each block, and C at the end
 };
 
 // Packed channels: block b of the mask starts at channel start[b], every start and the total a multiple of 16 bytes.

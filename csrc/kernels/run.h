@@ -1,5 +1,6 @@
-// The CUDA side of the border: whole operators on device pointers, for the glue (csrc/torch/ops_cuda.cpp) and for the drivers
-// without torch. Nothing here allocates, synchronises or prints; a Status names the kernel that could not be launched.
+// The CUDA side of the border: whole operators on device pointers, for the glue (csrc/torch/ops_cuda.cpp) and for the
+// drivers without torch. Nothing here allocates, synchronises or prints; a Status names the kernel that could not be
+// launched.
 #pragma once
 
 #include "kernels.h"
@@ -9,14 +10,14 @@ namespace pconv::cuda {
 
 struct Forward {
     Geometry geometry;
-    Mask mask;  // bytes on the device, first on the host
-    bool tf32;  // may fp32 be rounded to tf32?
-    const void* x;        // [N, C, H, W], dense in the geometry's layout
-    const void* weight;   // [K, C / groups, R, S]
+    Mask mask;           // bytes on the device, first on the host
+    bool tf32;           // may fp32 be rounded to tf32?
+    const void* x;       // [N, C, H, W], dense in the geometry's layout
+    const void* weight;  // [K, C / groups, R, S]
     Strides weight_strides;
-    const void* bias;     // [K] or nullptr
-    void* ratio;          // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
-    uint8_t* alive;       // the same
+    const void* bias;  // [K] or nullptr
+    void* ratio;       // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
+    uint8_t* alive;    // the same
     int64_t ratio_n, ratio_groups;
     void* y;  // [N, K, P, Q], dense in the geometry's layout
 };

@@ -1,4 +1,5 @@
-// The backward operator as a sequence of launches: ratio * gradient and the bias gradient in one pass, then dgrad and wgrad.
+// The backward operator as a sequence of launches: ratio * gradient and the bias gradient in one pass, then dgrad and
+// wgrad.
 #include "gemm.h"
 #include "workspace.h"
 
@@ -12,7 +13,9 @@ struct Buffers {
     void *spread, *scaled, *sums, *packed_x, *packed_filters, *dgrad_partial, *wgrad_partial;
 };
 
-int64_t parts_of(const Geometry& g, const Plan& plan) { return (g.n + plan.images_a_launch - 1) / plan.images_a_launch; }
+int64_t parts_of(const Geometry& g, const Plan& plan) {
+    return (g.n + plan.images_a_launch - 1) / plan.images_a_launch;
+}
 
 Buffers cut(const Backward& call, const Device& device, Arena& arena) {
     const Geometry& g = call.geometry;
@@ -29,11 +32,10 @@ Buffers cut(const Backward& call, const Device& device, Arena& arena) {
     if (call.dx && b.dgrad.fast) {
         const int64_t padded = b.dgrad.packing.start[1];
         if (b.dgrad.pack_filters)
-            b.packed_filters = arena.take(
-                (b.dgrad.transposed_filters ? g.c * b.dgrad.k_padded : g.k * padded) * taps * element);
+            b.packed_filters =
+                arena.take((b.dgrad.transposed_filters ? g.c * b.dgrad.k_padded : g.k * padded) * taps * element);
         if (b.dgrad.splits > 1)
-            b.dgrad_partial =
-                arena.take(std::min(g.n, b.dgrad.images_a_launch) * g.h * g.w * g.c * b.dgrad.splits * 4);
+            b.dgrad_partial = arena.take(std::min(g.n, b.dgrad.images_a_launch) * g.h * g.w * g.c * b.dgrad.splits * 4);
     }
     if (call.dw && b.wgrad.fast) {
         if (b.wgrad.pack_input) b.packed_x = arena.take(g.n * g.h * g.w * channels * element);
@@ -50,8 +52,8 @@ Status run_dgrad(const Backward& call, const Buffers& buffers, const MaskView& m
     const Strides out_strides = dense(g.layout, g.c, g.h, g.w);
     if (!plan.fast)
         return generic_dgrad(
-            g, mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.weight, call.weight_strides, call.dx,
-            out_strides, stream);
+            g, mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.weight, call.weight_strides,
+            call.dx, out_strides, stream);
     GemmParams p{};
     const MaskView own = mask.per_channel ? MaskView{} : mask;
     p.mask = own;
@@ -85,9 +87,11 @@ Status run_dgrad(const Backward& call, const Buffers& buffers, const MaskView& m
         status = gemm_dgrad(plan.math, plan.tile, plan.transposed_filters, p, stream);
         if (status.ok() && p.partial)
             status = finish_splits(
-                g.dtype, images, g.c, g.h, g.w, plan.splits, p.partial, nullptr, 1, nullptr, p.mask, p.out, out_strides, stream);
+                g.dtype, images, g.c, g.h, g.w, plan.splits, p.partial, nullptr, 1, nullptr, p.mask, p.out, out_strides,
+                stream);
     }
-    if (status.ok() && mask.per_channel) status = apply_mask(g.dtype, g.n, g.c, g.h, g.w, mask, call.dx, out_strides, stream);
+    if (status.ok() && mask.per_channel)
+        status = apply_mask(g.dtype, g.n, g.c, g.h, g.w, mask, call.dx, out_strides, stream);
     return status;
 }
 
@@ -98,8 +102,8 @@ Status run_wgrad(const Backward& call, const Buffers& buffers, const MaskView& m
     const Strides x_strides = dense(g.layout, g.c, g.h, g.w);
     if (!plan.fast)
         return generic_wgrad(
-            g, mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.x, x_strides, call.dw, call.dw_strides,
-            stream);
+            g, mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.x, x_strides, call.dw,
+            call.dw_strides, stream);
     const int64_t element = bytes_of(g.dtype);
     WgradParams p{};
     if (!plan.mask_in_packing) p.mask = mask;
@@ -149,8 +153,8 @@ Status run_backward(const Backward& call, const Device& device, void* workspace,
     Status status = prepare_mask(g, call.mask, buffers.spread, mask, stream);
     if (status.ok())
         status = scale_gradient(
-            g, call.grad, dense(g.layout, g.k, g.p, g.q), call.ratio, call.ratio_n, call.ratio_groups, buffers.dgrad.k_padded,
-            buffers.scaled, call.db, buffers.sums, stream);
+            g, call.grad, dense(g.layout, g.k, g.p, g.q), call.ratio, call.ratio_n, call.ratio_groups,
+            buffers.dgrad.k_padded, buffers.scaled, call.db, buffers.sums, stream);
     if (status.ok() && call.dx) status = run_dgrad(call, buffers, mask, stream);
     if (status.ok() && call.dw) status = run_wgrad(call, buffers, mask, stream);
     return status;

@@ -1,4 +1,6 @@
-// The forward operator as a sequence of launches: one, where the input is channels_last and its channels come in 16 bytes.
+// The forward operator as a sequence of launches: one, where the input is channels_last and its channels come in 16
+// bytes.
+#include "ends.h"
 #include "gemm.h"
 #include "workspace.h"
 
@@ -38,6 +40,7 @@ GemmParams parameters(const Forward& call, const Plan& plan, const MaskView& mas
     p.out_nchw = g.layout == Layout::nchw;
     p.source_h = int(g.h), p.source_w = int(g.w);
     p.source_channels = p.filter_channels = plan.packing.start[plan.packing.blocks];
+    if (plan.special == Special::first) p.source_channels = int(g.c);
     p.columns = p.filter_rows = int(g.k);
     p.r = int(g.r), p.s = int(g.s), p.dil_h = int(g.dil_h), p.dil_w = int(g.dil_w);
     p.pad_h = int(g.pad_h), p.pad_w = int(g.pad_w), p.stride_h = int(g.stride_h), p.stride_w = int(g.stride_w);
@@ -55,8 +58,17 @@ Status run_generic(const Forward& call, const MaskView& mask, cudaStream_t strea
     const Status status = window_ratio(g, mask, call.ratio, call.alive, call.ratio_n, call.ratio_groups, stream);
     if (!status.ok()) return status;
     return generic_fprop(
-        g, mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio, call.ratio_n,
-        call.ratio_groups, call.y, dense(g.layout, g.k, g.p, g.q), stream);
+        g, mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio,
+        call.ratio_n, call.ratio_groups, call.y, dense(g.layout, g.k, g.p, g.q), stream);
+}
+
+Status launch_fprop(const Forward& call, const Plan& plan, const GemmParams& p, cudaStream_t stream) {
+    switch (plan.special) {
+        case Special::first: return first_layer(plan.math, p, call.weight_strides, plan.special_blocks, stream);
+        case Special::last: return last_layer(plan.math, p, stream);
+        case Special::none: break;
+    }
+    return gemm_fprop(plan.math, plan.tile, p, stream);
 }
 
 // Batches whose offsets do not fit into 32 bits are launched in parts.
@@ -77,7 +89,7 @@ Status run_parts(const Forward& call, GemmParams p, const Plan& plan, const void
         p.alive = call.alive + ratio_at;
         p.ratio_n = int(call.ratio_n > 1 ? images : 1);
         p.out = static_cast<uint8_t*>(call.y) + first * pixels * g.k * element;
-        Status status = gemm_fprop(plan.math, plan.tile, p, stream);
+        Status status = launch_fprop(call, plan, p, stream);
         if (status.ok() && p.partial)
             status = finish_splits(
                 g.dtype, images, g.k, g.p, g.q, plan.splits, p.partial, ratio, p.ratio_n, call.bias, MaskView{}, p.out,
@@ -117,8 +129,8 @@ Status run_forward(const Forward& call, const Device& device, void* workspace, c
     }
     if (status.ok() && plan.pack_filters) {
         status = pack_weight(
-            g.dtype, g.k, g.c, g.r, g.s, plan.packing, false, g.k, call.weight, call.weight_strides, buffers.packed_filters,
-            stream);
+            g.dtype, g.k, g.c, g.r, g.s, plan.packing, false, g.k, call.weight, call.weight_strides,
+            buffers.packed_filters, stream);
         p.filters = buffers.packed_filters;
     }
     if (status.ok() && plan.mask_in_packing) {

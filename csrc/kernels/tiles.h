@@ -1,4 +1,5 @@
-// Which tile serves which problem: data, not code. Plain C++, shared by the launchers, the plan and `pconv info --plan`.
+// Which tile serves which problem: data, not code. Plain C++, shared by the launchers, the plan and `pconv info
+// --plan`.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@ enum class Pass { fprop, dgrad, wgrad };
 // How products are made: on tensor cores from bf16, fp16 or fp32 rounded to tf32, or in fp32 without them.
 enum class MathId { bf16, f16, tf32, ieee };
 
-enum class TileId { large, wide, small, thin };
+enum class TileId { large, wide, small, thin, wgmma_128x256, wgmma_128x128 };
 
 struct TileShape {
     const char* name;
@@ -18,7 +19,8 @@ struct TileShape {
 };
 
 // Indexed by TileId. The kernels' own constants (tile_types.h) are checked against these.
-constexpr TileShape tile_shapes[] = {{"128x128", 128, 128}, {"256x64", 256, 64}, {"64x64", 64, 64}, {"128x8", 128, 8}};
+constexpr TileShape tile_shapes[] = {{"128x128", 128, 128}, {"256x64", 256, 64},         {"64x64", 64, 64},
+                                     {"128x8", 128, 8},     {"wgmma 128x256", 128, 256}, {"wgmma 128x128", 128, 128}};
 
 constexpr unsigned fprop_bit = 1, dgrad_bit = 2, wgrad_bit = 4;
 constexpr unsigned half_bit = 1, tf32_bit = 2, ieee_bit = 4;
@@ -27,14 +29,20 @@ constexpr unsigned half_bit = 1, tf32_bit = 2, ieee_bit = 4;
 struct TileRule {
     unsigned passes, maths;
     int64_t max_channels;  // of the output: filters for fprop and wgrad, input channels for dgrad
-    int min_fill;         // blocks, in percent of the device's multiprocessors
+    int min_fill;          // blocks, in percent of the device's multiprocessors
     TileId tile;
+    bool wgmma = false;        // for devices with the sm_90a instructions, where they are asked for
+    int64_t more_columns = 0;  // the product has more columns than this
 };
 
-// 64x64 a warp is what mma.sync wants (shared memory is read 0.75 clocks a tensor clock, 1.0 with 64x32); smaller tiles only
-// where the large ones would leave multiprocessors idle. 128x8 is the one instruction's width of 8: it serves last layers.
+// 64x64 a warp is what mma.sync wants (shared memory is read 0.75 clocks a tensor clock, 1.0 with 64x32); smaller tiles
+// only where the large ones would leave multiprocessors idle. 128x8 is the one instruction's width of 8: it serves last
+// layers. wgmma wants 256 columns: the right operand is then read once for 64 rows and shared memory keeps up; half a
+// device of the smaller tile is better than a full one of mma.sync, for splits of the reduction fill the rest.
 constexpr TileRule tile_rules[] = {
     {fprop_bit, half_bit | tf32_bit, 8, 0, TileId::thin},
+    {fprop_bit | dgrad_bit | wgrad_bit, half_bit, INT64_MAX, 100, TileId::wgmma_128x256, true, 128},
+    {fprop_bit | dgrad_bit | wgrad_bit, half_bit, INT64_MAX, 50, TileId::wgmma_128x128, true, 0},
     {fprop_bit | dgrad_bit, half_bit, 64, 100, TileId::wide},
     {wgrad_bit, half_bit | tf32_bit, 64, 0, TileId::small},
     {fprop_bit | dgrad_bit | wgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large},
@@ -42,6 +50,8 @@ constexpr TileRule tile_rules[] = {
 };
 
 constexpr unsigned bit_of(Pass pass) { return 1u << static_cast<int>(pass); }
-constexpr unsigned bit_of(MathId math) { return math == MathId::ieee ? ieee_bit : math == MathId::tf32 ? tf32_bit : half_bit; }
+constexpr unsigned bit_of(MathId math) {
+    return math == MathId::ieee ? ieee_bit : math == MathId::tf32 ? tf32_bit : half_bit;
+}
 
 }  // namespace pconv::cuda

@@ -2,6 +2,7 @@
 // scaled[pixel][k] * (m ? x : 0)[pixel of the tap][c]. A product of K rows by R * S * C columns, reduced over pixels.
 // Splits are summed afterwards in order (reduce_wgrad): the same bits in every run.
 #include "launch.cuh"
+#include "sm90.h"
 #include "wgrad_loader.cuh"
 
 namespace pconv::cuda {
@@ -25,7 +26,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) wgrad_ke
     const int column0 = blockIdx.x * Tile::columns, row0 = blockIdx.y * Tile::rows;
     // Splits are whole steps, as even as they can be.
     const int all_pixels = p.n * p.p * p.q, all_steps = (all_pixels + pixels - 1) / pixels;
-    const int begin = int(int64_t(all_steps) * blockIdx.z / p.splits), end = int(int64_t(all_steps) * (blockIdx.z + 1) / p.splits);
+    const int begin = int(int64_t(all_steps) * blockIdx.z / p.splits),
+              end = int(int64_t(all_steps) * (blockIdx.z + 1) / p.splits);
     WgradLoader<Math, Tile> loader(p, tables, threadIdx.x, row0, column0, min(all_pixels, end * pixels));
     typename WgradProduct<Math, Tile>::Type product(shared, threadIdx.x);
     const uint32_t pipeline = smem_u32(shared);
@@ -47,7 +49,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) wgrad_ke
         if (!PCONV_PLANT(24)) cp_async_wait<stages - 2>();
         if (!PCONV_PLANT(25)) __syncthreads();  // copies have landed; the refilled stage and the older places are free
         const int coming = step + stages - 1, slot = (step - begin + stages) & 1;
-        if (coming < end) loader.load(pipeline + (PCONV_PLANT(26) ? reading : writing) * Shared::stage, coming * pixels);
+        if (coming < end)
+            loader.load(pipeline + (PCONV_PLANT(26) ? reading : writing) * Shared::stage, coming * pixels);
         cp_async_commit();
         loader.locate((coming + 2) * pixels, PCONV_PLANT(27) ? slot : slot ^ 1);
         product.step(reading * Shared::stage);
@@ -87,13 +90,14 @@ Status by_tile(TileId tile, const WgradParams& p, cudaStream_t stream) {
 }  // namespace
 
 Status gemm_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream) {
+    if (is_wgmma(tile)) return sm90_wgrad(math, tile, p, stream);
     switch (math) {
         case MathId::bf16: return by_tile<Bf16, Large, Small>(tile, p, stream);
         case MathId::f16: return by_tile<Half, Large, Small>(tile, p, stream);
-        case MathId::tf32: return by_tile<Tf32, LargeTf32Wgrad, SmallTf32Wgrad>(tile, p, stream);
+        case MathId::tf32: return by_tile<Tf32, LargeTf32Wgrad, SmallRoomy>(tile, p, stream);
         case MathId::ieee: break;
     }
-    return launch_wgrad<Ieee, Small>("wgrad 64x64 fp32", p, stream);
+    return launch_wgrad<Ieee, SmallRoomy>("wgrad 64x64 fp32", p, stream);
 }
 
 }  // namespace pconv::cuda

@@ -1,6 +1,6 @@
-// The weight gradient's gather. Columns of the product are (tap, channel) pairs, so a 16-byte chunk of columns belongs to
-// one tap, and a thread, which copies the same chunk of every pixel, to one tap throughout: its pixel, its bounds and its
-// mask byte. Those bytes are fetched a step ahead, while the tensor cores are busy; the divisions that turn a
+// The weight gradient's gather. Columns of the product are (tap, channel) pairs, so a 16-byte chunk of columns belongs
+// to one tap, and a thread, which copies the same chunk of every pixel, to one tap throughout: its pixel, its bounds
+// and its mask byte. Those bytes are fetched a step ahead, while the tensor cores are busy; the divisions that turn a
 // pixel's number into coordinates are done once a pixel, two steps ahead, and shared through shared memory.
 #pragma once
 
@@ -23,28 +23,36 @@ template <class Math, class Tile>
 struct WgradLoader {
     using T = typename Math::Storage;
     static constexpr int pixels = WgradStage<Math>::pixels, panel_bytes = WgradStage<Math>::panel_bytes;
-    static constexpr int chunks = Tile::rows / Math::chunk, pixel_step = Tile::threads / chunks;
+    static constexpr int chunks = Tile::columns / Math::chunk, pixel_step = Tile::copy_threads / chunks;
     static constexpr int pixels_a_thread = pixels / pixel_step;
-    static_assert(Tile::rows == Tile::columns, "both operands are copied by the same thread layout");
-    static_assert(pixel_step % 4 == 0 && (Math::chunk == 4 || pixel_step % 8 == 0), "one swizzle a thread");
+    // Rows four apart have the same swizzle in fp32; in half types it differs by 4 chunks.
+    static constexpr int swizzle_flip = Math::chunk == 8 && pixel_step % 8 == 4 ? 4 << 4 : 0;
+    static_assert(pixel_step % 4 == 0, "two swizzles a thread at most");
 
     const WgradParams& p;
     WgradTables<Math>& tables;
     const int thread, chunk, pixel0;
     int tap_y, tap_x, channel, filter, end;  // end: the first pixel of the next split
     bool column_exists;
-    const uint8_t* mask;  // of this thread's channels, nullptr: everything is valid
-    uint32_t place;       // in a tile of either operand
-    int source[pixels_a_thread];     // what the coming step copies: offset in x ...
+    const uint8_t* mask;              // of this thread's channels, nullptr: everything is valid
+    uint32_t place;                   // in a tile of either operand
+    int source[pixels_a_thread];      // what the coming step copies: offset in x ...
     uint32_t valid[pixels_a_thread];  // ... and whether: the mask's byte
 
-    PCONV_DEV WgradLoader(const WgradParams& params, WgradTables<Math>& shared_tables, int thread_index, int row0, int column0, int end_pixel)
-        : p(params), tables(shared_tables), thread(thread_index), chunk(thread_index % chunks), pixel0(thread_index / chunks), end(end_pixel) {
+    PCONV_DEV WgradLoader(
+        const WgradParams& params, WgradTables<Math>& shared_tables, int thread_index, int row0, int column0,
+        int end_pixel)
+        : p(params),
+          tables(shared_tables),
+          thread(thread_index),
+          chunk(thread_index % chunks),
+          pixel0(thread_index / chunks),
+          end(end_pixel) {
         const int column = column0 + chunk * Math::chunk, tap = column / p.channels;
-        column_exists = tap < p.r * p.s || PCONV_PLANT(21);
+        column_exists = tap < p.r * p.s;
         channel = column - tap * p.channels;
         tap_y = tap / p.s * p.dil_h;
-        tap_x = tap % p.s * p.dil_w;
+        tap_x = tap % p.s * (PCONV_PLANT(21) ? 1 : p.dil_w);
         filter = row0 + chunk * Math::chunk;
         int block = 0;
         while (block < p.packing.blocks - 1 && channel >= p.packing.start[block + 1]) ++block;
@@ -72,7 +80,8 @@ struct WgradLoader {
         for (int i = 0; i < pixels_a_thread; ++i) {
             const PixelPlace found = tables.places[slot][pixel0 + i * pixel_step];
             const int y = found.y + tap_y, x = found.x + tap_x;
-            const bool inside = column_exists && found.n >= 0 && unsigned(y) < unsigned(p.h) && (PCONV_PLANT(22) || unsigned(x) < unsigned(p.w));
+            const bool inside = column_exists && found.n >= 0 && unsigned(y) < unsigned(p.h) &&
+                                (PCONV_PLANT(22) || unsigned(x) < unsigned(p.w));
             const int in_image = y * p.w + x;
             source[i] = inside ? (found.n * p.h * p.w + in_image) * p.channels + channel : 0;
             valid[i] = inside;
@@ -80,17 +89,25 @@ struct WgradLoader {
         }
     }
 
+    // Where the i-th of this thread's pixels lies in a tile.
+    PCONV_DEV uint32_t place_of(int i) const {
+        return (place ^ (i % 2 && !PCONV_PLANT(60) ? swizzle_flip : 0)) + i * (pixel_step * 128);
+    }
+
+    PCONV_DEV void load_x(uint32_t tile) const {
+#pragma unroll
+        for (int i = 0; i < pixels_a_thread; ++i)
+            cp_async_ca_16(tile + place_of(i), static_cast<const T*>(p.x) + source[i], valid[i] != 0);
+    }
+
     PCONV_DEV void load(uint32_t stage, int first_pixel) const {
+        static_assert(Tile::rows == Tile::columns, "both operands are copied by the same thread layout");
         const T* const gradient = static_cast<const T*>(p.scaled) + int64_t(first_pixel + pixel0) * p.k_padded + filter;
         const int left = filter < p.k_padded ? end - first_pixel - pixel0 : 0;
-        const uint32_t right = stage + Tile::rows / (8 * Math::chunk) * panel_bytes;
 #pragma unroll
         for (int i = 0; i < pixels_a_thread; ++i)
-            cp_async_cg_16(
-                stage + place + i * (pixel_step * 128), gradient + int64_t(i) * pixel_step * p.k_padded, i * pixel_step < left);
-#pragma unroll
-        for (int i = 0; i < pixels_a_thread; ++i)
-            cp_async_ca_16(right + place + i * (pixel_step * 128), static_cast<const T*>(p.x) + source[i], valid[i] != 0);
+            cp_async_cg_16(stage + place_of(i), gradient + int64_t(i) * pixel_step * p.k_padded, i * pixel_step < left);
+        load_x(stage + Tile::rows / (8 * Math::chunk) * panel_bytes);
     }
 };
 

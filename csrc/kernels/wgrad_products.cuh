@@ -1,10 +1,10 @@
 // The weight gradient's product. Both operands lie as [pixel][channel] rows, the reduction (pixels) being the slow
-// dimension, so half types are transposed by ldmatrix.trans on their way into the fragments; fp32, for which there is no
-// such instruction, picks its elements one by one.
+// dimension, so half types are transposed by ldmatrix.trans on their way into the fragments; fp32, for which there is
+// no such instruction, picks its elements one by one.
 //
-// A tile of `columns` channels is cut into panels of 128 bytes a pixel, each swizzled: chunk c of pixel row r lies at place
-// c ^ swizzle(r). Halves: swizzle = r & 7, for ldmatrix reads 8 rows of one chunk. fp32: swizzle = (r & 3) << 1, for a
-// fragment's lanes read 4 rows of two neighbouring chunks.
+// A tile of `columns` channels is cut into panels of 128 bytes a pixel, each swizzled: chunk c of pixel row r lies at
+// place c ^ swizzle(r). Halves: swizzle = r & 7, for ldmatrix reads 8 rows of one chunk. fp32: swizzle = (r & 3) << 1,
+// for a fragment's lanes read 4 rows of two neighbouring chunks.
 #pragma once
 
 #include "fragments.cuh"
@@ -44,8 +44,8 @@ struct WgradHalfProduct {
 #pragma unroll
         for (int depth = 0; depth < 4; ++depth) {  // 16 pixels each
             uint32_t a[down][4], b[across / 2][4];
-            // Tiles of the left fragment come in the order (pixels 0-7: channels 0-7, 8-15), (pixels 8-15: ...), those of
-            // the right one the other way round.
+            // Tiles of the left fragment come in the order (pixels 0-7: channels 0-7, 8-15), (pixels 8-15: ...), those
+            // of the right one the other way round.
             const int a_pixel = depth * 16 + lane % 8 + lane / 16 * 8, b_pixel = depth * 16 + lane % 16;
 #pragma unroll
             for (int i = 0; i < down; ++i)
@@ -60,7 +60,9 @@ struct WgradHalfProduct {
                 for (int j = 0; j < across; ++j) Math::multiply(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
         }
     }
-    PCONV_DEV void stage_out(float* staging) const { stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging); }
+    PCONV_DEV void stage_out(float* staging) const {
+        stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging);
+    }
 };
 
 template <class Tile>
@@ -106,14 +108,16 @@ struct WgradTf32Product {
                 for (int j = 0; j < across; ++j) mma_tf32_1688(sums[i][j], a[i], b[j]);
         }
     }
-    PCONV_DEV void stage_out(float* staging) const { stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging); }
+    PCONV_DEV void stage_out(float* staging) const {
+        stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging);
+    }
 };
 
 // Plain fp32, an outer product a pixel: 8 filters (two runs of 4, 32 apart) times 4 channels a thread.
 template <class Tile>
 struct WgradFloatProduct {
     static_assert(Tile::rows == 64 && Tile::columns == 64 && Tile::threads == 128, "the thread layout is of this tile");
-    static constexpr int panel_bytes = WgradStage<Ieee>::panel_bytes;
+    static constexpr int panel_bytes = WgradStage<Ieee>::panel_bytes, group = 8;
     float sums[8][4] = {};
     const uint8_t* pipeline;
     int row, column;
@@ -128,17 +132,27 @@ struct WgradFloatProduct {
 
     PCONV_DEV void step(int stage_offset) {
         const uint8_t *const left = pipeline + stage_offset, *const right = left + 2 * panel_bytes;
-#pragma unroll 8
-        for (int pixel = 0; pixel < WgradStage<Ieee>::pixels; ++pixel) {
-            const float4 low = read(left, pixel, row), high = read(left, pixel, row + 32), b = read(right, pixel, column);
-            const float a[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll 1
+        for (int first = 0; first < WgradStage<Ieee>::pixels; first += group) {
+            // A few products first, then into the long sum: an addition more, a fraction of the rounding error.
+            float part[8][4] = {};
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                sums[i][0] = fmaf(a[i], b.x, sums[i][0]);
-                sums[i][1] = fmaf(a[i], b.y, sums[i][1]);
-                sums[i][2] = fmaf(a[i], b.z, sums[i][2]);
-                sums[i][3] = fmaf(a[i], b.w, sums[i][3]);
+            for (int pixel = first; pixel < first + group; ++pixel) {
+                const float4 low = read(left, pixel, row), high = read(left, pixel, row + 32),
+                             b = read(right, pixel, column);
+                const float a[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+                for (int i = 0; i < 8; ++i) {
+                    part[i][0] = fmaf(a[i], b.x, part[i][0]);
+                    part[i][1] = fmaf(a[i], b.y, part[i][1]);
+                    part[i][2] = fmaf(a[i], b.z, part[i][2]);
+                    part[i][3] = fmaf(a[i], b.w, part[i][3]);
+                }
             }
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) sums[i][j] += part[i][j];
         }
     }
 

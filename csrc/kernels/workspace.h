@@ -1,5 +1,5 @@
-// Cuts the one workspace of an operator into buffers. Measured first, with a null base, then used with the same calls: the
-// sizes cannot drift apart.
+// Cuts the one workspace of an operator into buffers. Measured first, with a null base, then used with the same calls:
+// the sizes cannot drift apart.
 #pragma once
 
 #include "run.h"
@@ -7,17 +7,17 @@
 namespace pconv::cuda {
 
 class Arena {
-public:
+  public:
     explicit Arena(void* base) : base_(static_cast<uint8_t*>(base)) {}
     void* take(int64_t bytes) {
         if (bytes == 0) return nullptr;
-        void* const place = base_ + used_;  // meaningless, and not used, while measuring
+        void* const place = base_ + used_;   // meaningless, and not used, while measuring
         used_ += (bytes + 255) / 256 * 256;  // what cudaMalloc grants, and enough for every vector access
         return place;
     }
     int64_t used() const { return used_; }
 
-private:
+  private:
     uint8_t* base_;
     int64_t used_ = 0;
 };
@@ -52,7 +52,8 @@ inline Status prepare_mask(const Geometry& g, const Mask& mask, void* spread, Ma
     auto* const bytes = static_cast<uint8_t*>(spread);
     for (int64_t b = 0; b < mask.blocks; ++b) {
         const Status status = spread_block(
-            mask.bytes + b * mask.plane, view.batch_step, mask.n, mask.plane, mask.first[b], mask.first[b + 1], g.c, bytes, stream);
+            mask.bytes + b * mask.plane, view.batch_step, mask.n, mask.plane, mask.first[b], mask.first[b + 1], g.c,
+            bytes, stream);
         if (!status.ok()) return status;
     }
     view.bytes = bytes;
@@ -71,8 +72,8 @@ inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(po
 
 // Do the filters lie as [K, R, S, C]? Strides of dimensions of size 1 say nothing.
 inline bool lies_as_krsc(const Geometry& g, const Strides& strides) {
-    return (g.c == 1 || strides.at[1] == 1) && (g.s == 1 || strides.at[3] == g.c) && (g.r == 1 || strides.at[2] == g.s * g.c) &&
-           (g.k == 1 || strides.at[0] == g.r * g.s * g.c);
+    return (g.c == 1 || strides.at[1] == 1) && (g.s == 1 || strides.at[3] == g.c) &&
+           (g.r == 1 || strides.at[2] == g.s * g.c) && (g.k == 1 || strides.at[0] == g.r * g.s * g.c);
 }
 
 }  // namespace pconv::cuda

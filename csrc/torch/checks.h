@@ -154,7 +154,8 @@ inline void check_gradient(const Geometry& g, const Tensor& grad, const Tensor& 
     STD_TORCH_CHECK(
         grad.dim() == 4 && grad.size(0) == g.n && grad.size(1) == g.k && grad.size(2) == g.p && grad.size(3) == g.q &&
             grad.scalar_type() == input.scalar_type() && grad.device() == input.device(),
-        "grad: expected (", g.n, ", ", g.k, ", ", g.p, ", ", g.q, ") of the input's dtype and device, got ", shape_of(grad));
+        "grad: expected (", g.n, ", ", g.k, ", ", g.p, ", ", g.q, ") of the input's dtype and device, got ",
+        shape_of(grad));
     STD_TORCH_CHECK(
         ratios.dim() == 4 && (ratios.size(0) == 1 || ratios.size(0) == g.n) &&
             (ratios.size(1) == 1 || ratios.size(1) == g.groups) && ratios.size(2) == g.p && ratios.size(3) == g.q &&
@@ -163,8 +164,8 @@ inline void check_gradient(const Geometry& g, const Tensor& grad, const Tensor& 
         "ratio: expected what the forward operator returned, got ", shape_of(ratios));
 }
 
-// One ratio for all output channels, but for groups whose channels have masks of their own. Mask and ratio keep the mask's
-// batch, so that a mask of batch 1 stays small; users get an expanded view.
+// One ratio for all output channels, but for groups whose channels have masks of their own. Mask and ratio keep the
+// mask's batch, so that a mask of batch 1 stays small; users get an expanded view.
 inline Ints ratio_size(const Geometry& g, const MaskBytes& mask, const Ints& mask_channels) {
     const bool grouped = mask.owner && mask_channels.empty() && g.groups > 1 && mask.mask.blocks > 1;
     return {mask.mask.n, grouped ? g.groups : 1, g.p, g.q};

@@ -1,10 +1,10 @@
-// The operators' CUDA kernels: tensors are checked and allocated here, csrc/kernels does the rest on the current stream.
-// Nothing synchronises, and all memory comes from torch's allocator, so a CUDA graph may capture it.
+// The operators' CUDA kernels: tensors are checked and allocated here, csrc/kernels does the rest on the current
+// stream. Nothing synchronises, and all memory comes from torch's allocator, so a CUDA graph may capture it.
 //
-// With PCONV_EMULATE the same file is a library of CPU operators around the emulated kernels (tests/emulation): the glue is
-// tested where there is no device.
-#include "checks.h"
+// With PCONV_EMULATE the same file is a library of CPU operators around the emulated kernels (tests/emulation): the
+// glue is tested where there is no device.
 #include "ops_cuda.h"
+#include "checks.h"
 #include "schemas.h"
 
 #include "../kernels/run.h"
@@ -74,9 +74,10 @@ struct Place {
 
 void check(const Status& status, const Geometry& g) {
     STD_TORCH_CHECK(
-        status.ok(), "pconv_cuda: launching ", status.kernel, " failed: ", cudaGetErrorString(status.error), " (input ", g.n,
-        "x", g.c, "x", g.h, "x", g.w, ", weight ", g.k, "x", g.c / g.groups, "x", g.r, "x", g.s, ", stride ", g.stride_h, "x",
-        g.stride_w, ", padding ", g.pad_h, "x", g.pad_w, ", dilation ", g.dil_h, "x", g.dil_w, ", groups ", g.groups, ")");
+        status.ok(), "pconv_cuda: launching ", status.kernel, " failed: ", cudaGetErrorString(status.error), " (input ",
+        g.n, "x", g.c, "x", g.h, "x", g.w, ", weight ", g.k, "x", g.c / g.groups, "x", g.r, "x", g.s, ", stride ",
+        g.stride_h, "x", g.stride_w, ", padding ", g.pad_h, "x", g.pad_w, ", dilation ", g.dil_h, "x", g.dil_w,
+        ", groups ", g.groups, ")");
 }
 
 // fp32 alone depends on the setting; the question costs a call into Python.
@@ -95,8 +96,7 @@ void check_binary(const Geometry& g, const Tensor& mask, DType dtype, const Plac
 #ifdef PCONV_EMULATE
     found = *counter;
 #else
-    const cudaError_t copied =
-        cudaMemcpyAsync(&found, counter, sizeof found, cudaMemcpyDeviceToHost, place.stream);
+    const cudaError_t copied = cudaMemcpyAsync(&found, counter, sizeof found, cudaMemcpyDeviceToHost, place.stream);
     check({copied == cudaSuccess ? cudaStreamSynchronize(place.stream) : copied, "count_not_binary"}, g);
 #endif
     STD_TORCH_CHECK(found == 0, "mask: expected zeros and ones (PCONV_CHECK=1), got ", found, " other values");
@@ -176,8 +176,8 @@ Outputs backward(
 #ifndef PCONV_EMULATE
     if (device.arch < 80)
         return unfused_backward(
-            grad, input, mask, mask_channels, weight, ratios, stride, padding, dilation, groups, need_input, need_weight,
-            need_bias);
+            grad, input, mask, mask_channels, weight, ratios, stride, padding, dilation, groups, need_input,
+            need_weight, need_bias);
 #endif
     const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels, place);
     const Tensor dense_ratios = torch::stable::contiguous(ratios);

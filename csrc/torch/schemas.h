@@ -6,11 +6,11 @@
 // Backward is told what the forward did.
 #pragma once
 
-#define PCONV_FORWARD_SCHEMA                                                                                   \
-    "(Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor? bias, int[2] stride, "           \
+#define PCONV_FORWARD_SCHEMA                                                                         \
+    "(Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor? bias, int[2] stride, " \
     "int[2] padding, int[2] dilation, int groups, int fp32=-1) -> (Tensor output, Tensor new_mask, Tensor ratio)"
 
-#define PCONV_BACKWARD_SCHEMA                                                                                  \
-    "(Tensor grad, Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor ratio, "             \
-    "int[2] stride, int[2] padding, int[2] dilation, int groups, bool need_input, bool need_weight, "          \
+#define PCONV_BACKWARD_SCHEMA                                                                         \
+    "(Tensor grad, Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor ratio, "    \
+    "int[2] stride, int[2] padding, int[2] dilation, int groups, bool need_input, bool need_weight, " \
     "bool need_bias, int fp32=-1) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)"

@@ -19,10 +19,11 @@ std::tuple<Tensor, Tensor, Tensor> dispatch(const char* name, std::array<StableI
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> unfused_forward(
-    const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight, const MaybeTensor& bias,
-    const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
-    std::array<StableIValue, 10> stack{from(input),  from(mask),    from(mask_channels), from(weight), from(bias),
-                                       from(stride), from(padding), from(dilation),      from(groups), from(int64_t(-1))};
+    const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
+    const MaybeTensor& bias, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
+    std::array<StableIValue, 10> stack{from(input),  from(mask),       from(mask_channels), from(weight),
+                                       from(bias),   from(stride),     from(padding),       from(dilation),
+                                       from(groups), from(int64_t(-1))};
     return dispatch("pconv_cuda::unfused_partial_conv2d", stack);
 }
 
@@ -30,9 +31,10 @@ std::tuple<Tensor, Tensor, Tensor> unfused_backward(
     const Tensor& grad, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
     const Tensor& ratio, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool need_input,
     bool need_weight, bool need_bias) {
-    std::array<StableIValue, 14> stack{
-        from(grad),     from(input),  from(mask),       from(mask_channels), from(weight),    from(ratio),      from(stride),
-        from(padding),  from(dilation), from(groups),   from(need_input),    from(need_weight), from(need_bias), from(int64_t(-1))};
+    std::array<StableIValue, 14> stack{from(grad),      from(input),      from(mask),       from(mask_channels),
+                                       from(weight),    from(ratio),      from(stride),     from(padding),
+                                       from(dilation),  from(groups),     from(need_input), from(need_weight),
+                                       from(need_bias), from(int64_t(-1))};
     return dispatch("pconv_cuda::unfused_partial_conv2d_backward", stack);
 }
 

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import platform
 from importlib import metadata
+from typing import Any
 
 # optional package (import name, distribution) -> the extra that brings it, what it is for
 _OPTIONAL = {
@@ -22,13 +23,22 @@ _OPTIONAL = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options: everything is printed."""
-    del parser
+    """Without options everything is printed."""
+    parser.add_argument(
+        "--plan",
+        nargs=9,
+        metavar=("N", "C", "H", "W", "K", "R", "S", "STRIDE", "DTYPE"),
+        help="which CUDA kernels a channels_last layer with padding R//2, S//2 would run on, and its floor "
+        "(DTYPE: bfloat16, float16, float32, float64); on the GPU that is here, else on an H100",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Exit code 1 where the compiled operators cannot be loaded."""
-    del args
+    if args.plan:
+        from pconv_cuda.cli import _plan
+
+        return _plan.show(args.plan)
     rows: list[tuple[str, str]] = [("python", platform.python_version())]
     remedies: list[str] = []
     working = _core(rows, remedies)
@@ -78,7 +88,8 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
     rows.append(
         ("built with", f"torch {built['built_with_torch']}, {built['compiler']}, stable ABI {built['stable_abi']}")
     )
-    rows.append(("CUDA kernels", "none in this version; CUDA tensors are served by the unfused reference"))
+    cuda = _extension.cuda_module()
+    rows.append(("CUDA kernels", f"for {cuda.architectures}; not measured on a GPU yet" if cuda else _no_cuda(torch)))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             major, minor = torch.cuda.get_device_capability(index)
@@ -86,6 +97,12 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
     else:
         rows.append(("devices", "cpu (torch sees no GPU)"))
     return True
+
+
+def _no_cuda(torch: Any) -> str:
+    if torch.version.cuda is None:
+        return "none: this torch was built without CUDA"
+    return "none in this build (no nvcc was found, or PCONV_CUDA=0); CUDA tensors are served by the unfused reference"
 
 
 def _version(distribution: str) -> str:

@@ -31,6 +31,7 @@ def instantiations(binary: Path) -> dict[int, str]:
 
 
 def _is_kernel(signature: str) -> bool:
+    signature = signature.replace("(anonymous namespace)::", "")
     match = KERNEL.search(signature)
     # Not a function that merely has a kernel among its template arguments or parameters; nor the emulator's own.
     return bool(match) and not re.search(r"[<(]", signature[: match.start()]) and not signature.startswith("emu::")

@@ -1,5 +1,5 @@
-// Buffers of exactly their size, on the host where kernels are emulated (AddressSanitizer then sees the first byte outside)
-// and on the device otherwise. Values are numbers; how they are stored is the dtype's business.
+// Buffers of exactly their size, on the host where kernels are emulated (AddressSanitizer then sees the first byte
+// outside) and on the device otherwise. Values are numbers; how they are stored is the dtype's business.
 #pragma once
 
 #include "cpu/numeric.h"
@@ -41,7 +41,7 @@ inline void device_check(cudaError_t error, const char* what) {
 
 // Filled with 0xFF: what a kernel forgets to write is NaN, or 255 in a mask.
 class Buffer {
-public:
+  public:
     Buffer(DType type, int64_t elements) : dtype_(type), bytes_(size_t(elements) * cuda::bytes_of(type)) {
         if (bytes_ == 0) return;
 #ifdef PCONV_EMULATE
@@ -86,7 +86,7 @@ public:
         return result;
     }
 
-private:
+  private:
     void upload(const std::vector<uint8_t>& host) {
         if (bytes_ == 0) return;
 #ifdef PCONV_EMULATE

@@ -1,6 +1,7 @@
-// Whole operators, forward and backward, through csrc/kernels/run.h against loops in double: every case of the shared list, in
-// every dtype and layout, with a device of one multiprocessor (large tiles) and of many (small tiles, split reductions).
-// Emulated on a CPU under sanitizers, or built by nvcc on a machine with a device, where compute-sanitizer watches it.
+// Whole operators, forward and backward, through csrc/kernels/run.h against loops in double: every case of the shared
+// list, in every dtype and layout, with a device of one multiprocessor (large tiles) and of many (small tiles, split
+// reductions). Emulated on a CPU under sanitizers, or built by nvcc on a machine with a device, where compute-sanitizer
+// watches it.
 //
 //   operators CASES [--only NAME[,NAME...]] [--dtypes bf16,f16,f32,tf32,f64] [--arch N] [--quick]
 #include "device_memory.h"
@@ -32,11 +33,12 @@ struct Kind {
 };
 
 // Sums: fp32 additions of at most a few thousand terms in blocks; tensor cores may round each step the other way.
-constexpr Kind kinds[] = {{"bf16", DType::bf16, false, 1.0 / 256, 4e-6},
-                          {"f16", DType::f16, false, 1.0 / 2048, 4e-6},
-                          {"f32", DType::f32, false, 6e-8, 1e-6},
-                          {"tf32", DType::f32, true, 6e-8, 4e-6},
-                          {"f64", DType::f64, false, 1.2e-16, 1e-14}};
+constexpr Kind kinds[] = {
+    {"bf16", DType::bf16, false, 1.0 / 256, 4e-6},
+    {"f16", DType::f16, false, 1.0 / 2048, 4e-6},
+    {"f32", DType::f32, false, 6e-8, 1e-6},
+    {"tf32", DType::f32, true, 6e-8, 4e-6},
+    {"f64", DType::f64, false, 1.2e-16, 1e-14}};
 
 int failures = 0, comparisons = 0;
 
@@ -51,14 +53,16 @@ void compare(
     for (size_t i = 0; i < ours.size(); ++i) {
         const double allowed = rounding * std::fabs(truth.value[i]) + sums * truth.magnitude[i] + 1e-30;
         if (std::fabs(ours[i] - truth.value[i]) <= allowed) continue;
-        std::printf("MISMATCH %s[%zu]: %.9g, expected %.9g +- %.2g\n", what.c_str(), i, ours[i], truth.value[i], allowed);
+        std::printf(
+            "MISMATCH %s[%zu]: %.9g, expected %.9g +- %.2g\n", what.c_str(), i, ours[i], truth.value[i], allowed);
         ++failures;
         return;
     }
 }
 
 // NCHW (or KCRS) <-> the layout that is tested.
-std::vector<double> permuted(const std::vector<double>& values, Layout layout, int64_t n, int64_t c, int64_t plane, bool back) {
+std::vector<double> permuted(
+    const std::vector<double>& values, Layout layout, int64_t n, int64_t c, int64_t plane, bool back) {
     if (layout == Layout::nchw) return values;
     std::vector<double> result(values.size());
     for (int64_t i = 0; i < n; ++i)
@@ -78,12 +82,15 @@ cuda::Strides weight_strides(const Geometry& g, Layout layout) {
 
 bool passed(const cuda::Status& status, const std::string& what) {
     if (status.ok()) return true;
-    std::printf("MISMATCH %s: launching %s failed: %s\n", what.c_str(), status.kernel, cudaGetErrorString(status.error));
+    std::printf(
+        "MISMATCH %s: launching %s failed: %s\n", what.c_str(), status.kernel, cudaGetErrorString(status.error));
     ++failures;
     return false;
 }
 
-void run_case(const CaseSpec& spec, const Problem& problem, const Truth& truth, const Kind& kind, Layout layout, const cuda::Device& device) {
+void run_case(
+    const CaseSpec& spec, const Problem& problem, const Truth& truth, const Kind& kind, Layout layout,
+    const cuda::Device& device) {
     Geometry g = problem.g;
     g.dtype = kind.dtype;
     g.layout = layout;
@@ -101,10 +108,23 @@ void run_case(const CaseSpec& spec, const Problem& problem, const Truth& truth, 
     static const uint8_t nothing = 0;
     const auto* mask_bytes = static_cast<const uint8_t*>(mask.data());
     if (problem.blocks > 0 && !mask_bytes) mask_bytes = &nothing;
-    const Mask view{problem.blocks ? mask_bytes : nullptr, problem.mask_n, problem.blocks ? problem.blocks : 1, problem.first.data(), g.h * g.w};
+    const Mask view{
+        problem.blocks ? mask_bytes : nullptr, problem.mask_n, problem.blocks ? problem.blocks : 1,
+        problem.first.data(), g.h * g.w};
 
-    cuda::Forward forward{g, view, kind.tf32, x.data(), weight.data(), weight_strides(g, layout), bias.data(), ratio.data(),
-                          static_cast<uint8_t*>(alive.data()), problem.ratio_n, problem.ratio_groups, y.data()};
+    cuda::Forward forward{
+        g,
+        view,
+        kind.tf32,
+        x.data(),
+        weight.data(),
+        weight_strides(g, layout),
+        bias.data(),
+        ratio.data(),
+        static_cast<uint8_t*>(alive.data()),
+        problem.ratio_n,
+        problem.ratio_groups,
+        y.data()};
     {
         const Buffer workspace(DType::u8, cuda::forward_workspace(forward, device));
         if (!passed(cuda::run_forward(forward, device, workspace.data(), nullptr), what + " forward")) return;
@@ -117,8 +137,21 @@ void run_case(const CaseSpec& spec, const Problem& problem, const Truth& truth, 
     compare(what + " new mask", alive.values(), true_alive, 0, 0);
 
     const Buffer dx(kind.dtype, g.n * g.c * g.h * g.w), dw(kind.dtype, g.k * cg * g.r * g.s), db(kind.dtype, g.k);
-    cuda::Backward backward{g, view, kind.tf32, grad.data(), x.data(), weight.data(), weight_strides(g, layout), ratio.data(),
-                            problem.ratio_n, problem.ratio_groups, dx.data(), dw.data(), weight_strides(g, layout), db.data()};
+    cuda::Backward backward{
+        g,
+        view,
+        kind.tf32,
+        grad.data(),
+        x.data(),
+        weight.data(),
+        weight_strides(g, layout),
+        ratio.data(),
+        problem.ratio_n,
+        problem.ratio_groups,
+        dx.data(),
+        dw.data(),
+        weight_strides(g, layout),
+        db.data()};
     const int64_t bytes = cuda::backward_workspace(backward, device);
     {
         const Buffer workspace(DType::u8, bytes);
@@ -126,8 +159,12 @@ void run_case(const CaseSpec& spec, const Problem& problem, const Truth& truth, 
     }
     // ratio * grad is rounded once to the dtype (or to tf32), before it is summed.
     const double scaled = kind.tf32 ? 1.0 / 2048 : kind.rounding;
-    compare(what + " dx", permuted(dx.values(), layout, g.n, g.c, g.h * g.w, true), truth.dx, kind.rounding, scaled + kind.sums);
-    compare(what + " dw", permuted(dw.values(), layout, g.k, cg, g.r * g.s, true), truth.dw, kind.rounding, scaled + kind.sums);
+    compare(
+        what + " dx", permuted(dx.values(), layout, g.n, g.c, g.h * g.w, true), truth.dx, kind.rounding,
+        scaled + kind.sums);
+    compare(
+        what + " dw", permuted(dw.values(), layout, g.k, cg, g.r * g.s, true), truth.dw, kind.rounding,
+        scaled + kind.sums);
     compare(what + " db", db.values(), truth.db, kind.rounding, kind.sums);
 
     // The same bits again, whatever the schedule.
@@ -149,8 +186,8 @@ std::vector<CaseSpec> read_cases(const Options& options) {
         CaseSpec spec;
         Geometry& g = spec.g;
         int64_t blocks = 0, channels = 0;
-        in >> spec.name >> g.n >> g.c >> g.h >> g.w >> g.k >> g.r >> g.s >> g.stride_h >> g.stride_w >> g.pad_h >> g.pad_w >>
-            g.dil_h >> g.dil_w >> g.groups >> spec.mask >> spec.bias >> blocks;
+        in >> spec.name >> g.n >> g.c >> g.h >> g.w >> g.k >> g.r >> g.s >> g.stride_h >> g.stride_w >> g.pad_h >>
+            g.pad_w >> g.dil_h >> g.dil_w >> g.groups >> spec.mask >> spec.bias >> blocks;
         while (blocks-- > 0 && in >> channels)
             if (channels > 0) spec.mask_channels.push_back(channels);
         if (!in) std::printf("FAILED: cannot read the case: %s\n", line.c_str()), std::exit(1);
@@ -173,11 +210,16 @@ Options parse(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
         const std::string word = argv[i];
         const bool has_value = i + 1 < argc;
-        if (word == "--only" && has_value) options.only = list_of(argv[++i]);
-        else if (word == "--dtypes" && has_value) options.dtypes = list_of(argv[++i]);
-        else if (word == "--arch" && has_value) options.arch = std::atoi(argv[++i]);
-        else if (word == "--quick") options.quick = true;
-        else options.cases = word;
+        if (word == "--only" && has_value)
+            options.only = list_of(argv[++i]);
+        else if (word == "--dtypes" && has_value)
+            options.dtypes = list_of(argv[++i]);
+        else if (word == "--arch" && has_value)
+            options.arch = std::atoi(argv[++i]);
+        else if (word == "--quick")
+            options.quick = true;
+        else
+            options.cases = word;
     }
     return options;
 }
@@ -196,12 +238,17 @@ int main(int argc, char** argv) {
                 cuda::Device device;
                 device.arch = options.arch;
                 device.wgmma = options.arch == 90;
-                device.multiprocessors = 1;
-                run_case(spec, problem, truth, kind, layout, device);
-                device.multiprocessors = 40;
-                run_case(spec, problem, truth, kind, layout, device);
+                // One multiprocessor is filled by the largest tiles; three share out wgmma's reductions; forty want
+                // small tiles.
+                for (const int multiprocessors : {1, 3, 40}) {
+                    if (multiprocessors == 3 && !device.wgmma) continue;
+                    device.multiprocessors = multiprocessors;
+                    run_case(spec, problem, truth, kind, layout, device);
+                }
                 if (options.quick || spec.g.n < 2) continue;
                 device.max_elements = 40000;  // as if the batch did not fit into 32-bit offsets
+                run_case(spec, problem, truth, kind, layout, device);
+                device.multiprocessors = 1;
                 run_case(spec, problem, truth, kind, layout, device);
             }
         }

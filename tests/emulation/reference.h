@@ -65,7 +65,8 @@ inline Problem make_problem(const CaseSpec& spec, uint64_t seed) {
             p.first.push_back(p.first.back() + (spec.mask == "blocks" ? spec.mask_channels[b] : g.c / p.blocks));
         // Whole windows die in the top rows, which also makes taps dead that lower rows of a tile still need.
         for (int64_t i = 0; i < p.mask_n * p.blocks * g.h * g.w; ++i) {
-            const bool hole = spec.mask == "empty" || (spec.mask != "full" && (i / g.w % g.h < g.h / 3 || random.chance(0.4)));
+            const bool hole =
+                spec.mask == "empty" || (spec.mask != "full" && (i / g.w % g.h < g.h / 3 || random.chance(0.4)));
             p.mask.push_back(hole ? 0 : 1);
         }
     }
@@ -75,7 +76,8 @@ inline Problem make_problem(const CaseSpec& spec, uint64_t seed) {
     for (int64_t n = 0; n < g.n; ++n)
         for (int64_t c = 0; c < g.c; ++c)
             for (int64_t i = 0; i < g.h * g.w; ++i)
-                if (!p.valid(n, c, i / g.w, i % g.w)) p.x[(n * g.c + c) * g.h * g.w + i] = std::numeric_limits<double>::quiet_NaN();
+                if (!p.valid(n, c, i / g.w, i % g.w))
+                    p.x[(n * g.c + c) * g.h * g.w + i] = std::numeric_limits<double>::quiet_NaN();
     return p;
 }
 
@@ -101,7 +103,8 @@ void for_each_product(const Problem& problem, const Visit& visit) {
                 for (int64_t c = 0; c < g.c; ++c)
                     for (int64_t r = 0; r < g.r; ++r)
                         for (int64_t s = 0; s < g.s; ++s) {
-                            const int64_t y = p * g.stride_h - g.pad_h + r * g.dil_h, x = q * g.stride_w - g.pad_w + s * g.dil_w;
+                            const int64_t y = p * g.stride_h - g.pad_h + r * g.dil_h,
+                                          x = q * g.stride_w - g.pad_w + s * g.dil_w;
                             if (!problem.valid(n, c, y, x)) continue;
                             for (int64_t k = c / cg * kg; k < (c / cg + 1) * kg; ++k) visit(n, k, c, p, q, r, s, y, x);
                         }
@@ -120,7 +123,8 @@ inline std::vector<double> true_ratio(const Problem& problem) {
                         for (int64_t r = 0; r < g.r; ++r)
                             for (int64_t s = 0; s < g.s; ++s)
                                 count += problem.valid(
-                                    n, c, p * g.stride_h - g.pad_h + r * g.dil_h, q * g.stride_w - g.pad_w + s * g.dil_w);
+                                    n, c, p * g.stride_h - g.pad_h + r * g.dil_h,
+                                    q * g.stride_w - g.pad_w + s * g.dil_w);
                     ratio.push_back(count ? double(per_group * g.r * g.s) / double(count) : 0);
                 }
     return ratio;
@@ -129,20 +133,23 @@ inline std::vector<double> true_ratio(const Problem& problem) {
 inline Truth truth_of(const Problem& problem) {
     const Geometry& g = problem.g;
     const int64_t cg = g.c / g.groups;
-    Truth truth{Result(g.n * g.k * g.p * g.q), Result(g.n * g.c * g.h * g.w), Result(g.k * cg * g.r * g.s), Result(g.k), {}};
+    Truth truth{
+        Result(g.n * g.k * g.p * g.q), Result(g.n * g.c * g.h * g.w), Result(g.k * cg * g.r * g.s), Result(g.k), {}};
     truth.ratio = true_ratio(problem);
     const auto ratio_at = [&](int64_t n, int64_t k, int64_t p, int64_t q) {
         const int64_t group = problem.ratio_groups > 1 ? k / (g.k / g.groups) : 0;
         return truth.ratio[(((problem.ratio_n > 1 ? n : 0) * problem.ratio_groups + group) * g.p + p) * g.q + q];
     };
-    for_each_product(problem, [&](int64_t n, int64_t k, int64_t c, int64_t p, int64_t q, int64_t r, int64_t s, int64_t y, int64_t x) {
-        const int64_t at_y = ((n * g.k + k) * g.p + p) * g.q + q, at_x = ((n * g.c + c) * g.h + y) * g.w + x;
-        const int64_t at_w = ((k * cg + c % cg) * g.r + r) * g.s + s;
-        const double ratio = ratio_at(n, k, p, q), scaled = ratio * problem.grad[at_y];
-        truth.y.add(at_y, ratio * problem.weight[at_w] * problem.x[at_x]);
-        truth.dx.add(at_x, scaled * problem.weight[at_w]);
-        truth.dw.add(at_w, scaled * problem.x[at_x]);
-    });
+    for_each_product(
+        problem,
+        [&](int64_t n, int64_t k, int64_t c, int64_t p, int64_t q, int64_t r, int64_t s, int64_t y, int64_t x) {
+            const int64_t at_y = ((n * g.k + k) * g.p + p) * g.q + q, at_x = ((n * g.c + c) * g.h + y) * g.w + x;
+            const int64_t at_w = ((k * cg + c % cg) * g.r + r) * g.s + s;
+            const double ratio = ratio_at(n, k, p, q), scaled = ratio * problem.grad[at_y];
+            truth.y.add(at_y, ratio * problem.weight[at_w] * problem.x[at_x]);
+            truth.dx.add(at_x, scaled * problem.weight[at_w]);
+            truth.dw.add(at_w, scaled * problem.x[at_x]);
+        });
     for (int64_t i = 0; i < g.n * g.k * g.p * g.q; ++i) {
         const int64_t q = i % g.q, p = i / g.q % g.p, k = i / (g.q * g.p) % g.k, n = i / (g.q * g.p * g.k);
         if (!(ratio_at(n, k, p, q) > 0)) continue;

@@ -137,7 +137,7 @@ void copies_arrive(uint32_t barrier, const Site& site) {
     for (; queue.first < queue.last; ++queue.first) {
         if (work.copy_count == copies_capacity)
             fail(&site, "more than %d cp.async before one arrival", copies_capacity);
-        work.copies[work.copy_count++] = queue.copies[queue.first];
+        work.copies[work.copy_count++] = queue.copies[queue.first % CopyQueue::capacity];
     }
 }
 

@@ -1,0 +1,264 @@
+"""One whole lap on a machine with a GPU: build, check, measure, watch. Every stage writes its result as it ends.
+
+    python -m benchmarks.gpu_lap [--budget SECONDS] [--out FOLDER]
+
+Stages, by value: build for this GPU; every PTX wrapper against its emulated twin, bit by bit; the kernels' own
+drivers; the layers' speed on mma.sync; the test suite on the device; on sm_90 the speed on wgmma; compute-sanitizer;
+ncu. Without a GPU it says "not measured" and ends well. Leaves lap.json, lap.md, layers.json, layers_wgmma.json and
+ncu.csv in FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+EMULATION = ROOT / "tests" / "emulation"
+KERNELS = ROOT / "csrc" / "kernels"
+# Names of ncu's counters that say what bounds a kernel: tensor cores, DRAM, L2, shared memory, and how full it is.
+COUNTERS = (
+    "gpu__time_duration.sum,sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active,"
+    "dram__throughput.avg.pct_of_peak_sustained_elapsed,lts__throughput.avg.pct_of_peak_sustained_elapsed,"
+    "l1tex__throughput.avg.pct_of_peak_sustained_active,sm__warps_active.avg.pct_of_peak_sustained_active"
+)
+
+
+class Lap:
+    """Where the results go, and how much time is left."""
+
+    def __init__(self, out: Path, budget: float) -> None:
+        self.out, self.work, self.end = out, out / "work", time.monotonic() + budget
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.report: dict[str, Any] = {"stages": []}
+
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def run(self, command: list[Any], share: float = 1.0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """At most this share of the time that is left; a command that outlasts it counts as failed."""
+        words = [str(word) for word in command]
+        try:
+            return subprocess.run(
+                words, cwd=ROOT, capture_output=True, text=True, timeout=max(1.0, self.left() * share),
+                env={**os.environ, **environment},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as late:
+            said = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else (late.stdout or "")
+            return subprocess.CompletedProcess(words, 124, said, "ran out of time")
+        except OSError as missing:
+            return subprocess.CompletedProcess(words, 127, "", str(missing))
+
+    def stage(self, name: str, work: Callable[[], dict[str, Any]], least: float = 10) -> None:
+        start = time.monotonic()
+        result = work() if self.left() > least else {"outcome": "not run: no time left"}
+        result = {"stage": name, "seconds": round(time.monotonic() - start, 1), **result}
+        self.report["stages"].append(result)
+        print(f"{name}: {result['outcome']} ({result['seconds']} s)", flush=True)
+        write(self.out / "lap.json", json.dumps(self.report, indent=1) + "\n")
+        write(self.out / "lap.md", table(self.report, self.out))
+
+
+def write(path: Path, text: str) -> None:
+    path.with_suffix(".tmp").write_text(text)
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def outcome(done: subprocess.CompletedProcess[str], keep: int = 1500) -> dict[str, Any]:
+    if done.returncode == 0:
+        return {"outcome": "passed"}
+    return {"outcome": f"failed ({done.returncode})", "output": (done.stdout + done.stderr)[-keep:]}
+
+
+# Stages ---------------------------------------------------------------------------------------------------------
+
+
+def architecture() -> str:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}{minor}{'a' if major >= 9 else ''}"
+
+
+def nvcc(lap: Lap, name: str, sources: list[Path]) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    arch, target = architecture(), lap.work / name
+    code = f"arch=compute_{arch},code=sm_{arch}"
+    flags = [
+        "-std=c++17",
+        "-O3",
+        "-lineinfo",
+        "-gencode",
+        code,
+        f"-I{ROOT / 'csrc'}",
+        f"-I{EMULATION}",
+        "--threads",
+        "0",
+    ]
+    return target, lap.run(["nvcc", *flags, "-x", "cu", *sources, "-o", target], share=0.5)
+
+
+def build(lap: Lap) -> dict[str, Any]:
+    digits = architecture()
+    arch = re.sub(r"(\d)(a?)$", r".\1\2", digits)
+    done = lap.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"], share=0.6, PCONV_CUDA="1", TORCH_CUDA_ARCH_LIST=arch
+    )
+    return outcome(done)
+
+
+def twins(lap: Lap) -> dict[str, Any]:
+    result: dict[str, Any] = {"outcome": "passed"}
+    for name in ["ptx_twins", *(["ptx_twins_hopper"] if architecture() == "90a" else [])]:
+        source = EMULATION / f"{name}.cu"
+        program, built = nvcc(lap, name, [source])
+        emulated = lap.run([sys.executable, EMULATION / "build.py", "rel", lap.work, source], share=0.3)
+        if built.returncode or emulated.returncode:
+            return outcome(built if built.returncode else emulated)
+        outputs = []
+        for where, command in (("device", program), ("emulated", emulated.stdout.split()[-1])):
+            done = lap.run([command], share=0.2)
+            if done.returncode:
+                return outcome(done)
+            outputs.append(lap.work / f"{name}_{where}.jsonl")
+            outputs[-1].write_text(done.stdout)
+        compared = lap.run([sys.executable, EMULATION / "compare_twins.py", outputs[1], outputs[0]])
+        result[name] = compared.stdout.strip()[-1500:]
+        if compared.returncode:
+            result["outcome"] = "failed: wrappers and twins differ"
+    return result
+
+
+def drivers(lap: Lap) -> dict[str, Any]:
+    """The kernels' own drivers, which know no torch; compute-sanitizer watches them later."""
+    kernels = [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("*.cpp"))]
+    program, built = nvcc(lap, "operators", [EMULATION / "operators.cpp", *kernels])
+    if built.returncode:
+        return outcome(built)
+    lap.run([sys.executable, EMULATION / "export_cases.py", lap.work / "cases.txt"])
+    result = {}
+    for arch in ["80", *(["90"] if architecture() == "90a" else [])]:
+        done = lap.run([program, lap.work / "cases.txt", "--arch", arch], share=0.3)
+        result[f"sm_{arch} kernels"] = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
+        if done.returncode:
+            return {**outcome(done), **result}
+    return {"outcome": "passed", **result}
+
+
+def suite(lap: Lap) -> dict[str, Any]:
+    files = ["test_operation.py", "test_autograd.py", "test_layer.py", "test_regressions.py", "test_models.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "cuda", *(f"tests/{name}" for name in files)]
+    done = lap.run(command, share=0.35)
+    lines = done.stdout.strip().splitlines() or ["nothing was printed"]
+    return {**outcome(done), "summary": lines[-1]}
+
+
+def speed(lap: Lap, wgmma: bool) -> dict[str, Any]:
+    target = lap.out / ("layers_wgmma.json" if wgmma else "layers.json")
+    seconds = lap.left() * 0.35
+    command = [sys.executable, "-m", "benchmarks.gpu_layers", target, "--seconds", f"{seconds:.0f}"]
+    return outcome(lap.run(command, share=0.6, PCONV_WGMMA="1" if wgmma else "0"))
+
+
+def sanitizer(lap: Lap) -> dict[str, Any]:
+    if shutil.which("compute-sanitizer") is None:
+        return {"outcome": "not run: no compute-sanitizer"}
+    result: dict[str, Any] = {"outcome": "passed"}
+    cases = "no_mask,holes_on_top,last,two_blocks_of_odd_size,groups,deep,tiles_of_256"
+    for tool in ("memcheck", "racecheck", "initcheck"):
+        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", lap.work / "operators"]
+        done = lap.run([*command, lap.work / "cases.txt", "--quick", "--only", cases], share=0.4)
+        result[tool] = (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1]
+        if done.returncode:
+            result["outcome"] = f"failed: {tool} ({done.returncode})"
+    return result
+
+
+def profile(lap: Lap) -> dict[str, Any]:
+    if shutil.which("ncu") is None:
+        return {"outcome": "not run: no ncu"}
+    code = "from benchmarks import gpu_layers as g; import torch\n" + (
+        "for c in g.paper_layers():\n"
+        "    if c.name in ('enc1', 'enc2', 'dec4', 'dec1'): g.calls_of(c, torch.bfloat16, True)['ours']()\n"
+    )
+    command = ["ncu", "--csv", "--clock-control", "none", "--kernel-name", "regex:pconv|_kernel", "--metrics", COUNTERS]
+    done = lap.run([*command, sys.executable, "-c", code])
+    (lap.out / "ncu.csv").write_text(done.stdout)
+    return outcome(done)
+
+
+# The table ------------------------------------------------------------------------------------------------------
+
+
+def table(report: dict[str, Any], out: Path) -> str:
+    lines = [
+        f"# {report.get('device', 'GPU')}, {report.get('date', '')}",
+        "",
+        "| stage | outcome | s |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {stage['stage']} | {stage['outcome']} | {stage['seconds']} |" for stage in report["stages"]]
+    for name in ("layers.json", "layers_wgmma.json"):
+        if not (out / name).is_file():
+            continue
+        measured = json.loads((out / name).read_text())
+        lines += [
+            "",
+            f"## {name}: {measured['dtype']}, batch {measured['batch']}, {measured['size']}x{measured['size']}",
+            "",
+        ]
+        lines += [
+            "| layer | pass | ours us | / plain | / unfused | / unfused compiled | floor us |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in measured["layers"]:
+            for what in ("forward", "forward_backward"):
+                times = {rival: row[what][rival]["median_us"] for rival in row[what]}
+                ratios = [f"{times['ours'] / times[r]:.2f}" for r in ("plain", "unfused", "unfused_compiled")]
+                floor = f"{max(row['floor_us'].values()):.1f}" if what == "forward" else ""
+                lines.append(f"| {row['layer']} | {what} | {times['ours']:.1f} | {' | '.join(ratios)} | {floor} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, default=540, help="seconds for everything (default 540)")
+    parser.add_argument("--out", type=Path, default=Path("gpu_lap"), help="folder for the results (default gpu_lap)")
+    args = parser.parse_args()
+    import torch
+
+    if not torch.cuda.is_available():
+        print("not measured: torch sees no GPU")
+        return 0
+    lap = Lap(args.out.resolve(), args.budget)
+    lap.report.update(
+        device=torch.cuda.get_device_name(), date=time.strftime("%Y-%m-%d"), torch=torch.__version__,
+        python=platform.python_version(), cuda=torch.version.cuda,
+        clocks=lap.run(["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv"], 0.05).stdout,
+    )  # fmt: skip
+    lap.stage("build", lambda: build(lap))
+    lap.stage("ptx wrappers against twins", lambda: twins(lap))
+    lap.stage("kernel drivers", lambda: drivers(lap))
+    lap.stage("speed", lambda: speed(lap, wgmma=False), least=30)
+    lap.stage("test suite on cuda", lambda: suite(lap), least=20)
+    if architecture() == "90a":
+        lap.stage("speed with wgmma", lambda: speed(lap, wgmma=True), least=30)
+    lap.stage("compute-sanitizer", lambda: sanitizer(lap), least=20)
+    lap.stage("ncu", lambda: profile(lap), least=20)
+    shutil.rmtree(lap.work, ignore_errors=True)
+    failed = [stage["stage"] for stage in lap.report["stages"] if stage["outcome"].startswith("failed")]
+    print(f"failed: {', '.join(failed)}" if failed else f"results in {lap.out}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The paper's layers on a GPU: ours against cuDNN's plain convolution, the unfused layer, and that layer compiled.
+
+    python -m benchmarks.gpu_layers OUT.json [--seconds N] [--size 512] [--batch 6] [--dtype bfloat16]
+
+Rivals take turns, each call timed with CUDA events behind a flush of the L2 cache; the result is written after every
+layer, so that a run cut short still tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import rivals
+from pconv_cuda import ops
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from cases import Case, blob_mask, paper_layers  # noqa: E402  (the one list of cases lies beside the tests)
+
+HOLE_SHARE = 0.25
+Call = Callable[[], Any]
+
+
+def ceilings(dtype: torch.dtype) -> dict[str, float]:
+    """What this device reaches: a large copy in bytes/s (read + written), a large matrix product in FLOP/s."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+    copy = statistics.median(timed({"copy": lambda: target.copy_(source)}, rounds=20)["copy"])
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+    product = statistics.median(timed({"product": lambda: a @ b}, rounds=20)["product"])
+    return {"copy_bytes_per_s": 2 * source.numel() / copy, "product_flop_per_s": 2 * 8192**3 / product}
+
+
+def timed(calls: dict[str, Call], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+    """Device seconds of every call; in each round every rival runs once, the first one moving on."""
+    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    names = list(calls)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(warmup + rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            flush.zero_()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            calls[name]()
+            end.record()
+            end.synchronize()
+            if turn >= warmup:
+                times[name].append(start.elapsed_time(end) / 1e3)
+    return times
+
+
+def calls_of(case: Case, dtype: torch.dtype, backward: bool) -> dict[str, Call]:
+    generator = torch.Generator().manual_seed(0)
+
+    def channels_last(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to("cuda", dtype, memory_format=torch.channels_last)
+
+    x = channels_last(case.n, case.c, case.h, case.w).requires_grad_(backward and case.name != "enc1")
+    weight = channels_last(case.k, case.c, *case.window).requires_grad_(backward)
+    bias = torch.randn(case.k, generator=generator).to("cuda", dtype) if case.bias else None
+    channels = list(case.mask_channels)
+    mask = torch.cat([blob_mask(case.n, case.h, case.w, HOLE_SHARE, generator) for _ in channels or [0]], 1).cuda()
+    # The unfused layer knows no blocks; it gets what its users give it, one mask for all channels, which flatters it.
+    single = mask[:, :1].contiguous()
+    window = [list(case.stride), list(case.padding), list(case.dilation), 1]
+    compiled = torch.compile(rivals.unfused_single, dynamic=False)
+    leaves = [leaf for leaf in (x, weight) if leaf.requires_grad]
+    layers: dict[str, Call] = {
+        "ours": lambda: ops.partial_conv2d(x, mask, channels, weight, bias, *window)[0],
+        "plain": lambda: rivals.plain(x, single, weight, bias, case.stride, case.padding),
+        "unfused": lambda: rivals.unfused_single(x, single, weight, bias, case.stride, case.padding),
+        "unfused_compiled": lambda: compiled(x, single, weight, bias, case.stride, case.padding),
+    }
+    if not backward:
+        return layers
+    grad = torch.randn_like(layers["plain"]().detach())
+    return {name: (lambda call=call: torch.autograd.grad(call(), leaves, grad)) for name, call in layers.items()}
+
+
+def floor_seconds(case: Case, ceiling: dict[str, float]) -> dict[str, float]:
+    """Forward alone, bf16: each tensor once, one byte a pixel and mask."""
+    p, q = case.h // case.stride[0], case.w // case.stride[1]
+    flops = 2.0 * case.n * p * q * case.k * case.c * case.window[0] * case.window[1]
+    values = case.n * (case.h * case.w * case.c + p * q * case.k) + case.k * case.c * case.window[0] * case.window[1]
+    moved = 2 * values + case.n * (case.h * case.w + p * q)
+    return {"arithmetic": flops / ceiling["product_flop_per_s"], "bytes": moved / ceiling["copy_bytes_per_s"]}
+
+
+def measure(case: Case, dtype: torch.dtype, ceiling: dict[str, float], rounds: int) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "layer": case.name,
+        "floor_us": {k: v * 1e6 for k, v in floor_seconds(case, ceiling).items()},
+    }
+    for backward in (False, True):
+        times = timed(calls_of(case, dtype, backward), rounds)
+        row["forward_backward" if backward else "forward"] = {
+            name: {"median_us": statistics.median(v) * 1e6, "min_us": min(v) * 1e6, "max_us": max(v) * 1e6}
+            for name, v in times.items()
+        }
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, default=200)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--rounds", type=int, default=20)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("not measured: torch sees no GPU")
+        return 0
+    stop = time.monotonic() + args.seconds
+    dtype = getattr(torch, args.dtype)
+    result: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(),
+        "dtype": args.dtype,
+        "batch": args.batch,
+        "size": args.size,
+        "hole_share": HOLE_SHARE,
+        "wgmma": os.environ.get("PCONV_WGMMA") == "1",
+        "ceilings": ceilings(dtype),
+        "layers": [],
+    }
+    # The layers bound by arithmetic first: they are what the claims are about.
+    order = ["enc2", "dec4", "dec3", "dec2", "enc3", "dec5", "enc4", "enc1", "dec1", "enc5", "dec6"]
+    cases = {case.name: case for case in paper_layers(args.size, args.batch)}
+    for name in [*order, *(name for name in cases if name not in order)]:
+        if time.monotonic() > stop:
+            result["cut_short_before"] = name
+            break
+        result["layers"].append(measure(cases[name], dtype, result["ceilings"], args.rounds))
+        partial = args.out.with_suffix(".tmp")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        os.replace(partial, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The emulated programs, each built once a session (or once for good, in the folder PCONV_EMULATION_BUILD)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from threading import Lock
+
+import pytest
+
+from emulation import build, export_cases
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parents[1] / "csrc" / "kernels"
+PLAIN = ["counts.cu", "generic.cu", "pack.cu", "splits.cu", "scale_gradient.cu"]
+
+# The planted mistakes are compiled into the drivers, asleep; what ships is compiled without them (test_glue.py).
+ALL = [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("*.cpp"))]
+SOURCES = {
+    "operators": [HERE / "operators.cpp", *ALL],
+    "test_ends": [HERE / "test_ends.cpp", *ALL],
+    "test_plain": [*sorted(HERE.glob("test_plain*.cpp")), *(KERNELS / name for name in PLAIN)],
+}
+
+
+@pytest.fixture(scope="session")
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(os.environ.get("PCONV_EMULATION_BUILD") or tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture(scope="session")
+def cases_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """tests/cases.py as text, for each architecture."""
+    folder = tmp_path_factory.mktemp("cases")
+    for arch in ("80", "90"):
+        export_cases.export(folder / arch, arch)
+    return {arch: folder / arch for arch in ("80", "90")}
+
+
+@pytest.fixture(scope="session")
+def coverage_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("coverage")
+
+
+@pytest.fixture(scope="session")
+def run_kernels(build_folder: Path, cases_files: dict[str, Path], coverage_folder: Path):
+    """run_kernels("rel", "operators", "--quick", policy=1, plant=3) runs a driver and returns the finished process."""
+
+    programs: dict[tuple[str, str], Path] = {}
+    building = Lock()  # a program that two threads ask for is built once
+
+    def run(variant: str, name: str, *arguments: str, policy: int = 2, plant: int = 0, limit: float = 600):
+        with building:
+            if (variant, name) not in programs:
+                programs[variant, name] = build.build(variant, build_folder, SOURCES[name], defines=["PCONV_PLANTS"])
+        program = programs[variant, name]
+        environment = build.run_environment(variant, policy)
+        if plant:
+            environment["PCONV_PLANTED"] = str(plant)
+        elif variant == "rel":
+            environment["EMU_COVERAGE"] = str(coverage_folder)
+        arch = arguments[arguments.index("--arch") + 1] if "--arch" in arguments else "80"
+        cases = [str(cases_files[arch])] if name == "operators" else []
+        command = [*build.command_prefix(variant), str(program), *cases, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment)
+
+    return run

@@ -1,0 +1,159 @@
+"""Every kernel that ships, run on the CPU against loops in double: under five schedules, under AddressSanitizer and
+UndefinedBehaviorSanitizer, and under ThreadSanitizer; and every planted mistake, which must be caught."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from emulation import build, coverage
+
+HERE = Path(__file__).resolve().parent
+pytestmark = [
+    pytest.mark.skipif(shutil.which(build.COMPILER) is None, reason=f"no {build.COMPILER}"),
+    pytest.mark.timeout(1200),
+]
+
+PLANT_TEST = "test_a_planted_mistake_is_caught"
+
+# ThreadSanitizer takes half a millisecond a CUDA thread, and a race does not depend on the numbers: one tiny case for
+# each way through the kernels.
+FOR_RACES = {"80": "no_mask,holes_on_top,last,two_blocks_of_odd_size,groups", "90": "wgmma_dilated"}
+# Under other schedules and under AddressSanitizer what matters is where tiles, chunks and channels end.
+FOR_BOUNDS = {
+    "80": "plain3x3,one_pixel,one_row,one_column,pointwise,enc1,enc2,last,uneven,dilated,far_padding,groups,"
+    "channel_mask,"
+    "no_mask,mask_of_batch_1,empty_batch,first_of_two_channels,tiles_of_256,last_layer,two_blocks,two_blocks_of_odd_size,"
+    "five_blocks,blocks_beyond_the_taps,deep,stride_beyond_the_image,channel_masks_of_many,holes_on_top,"
+    "first_of_odd_sizes,last_in_tiles,last_of_odd_blocks,last_of_8_filters",
+    "90": "wgmma_256,wgmma_dilated,wgmma_four_blocks,wgmma_split,wgmma_past_the_image",
+}
+
+
+def assert_passed(done: subprocess.CompletedProcess[str]) -> None:
+    said = f"{done.args}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    assert done.returncode == 0, said
+    assert re.search(r"^([1-9]\d* comparisons, 0 failures|PASSED)$", done.stdout, re.MULTILINE), said
+
+
+def assert_all_pass(run_kernels, calls: list[tuple[tuple[str, ...], dict]]) -> None:
+    """Several runs at a time: the emulator uses one core."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in pool.map(lambda call: run_kernels(*call[0], **call[1]), calls):
+            assert_passed(done)
+
+
+@pytest.mark.parametrize("arch", ["80", "90"])
+def test_operators_in_every_case(run_kernels, arch: str) -> None:
+    dtypes = ["bf16,f64", "f16", "f32", "tf32"] if arch == "80" else ["bf16", "f16"]
+    base = ("rel", "operators", "--arch", arch, "--quick", "--dtypes")
+    assert_all_pass(run_kernels, [((*base, names), {}) for names in dtypes])
+
+
+@pytest.mark.parametrize("arch", ["80", "90"])
+def test_operators_under_every_schedule(run_kernels, arch: str) -> None:
+    base = ("rel", "operators", "--arch", arch, "--quick", "--only", FOR_BOUNDS[arch])
+    base = (*base, "--dtypes", "bf16,f16,f32,tf32,f64" if arch == "80" else "bf16,f16")
+    assert_all_pass(run_kernels, [(base, {"policy": policy}) for policy in (0, 1, 3, 4)])
+
+
+def test_operators_in_both_layouts_and_in_parts(run_kernels) -> None:
+    base = ("rel", "operators", "--only", FOR_BOUNDS["80"], "--dtypes")
+    assert_all_pass(run_kernels, [((*base, names), {}) for names in ("bf16,f64", "f32,tf32")])
+
+
+@pytest.mark.parametrize(("variant", "only"), [("asan", FOR_BOUNDS), ("tsan", FOR_RACES)])
+def test_operators_under_sanitizers(run_kernels, variant: str, only: dict[str, str]) -> None:
+    base = (variant, "operators", "--quick", "--only")
+    calls = [((*base, only["80"], "--dtypes", names), {"policy": 1}) for names in ("bf16", "tf32", "f32,f64")]
+    assert_all_pass(run_kernels, [*calls, ((*base, only["90"], "--dtypes", "bf16", "--arch", "90"), {"policy": 1})])
+
+
+def test_a_valid_infinity_reaches_its_own_windows_only(run_kernels) -> None:
+    assert_all_pass(run_kernels, [((variant, "test_ends"), {"policy": 1}) for variant in ("rel", "asan")])
+
+
+def test_plain_kernels(run_kernels) -> None:
+    calls = [(("rel", "test_plain"), {"policy": policy}) for policy in range(5)]
+    assert_all_pass(run_kernels, [*calls, *(((name, "test_plain"), {"policy": 1}) for name in ("asan", "tsan"))])
+
+
+def test_a_driver_that_runs_no_case_fails(run_kernels) -> None:
+    assert run_kernels("rel", "operators", "--only", "no_such_case").returncode == 1
+    assert run_kernels("rel", "test_plain", "no_such_part").returncode == 1
+
+
+def test_every_instantiation_ran(run_kernels, coverage_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tests above leave the list of what ran; where they were not selected, what is missing runs here."""
+    if coverage.never_ran(coverage_folder)[0] or not coverage.never_ran(coverage_folder)[1]:
+        assert_passed(run_kernels("rel", "operators", "--quick"))
+        assert_passed(run_kernels("rel", "operators", "--quick", "--arch", "90", "--dtypes", "bf16,f16"))
+        assert_passed(run_kernels("rel", "test_plain"))
+    missing, total = coverage.never_ran(coverage_folder)
+    with capsys.disabled():
+        print(f"\n{total - len(missing)} of {total} kernel instantiations ran emulated")
+    assert total > 80 and not missing, "\n".join(missing)
+
+
+# Planted mistakes -------------------------------------------------------------------------------------------------
+
+
+def plants() -> list:
+    """(driver, id, part, mistake, builds) of every line of the tables."""
+    found = []
+    for table in sorted(HERE.glob("plants_*.txt")):
+        for line in table.read_text().splitlines():
+            if line.startswith("#") or not line.strip():
+                continue
+            number, file, _, part, mistake, builds = (field.strip() for field in line.split("|"))
+            driver = "test_plain" if table.stem == "plants_plain" else "operators"
+            driver = part if part == "test_ends" else driver
+            arch = "90" if table.stem == "plants_wgmma" else "80"
+            name = f"{number}-{file}-{mistake}".replace(" ", "_")
+            found.append(pytest.param(driver, arch, int(number), part, mistake, builds.split(", "), id=name))
+    return found
+
+
+CAUGHT: list[tuple[int, str, list[str]]] = []
+
+
+@pytest.fixture(scope="session")
+def plant_runs(request: pytest.FixtureRequest, run_kernels) -> dict[int, list[str]]:
+    """The builds that caught each of the selected mistakes; several run at a time."""
+
+    def builds_that_catch(parameters: dict) -> tuple[int, list[str]]:
+        part, number = parameters["part"], parameters["number"]
+        for_operators = ["--quick", "--dtypes", "bf16", "--only", part, "--arch", parameters["arch"]]
+        arguments = {"operators": for_operators, "test_plain": [part], "test_ends": []}[parameters["driver"]]
+        runs = {
+            name: run_kernels(name, parameters["driver"], *arguments, plant=number) for name in parameters["builds"]
+        }
+        return number, [name for name, done in runs.items() if done.returncode != 0]
+
+    selected = [item.callspec.params for item in request.session.items if item.originalname == PLANT_TEST]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(pool.map(builds_that_catch, selected))
+
+
+@pytest.mark.parametrize(("driver", "arch", "number", "part", "mistake", "builds"), plants())
+def test_a_planted_mistake_is_caught(plant_runs, driver, arch, number, part, mistake, builds) -> None:
+    assert builds and set(builds) <= {"rel", "asan", "tsan"}
+    CAUGHT.append((number, mistake, plant_runs[number]))
+    assert plant_runs[number] == builds, f"caught by {plant_runs[number]}, expected {builds}"
+
+
+def test_table_of_planted_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    if not CAUGHT:
+        pytest.skip("no planted mistake was run")
+    with capsys.disabled():
+        print(f"\n{'id':>4}  {'caught by':<18} mistake")
+        for number, mistake, caught in sorted(CAUGHT):
+            print(f"{number:>4}  {', '.join(caught):<18} {mistake}")
+    ids = [number for number, *_ in CAUGHT]
+    assert len(ids) == len(set(ids)), "an id is used twice"

@@ -1,0 +1,81 @@
+"""The CUDA extension as it was built: it loads without a GPU, spills nothing, and multiplies on tensor cores."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+
+import cuda_objects
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+built = importlib.util.find_spec("pconv_cuda._C_cuda") if torch.version.cuda else None
+needs_build = pytest.mark.skipif(built is None, reason="built without CUDA kernels")
+
+
+@needs_build
+def test_the_extension_loads_without_a_gpu() -> None:
+    module = importlib.import_module("pconv_cuda._C_cuda")
+    assert module.architectures.split(";")[0].startswith("8.0")
+    # Registered: the dispatcher has a CUDA kernel of its own for both operators, beside the fallback.
+    for name in ("partial_conv2d", "partial_conv2d_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pconv_cuda::{name}", "CUDA")
+
+
+@needs_build
+def test_no_kernel_spills_and_tensor_cores_are_used() -> None:
+    if cuda_objects.cuobjdump() is None:
+        pytest.skip("no cuobjdump")
+    errors, kernels = cuda_objects.inspect(Path(built.origin))
+    assert not errors, "\n".join(errors)
+    assert kernels >= 4 * 80
+
+
+USAGE = """
+arch = sm_80
+ Function gemm_kernelINS_4Bf16EE:
+  REG:225 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:984
+ Function _GLOBAL__N__1914e5c0_9_plain_cu_4ecc_plain_kernel:
+  REG:44 STACK:0 SHARED:1024 LOCAL:0
+"""
+EVERYWHERE = "".join(USAGE.replace("sm_80", arch) for arch in cuda_objects.ARCHITECTURES)
+SASS = {"sm_80": "\t\tFunction : gemm_kernelINS_4Bf16EE\n HMMA.16816.F32 R0 ;\n LDSM.16.M88.4 R4 ;\n LDGSTS.E [R1] ;\n"}
+
+
+def test_the_inspection_finds_planted_mistakes() -> None:
+    def found(usage: str = EVERYWHERE, sass: dict[str, str] = SASS) -> str:
+        return "\n".join(cuda_objects.problems(usage, sass)[0])
+
+    assert found() == ""
+    assert "spills" in found(EVERYWHERE.replace("STACK:0", "STACK:16", 1))
+    assert "nothing was compiled for sm_120" in found(EVERYWHERE.replace("sm_120", "sm_89"))
+    assert "is missing" in found(EVERYWHERE.replace("plain_kernel", "other_kernel", 1))
+    for word in ("HMMA", "LDSM", "LDGSTS"):
+        assert f"has no {word}" in found(sass={"sm_80": SASS["sm_80"].replace(word, "NOP")})
+    assert "no tensor-core kernel" in found(sass={"sm_80": "\t\tFunction : plain_kernel\n NOP\n"})
+
+
+@needs_build
+@pytest.mark.parametrize("source", sorted(path.name for path in (ROOT / "csrc" / "kernels").glob("sm90_*.cu")))
+def test_ptxas_does_not_serialise_wgmma(source: str, tmp_path: Path) -> None:
+    """C75xx is how ptxas says that it puts a wait after every wgmma: correct, and several times slower."""
+    said = subprocess.run(
+        ["nvcc", "-std=c++17", "-O3", "-arch=sm_90a", f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", "-c"]
+        + [str(ROOT / "csrc" / "kernels" / source), "-o", str(tmp_path / "object.o")],
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 0, said.stderr
+    assert "registers" in said.stderr, "ptxas said nothing"
+    assert not re.search(r"C75\d\d", said.stderr), said.stderr
+
+
+def test_no_torch_header_on_the_kernels_side_of_the_border() -> None:
+    sources = [path for path in (ROOT / "csrc" / "kernels").rglob("*") if path.suffix in (".h", ".cuh", ".cu", ".cpp")]
+    assert len(sources) > 20
+    for path in [*sources, ROOT / "csrc" / "geometry.h", ROOT / "csrc" / "launchers.h"]:
+        assert not re.search(r'#include *[<"](torch|ATen|c10)/', path.read_text()), path

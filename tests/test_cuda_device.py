@@ -1,0 +1,109 @@
+"""What only a device can show: streams, graphs, settings, sizes. Skipped, and said to be, where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import BY_NAME, make_tensors
+
+import pconv_cuda
+from pconv_cuda import _extension, ops
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() or _extension.cuda_module() is None, reason="needs a GPU and the CUDA kernels"
+)
+
+
+def layer_and_input(dtype: torch.dtype = torch.bfloat16) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    layer = pconv_cuda.PartialConv2d(32, 48, 3, padding=1, return_mask=True).to("cuda", dtype)
+    x = torch.randn(2, 32, 20, 24, device="cuda", dtype=dtype).contiguous(memory_format=torch.channels_last)
+    return layer, x, torch.rand(2, 1, 20, 24, device="cuda") > 0.4
+
+
+def test_on_a_stream_of_its_own_and_under_a_graph() -> None:
+    layer, x, mask = layer_and_input()
+    expected = layer(x, mask)[0]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        there = layer(x, mask)[0]
+    stream.synchronize()
+    assert torch.equal(there, expected)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        captured = layer(x, mask)[0]
+    x.neg_()
+    graph.replay()
+    assert torch.equal(captured, layer(x, mask)[0])
+
+
+def test_compiled_with_cuda_graphs() -> None:
+    layer, x, mask = layer_and_input()
+    compiled = torch.compile(layer, fullgraph=True, mode="reduce-overhead")
+    for _ in range(3):
+        torch.compiler.cudagraph_mark_step_begin()
+        assert torch.equal(compiled(x, mask)[0].clone(), layer(x, mask)[0])
+
+
+def test_the_same_bits_in_every_run() -> None:
+    layer, x, mask = layer_and_input()
+    x.requires_grad_()
+
+    def gradients() -> list[torch.Tensor]:
+        return list(torch.autograd.grad(layer(x, mask)[0].square().sum(), [x, *layer.parameters()]))
+
+    first = gradients()
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_each_setting_of_tf32(compiled: bool) -> None:
+    layer, x, mask = layer_and_input(torch.float32)
+    truth = layer.double()(x.double(), mask)[0]
+    layer.float()
+    call = torch.compile(layer, fullgraph=True) if compiled else layer
+    before, errors = torch.backends.cudnn.conv.fp32_precision, {}
+    try:
+        for setting in ("ieee", "tf32", "ieee"):
+            torch.backends.cudnn.conv.fp32_precision = setting
+            errors[setting] = (call(x, mask)[0] - truth).abs().max().item()
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+    assert errors["ieee"] < 1e-5 < errors["tf32"] < 2e-2
+
+
+def test_nothing_synchronises() -> None:
+    layer, x, mask = layer_and_input()
+    layer(x, mask)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        layer(x, mask)[0].sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_more_than_2_to_the_31_elements() -> None:
+    free, _ = torch.cuda.mem_get_info()
+    if free < 24 << 30:
+        pytest.skip("needs 24 GiB of free GPU memory")
+    n, c, side = 9, 16, 4096  # 2.4e9 elements in and out
+    x = torch.empty(n, c, side, side, device="cuda", dtype=torch.bfloat16, memory_format=torch.channels_last)
+    for image in x:
+        image.normal_()
+    mask = torch.rand(n, 1, side, side, device="cuda") > 0.25
+    weight = torch.randn(c, c, 3, 3, device="cuda", dtype=torch.bfloat16)
+    window = [[1, 1], [1, 1], [1, 1], 1]
+    y, alive, _ = ops.partial_conv2d(x, mask, [], weight, None, *window)
+    for image in (0, n - 1):
+        one = slice(image, image + 1)
+        alone, alone_alive, _ = ops.partial_conv2d(x[one], mask[one], [], weight, None, *window)
+        assert torch.equal(y[one], alone) and torch.equal(alive[one], alone_alive)
+
+
+def test_a_tensor_on_another_device_is_refused_by_name() -> None:
+    t = make_tensors(BY_NAME["plain3x3"]).to(torch.float32)
+    with pytest.raises((RuntimeError, ValueError), match="weight"):
+        ops.partial_conv2d(t.input.cuda(), t.mask.cuda(), [], t.weight, None, [1, 1], [1, 1], [1, 1], 1)
+    torch.cuda.synchronize()

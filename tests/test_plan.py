@@ -1,0 +1,97 @@
+"""Which CUDA kernel a layer gets, told without a device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import BY_NAME, make_tensors, paper_layers
+
+from pconv_cuda import _extension, cli
+from pconv_cuda.cli import _plan
+
+H100 = {"arch": 90, "multiprocessors": 132}
+
+
+def plan(*sizes: int | str, **options) -> dict[str, tuple[str, str]]:
+    return {name: (kernel, notes) for name, kernel, notes in _extension.load().plan(*sizes, **{**H100, **options})}
+
+
+def test_every_layer_of_the_paper_runs_on_tensor_cores() -> None:
+    for case in paper_layers():
+        chosen = plan(case.n, case.c, case.h, case.w, case.k, *case.window, case.stride[0], "bfloat16")
+        assert len(chosen) == 3 and all(kernel.endswith("bf16") for kernel, _ in chosen.values()), (case.name, chosen)
+    assert plan(6, 3, 512, 512, 64, 7, 7, 2, "bfloat16")["forward"][0] == "first layer bf16"
+    assert plan(6, 64, 512, 512, 3, 3, 3, 1, "float16")["forward"][0] == "last layer fp16"
+
+
+def test_large_tiles_where_they_fill_the_device_and_shared_reductions_where_nothing_does() -> None:
+    large, deep = (6, 512, 32, 32, 512, 3, 3, 1, "bfloat16"), (6, 512, 4, 4, 512, 3, 3, 2, "bfloat16")
+    assert plan(*large)["forward"][0] == "fprop 128x128 bf16"
+    assert plan(*deep)["forward"][0] == "fprop 64x64 bf16" and "parts, added in order" in plan(*deep)["forward"][1]
+
+
+@pytest.mark.parametrize(("options", "expected"), [({"tf32": True}, "tf32"), ({"tf32": False}, "fp32")])
+def test_fp32_follows_the_setting(options: dict[str, bool], expected: str) -> None:
+    chosen = plan(2, 64, 64, 64, 128, 3, 3, 1, "float32", **options)
+    assert {kernel.split()[-1] for kernel, _ in chosen.values()} == {expected}
+    assert "filters transposed" in chosen["input gradient"][1]
+
+
+def test_wgmma_only_where_it_is_asked_for() -> None:
+    sizes = (6, 256, 64, 64, 256, 3, 3, 1, "bfloat16")
+    assert not any("wgmma" in kernel for kernel, _ in plan(*sizes).values())
+    assert all("wgmma" in kernel for kernel, _ in plan(*sizes, wgmma=True).values())
+    assert not any("wgmma" in kernel for kernel, _ in plan(*sizes, wgmma=True, arch=100).values())
+
+
+def test_what_the_fast_kernels_do_not_take_says_why() -> None:
+    assert plan(1, 8, 9, 9, 8, 3, 3, 1, "float64")["forward"] == (
+        "generic fprop", "float64 runs on the generic kernels",
+    )  # fmt: skip
+    assert "64 taps" in plan(1, 8, 32, 32, 8, 9, 9, 1, "bfloat16")["weight gradient"][1]
+    assert "2^31" in plan(1, 64, 8192, 8192, 64, 3, 3, 1, "bfloat16")["forward"][1]
+    with pytest.raises(ValueError, match="dtype: expected float64"):
+        plan(1, 8, 9, 9, 8, 3, 3, 1, "int8")
+
+
+def test_the_floor_is_that_of_the_papers_first_layer() -> None:
+    least = _plan.floor(6, 3, 512, 512, 64, 7, 7, 2, "bfloat16")
+    assert abs(least["flops"] / 1e9 - 7.399) < 1e-3
+    # 61.754 MB with masks of one byte; the ratio, which backward needs, is 4 bytes an output pixel more.
+    assert abs(least["bytes"] / 1e6 - 61.754 - 6 * 256 * 256 * 4 / 1e6) < 0.05
+
+
+def test_the_command_prints_plan_and_floor(capsys) -> None:
+    assert cli.main(["info", "--plan", "6", "64", "256", "256", "128", "5", "5", "2", "bfloat16"]) == 0
+    said = capsys.readouterr().out
+    assert "fprop 128x128 bf16" in said and "40.265 GFLOP" in said and "bound by arithmetic" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("6 64 256 256 128 5 5 0 bfloat16", "STRIDE: expected a whole number of at least 1, got '0'"),
+        ("6 64 256 x 128 5 5 2 bfloat16", "W: expected a whole number of at least 1, got 'x'"),
+        ("6 64 256 256 128 5 5 2 int8", "DTYPE: expected one of bfloat16, float16, float32, float64, got 'int8'"),
+    ],
+)
+def test_the_command_names_what_is_wrong(words: str, complaint: str, capsys) -> None:
+    assert cli.main(["info", "--plan", *words.split()]) == 1
+    assert complaint in capsys.readouterr().err
+
+
+def test_the_way_out_for_old_devices_is_the_reference_under_a_name_of_its_own() -> None:
+    """What the CUDA operators call on a device before sm_80: both operators, reachable by the dispatcher."""
+    case = BY_NAME["enc2"]
+    t = make_tensors(case).to(torch.float64)
+    window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
+    with pytest.warns(UserWarning, match="unfused reference"):
+        _extension._warned.clear()
+        unfused = torch.ops.pconv_cuda.unfused_partial_conv2d(t.input, t.mask, [], t.weight, t.bias, *window)
+    ours = torch.ops.pconv_cuda.partial_conv2d(t.input, t.mask, [], t.weight, t.bias, *window)
+    for a, b in zip(unfused, ours, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    rest = (t.input, t.mask, [], t.weight, ours[2], *window, True, True, True)
+    backward = torch.ops.pconv_cuda.unfused_partial_conv2d_backward(t.grad, *rest)
+    for a, b in zip(backward, torch.ops.pconv_cuda.partial_conv2d_backward(t.grad, *rest), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
