@@ -112,6 +112,7 @@ WGMMA_CASES = [
     Case("wgmma_256", n=1, c=72, h=9, w=17, k=136),
     Case("wgmma_256_strided", n=1, c=136, h=7, w=9, k=40, stride=(2, 2)),
     Case("wgmma_two_tiles_across", n=1, c=264, h=4, w=5, k=264, window=(1, 1), padding=(0, 0), mask="none"),
+    Case("wgmma_pointwise", n=1, c=40, h=6, w=7, k=24, window=(1, 1), padding=(0, 0)),
     Case("wgmma_deep", n=1, c=456, h=3, w=4, k=136),
     Case(
         "wgmma_dilated",
