@@ -13,8 +13,9 @@ _COPY = 3.0e12
 _PRODUCTS = {"bfloat16": 790e12, "float16": 790e12, "float32": 395e12, "float64": 34e12}
 
 
-def floor(n: int, c: int, h: int, w: int, k: int, r: int, s: int, stride: int, dtype: str) -> dict[str, float]:
+def floor(sizes: Sequence[int], dtype: str) -> dict[str, float]:
     """FLOPs of the forward pass, and its fewest bytes: every tensor once, one byte a pixel of either mask, ratios."""
+    n, c, h, w, k, r, s, stride = sizes
     p, q = ((size + 2 * (window // 2) - window) // stride + 1 for size, window in ((h, r), (w, s)))
     element = _BYTES[dtype]
     activations = (n * h * w * c + n * p * q * k + k * c * r * s) * element
@@ -45,7 +46,7 @@ def show(words: Sequence[str]) -> int:
     print(f"on {where}, channels_last, one-channel mask:")
     for name, kernel, notes in rows:
         print(f"  {name:<16} {kernel}" + (f" ({notes})" if notes else ""))
-    least = floor(*numbers, dtype)  # type: ignore[arg-type]
+    least = floor(numbers, dtype)
     arithmetic, memory = least["flops"] / _PRODUCTS[dtype] * 1e6, least["bytes"] / _COPY * 1e6
     bound = "arithmetic" if arithmetic > memory else "bytes"
     print(f"floor of the forward pass: {least['flops'] / 1e9:.3f} GFLOP, {least['bytes'] / 1e6:.3f} MB")
