@@ -1,8 +1,7 @@
 // The border between torch and the kernels: plain pointers and PODs, no Tensor, no allocation.
 // Both sides include this file, so that a signature that drifts does not compile.
 //
-// CPU launchers run on torch's thread pool and return when they are done. CUDA launchers, in a namespace of
-// their own, will take a stream, return its error code, and never print, exit or synchronise.
+// These run on torch's thread pool and return when they are done. The CUDA side of the border is kernels/run.h.
 #pragma once
 
 #include "geometry.h"

@@ -64,7 +64,7 @@ Status generic_wgrad(
     void* dw, const Strides& dw_strides,  // [K, C / groups, R, S]
     cudaStream_t stream);
 
-// ---- into and out of the packed form (pack.cu)
+// ---- into and out of the packed form (pack.cu; what adds partial sums: splits.cu)
 
 // packed = x, masked where the mask is per channel (mask.bytes != nullptr), channels padded with zeros.
 Status pack_activation(

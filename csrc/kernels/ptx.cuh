@@ -86,7 +86,7 @@ PCONV_DEV uint32_t to_tf32(float value) {
 }
 
 // ---- cp.async: global to shared without registers. Where the predicate is false zeros are written and the source
-// is not read, but it still has to be a valid, aligned address: pass the tensor's base.
+// is not read: it has to be aligned, but it may lie outside the tensor, as the pixels beyond an image's border do.
 
 PCONV_DEV void cp_async_ca_16(uint32_t destination, const void* source, bool predicate) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),

@@ -7,12 +7,20 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
+
+// Newer torch passes the failed call's own words on; 2.11 has the plain check alone.
+#ifdef STABLE_TORCH_ERROR_CODE_CHECK
+#define PCONV_TORCH_CALL(call) STABLE_TORCH_ERROR_CODE_CHECK(call)
+#else
+#define PCONV_TORCH_CALL(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
 
 namespace pconv {
 

@@ -20,7 +20,7 @@ Tensor convolution(
     const Ints& dilation, int64_t groups) {
     std::array<StableIValue, 9> stack{from(x),        from(weight), from(bias),       from(stride), from(padding),
                                       from(dilation), from(false),  from(Ints{0, 0}), from(groups)};
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_TARGET_VERSION));
+    PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_TARGET_VERSION));
     return to<Tensor>(stack[0]);
 }
 
@@ -41,8 +41,7 @@ std::tuple<Tensor, Tensor> convolution_backward(
         from(Ints{0, 0}),
         from(groups),
         from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted, 3))};
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_TARGET_VERSION));
+    PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_TARGET_VERSION));
     Tensor dx = to<Tensor>(stack[0]), dw = to<Tensor>(stack[1]), db = to<Tensor>(stack[2]);
     return {dx, dw};
 }

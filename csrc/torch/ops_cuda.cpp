@@ -64,7 +64,7 @@ struct Place {
 #else
     explicit Place(const Tensor& tensor) : guard(tensor.get_device_index()) {
         void* current = nullptr;
-        STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
+        PCONV_TORCH_CALL(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
         stream = static_cast<cudaStream_t>(current);
     }
     torch::stable::accelerator::DeviceGuard guard;

@@ -11,7 +11,7 @@ using torch::stable::detail::to;
 
 template <size_t size>
 std::tuple<Tensor, Tensor, Tensor> dispatch(const char* name, std::array<StableIValue, size>& stack) {
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_TARGET_VERSION));
+    PCONV_TORCH_CALL(torch_call_dispatcher(name, "", stack.data(), TORCH_TARGET_VERSION));
     Tensor first = to<Tensor>(stack[0]), second = to<Tensor>(stack[1]), third = to<Tensor>(stack[2]);
     return {first, second, third};
 }
