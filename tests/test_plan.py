@@ -37,6 +37,12 @@ def test_fp32_follows_the_setting(options: dict[str, bool], expected: str) -> No
     assert "filters transposed" in chosen["input gradient"][1]
 
 
+def test_tiles_have_to_fit_the_devices_shared_memory() -> None:
+    sizes = (6, 512, 32, 32, 512, 3, 3, 1, "bfloat16")
+    assert plan(*sizes, arch=80, shared_bytes=163 << 10)["forward"][0] == "fprop 128x128 bf16"
+    assert plan(*sizes, arch=120, shared_bytes=99 << 10)["forward"][0] == "fprop 64x64 bf16"
+
+
 def test_wgmma_only_where_it_is_asked_for() -> None:
     sizes = (6, 256, 64, 64, 256, 3, 3, 1, "bfloat16")
     assert not any("wgmma" in kernel for kernel, _ in plan(*sizes).values())

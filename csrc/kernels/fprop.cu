@@ -6,6 +6,13 @@
 namespace pconv::cuda {
 namespace {
 
+template <class Tile>
+constexpr bool has_room(TileId id) {
+    return int64_t(gemm_shared_bytes<Tile>) <= tile_shapes[static_cast<int>(id)].shared_bytes;
+}
+static_assert(has_room<Large>(TileId::large) && has_room<Wide>(TileId::wide), "the plan relies on tiles.h");
+static_assert(has_room<Small>(TileId::small) && has_room<Thin>(TileId::thin), "the plan relies on tiles.h");
+
 template <class Math>
 Status by_tile(TileId tile, const GemmParams& p, cudaStream_t stream) {
     constexpr Filters order = Filters::k_major;

@@ -54,6 +54,7 @@ void choose_gemm_tile(Plan& plan, Pass pass, const Geometry& g, const Device& de
         // Transposed filters of half types have the small tile alone.
         if (plan.transposed_filters && plan.math != MathId::tf32 && rule.tile != TileId::small) continue;
         const TileShape& shape = tile_shapes[static_cast<int>(rule.tile)];
+        if (shape.shared_bytes > device.shared_bytes) continue;
         plan.tile = rule.tile;
         plan.patch_h = plan.patch_w = 0;
         choose_patches(plan, e, shape.rows);

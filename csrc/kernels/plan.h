@@ -11,7 +11,8 @@ namespace pconv::cuda {
 struct Device {
     int arch = 80;  // 10 * major + minor
     int multiprocessors = 108;
-    bool wgmma = false;                             // take the sm_90a kernels where they exist
+    int64_t shared_bytes = 163 << 10;  // that a block may have: 163 KiB on sm_80, 227 on sm_90, 99 on sm_86, 89, 120
+    bool wgmma = false;                // take the sm_90a kernels where they exist
     int64_t max_elements = (int64_t(1) << 31) - 1;  // of a tensor in one launch: offsets are 32-bit in the fast kernels
 };
 

@@ -15,12 +15,14 @@ enum class TileId { large, wide, small, thin, wgmma_128x256, wgmma_128x128 };
 
 struct TileShape {
     const char* name;
-    int rows, columns;  // pixels x channels; for wgrad filters x (tap, channel)
+    int rows, columns;     // pixels x channels; for wgrad filters x (tap, channel)
+    int64_t shared_bytes;  // a block of fprop or dgrad needs no more; wgrad needs less
 };
 
 // Indexed by TileId. The kernels' own constants (tile_types.h) are checked against these.
-constexpr TileShape tile_shapes[] = {{"128x128", 128, 128}, {"256x64", 256, 64},         {"64x64", 64, 64},
-                                     {"128x8", 128, 8},     {"wgmma 128x256", 128, 256}, {"wgmma 128x128", 128, 128}};
+constexpr TileShape tile_shapes[] = {
+    {"128x128", 128, 128, 104 << 10}, {"256x64", 256, 64, 132 << 10},         {"64x64", 64, 64, 56 << 10},
+    {"128x8", 128, 8, 76 << 10},      {"wgmma 128x256", 128, 256, 227 << 10}, {"wgmma 128x128", 128, 128, 227 << 10}};
 
 constexpr unsigned fprop_bit = 1, dgrad_bit = 2, wgrad_bit = 4;
 constexpr unsigned half_bit = 1, tf32_bit = 2, ieee_bit = 4;

@@ -57,7 +57,8 @@ pconv::DType dtype_from(const std::string& name) {
 // (pass, kernel, notes) of the three passes of a layer with a one-channel mask and "same" padding.
 py::list plan(
     int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t r, int64_t s, int64_t stride,
-    const std::string& dtype, bool channels_last, bool tf32, int arch, int multiprocessors, bool wgmma) {
+    const std::string& dtype, bool channels_last, bool tf32, int arch, int multiprocessors, int64_t shared_bytes,
+    bool wgmma) {
     using namespace pconv::cuda;
     pconv::Geometry g{};
     g.n = n, g.c = c, g.h = h, g.w = w, g.k = k, g.r = r, g.s = s;
@@ -71,6 +72,7 @@ py::list plan(
     const int64_t first[] = {0, c};
     Device device;
     device.arch = arch, device.multiprocessors = multiprocessors, device.wgmma = wgmma;
+    device.shared_bytes = shared_bytes;
     py::list rows;
     for (const Pass pass : {Pass::fprop, Pass::dgrad, Pass::wgrad}) {
         const Plan chosen = make_plan(pass, g, {true, 1, first}, tf32, device, true, channels_last);
@@ -88,6 +90,6 @@ PYBIND11_MODULE(_C, m) {
     m.def(
         "plan", &plan, py::arg("n"), py::arg("c"), py::arg("h"), py::arg("w"), py::arg("k"), py::arg("r"), py::arg("s"),
         py::arg("stride"), py::arg("dtype"), py::kw_only(), py::arg("channels_last") = true, py::arg("tf32") = true,
-        py::arg("arch") = 90, py::arg("multiprocessors") = 132, py::arg("wgmma") = false,
-        "Which CUDA kernels a layer would run on: [(pass, kernel, notes)].");
+        py::arg("arch") = 90, py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 227 << 10,
+        py::arg("wgmma") = false, "Which CUDA kernels a layer would run on: [(pass, kernel, notes)].");
 }

@@ -43,13 +43,15 @@ Device device_of(const Tensor& tensor) {
     const int index = tensor.get_device_index();
     STD_TORCH_CHECK(index >= 0 && index < most, "input: device index ", index, " is not supported");
     std::call_once(asked[index], [&] {
-        int major = 0, minor = 0, count = 0;
+        int major = 0, minor = 0, count = 0, shared = 0;
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
         cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index);
+        cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
         const char* wgmma = std::getenv("PCONV_WGMMA");
         known[index].arch = 10 * major + minor;
         known[index].multiprocessors = count > 0 ? count : 1;
+        known[index].shared_bytes = shared;
         known[index].wgmma = wgmma && std::strcmp(wgmma, "1") == 0 && major == 9;
     });
     return known[index];
@@ -228,7 +230,7 @@ STABLE_TORCH_LIBRARY_IMPL(pconv_emulated, CPU, m) {
 
 // For ctypes: the tests choose the device that is pretended, and answer for torch's setting.
 extern "C" void pconv_emulated_device(int arch, int multiprocessors, int wgmma, int64_t max_elements) {
-    pconv::cuda::emulated_device = {arch, multiprocessors, wgmma != 0, max_elements};
+    pconv::cuda::emulated_device = {arch, multiprocessors, 227 << 10, wgmma != 0, max_elements};
 }
 extern "C" void pconv_emulated_tf32_reader(int (*reader)()) { pconv::cuda::set_tf32_reader(reader); }
 

@@ -41,6 +41,7 @@ def show(words: Sequence[str]) -> int:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         device = {"arch": 10 * properties.major + properties.minor, "multiprocessors": properties.multi_processor_count}
+        device["shared_bytes"] = properties.shared_memory_per_block_optin
         where = properties.name
     rows = _extension.load().plan(*numbers, dtype, tf32=_precision.tf32_allowed(), **device)
     print(f"on {where}, channels_last, one-channel mask:")

@@ -50,12 +50,14 @@ def run_kernels(build_folder: Path, cases_files: dict[str, Path], coverage_folde
     programs: dict[tuple[str, str], Path] = {}
     building = Lock()  # a program that two threads ask for is built once
 
-    def run(variant: str, name: str, *arguments: str, policy: int = 2, plant: int = 0, limit: float = 600):
+    def run(
+        variant: str, name: str, *arguments: str, policy: int = 2, plant: int = 0, limit: float = 600, **variables: str
+    ):
         with building:
             if (variant, name) not in programs:
                 programs[variant, name] = build.build(variant, build_folder, SOURCES[name], defines=["PCONV_PLANTS"])
         program = programs[variant, name]
-        environment = build.run_environment(variant, policy)
+        environment = {**build.run_environment(variant, policy), **variables}
         if plant:
             environment["PCONV_PLANTED"] = str(plant)
         elif variant == "rel":

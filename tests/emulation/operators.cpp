@@ -3,7 +3,7 @@
 // reductions). Emulated on a CPU under sanitizers, or built by nvcc on a machine with a device, where compute-sanitizer
 // watches it.
 //
-//   operators CASES [--only NAME[,NAME...]] [--dtypes bf16,f16,f32,tf32,f64] [--arch N] [--quick]
+//   operators CASES [--only NAME[,NAME...]] [--dtypes bf16,f16,f32,tf32,f64] [--arch N] [--shared BYTES] [--quick]
 #include "device_memory.h"
 #include "reference.h"
 
@@ -21,6 +21,7 @@ struct Options {
     std::string cases;
     std::set<std::string> only, dtypes{"bf16", "f16", "f32", "tf32", "f64"};
     int arch = 80;
+    int64_t shared_bytes = 227 << 10;  // that a block may have
     bool quick = false;
 };
 
@@ -216,6 +217,8 @@ Options parse(int argc, char** argv) {
             options.dtypes = list_of(argv[++i]);
         else if (word == "--arch" && has_value)
             options.arch = std::atoi(argv[++i]);
+        else if (word == "--shared" && has_value)
+            options.shared_bytes = std::atoll(argv[++i]);
         else if (word == "--quick")
             options.quick = true;
         else
@@ -237,6 +240,7 @@ int main(int argc, char** argv) {
                 if (options.quick && layout == Layout::nchw) continue;
                 cuda::Device device;
                 device.arch = options.arch;
+                device.shared_bytes = options.shared_bytes;
                 device.wgmma = options.arch == 90;
                 // One multiprocessor is filled by the largest tiles; three share out wgmma's reductions; forty want
                 // small tiles.

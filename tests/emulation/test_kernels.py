@@ -63,6 +63,21 @@ def test_operators_under_every_schedule(run_kernels, arch: str) -> None:
     assert_all_pass(run_kernels, [(base, {"policy": policy}) for policy in (0, 1, 3, 4)])
 
 
+def test_operators_on_devices_with_little_shared_memory(run_kernels) -> None:
+    """99 KiB a block, as on sm_86, sm_89 and sm_120: the plan leaves the tiles that do not fit."""
+    base = (
+        "rel",
+        "operators",
+        "--quick",
+        "--only",
+        FOR_BOUNDS["80"] + ",tiles_of_128",
+        "--shared",
+        "101376",
+        "--dtypes",
+    )
+    assert_all_pass(run_kernels, [((*base, names), {"EMU_SHARED_LIMIT": "101376"}) for names in ("bf16,f32", "tf32")])
+
+
 def test_operators_in_both_layouts_and_in_parts(run_kernels) -> None:
     base = ("rel", "operators", "--only", FOR_BOUNDS["80"], "--dtypes")
     assert_all_pass(run_kernels, [((*base, names), {}) for names in ("bf16,f64", "f32,tf32")])
