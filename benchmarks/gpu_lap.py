@@ -144,14 +144,19 @@ def drivers(lap: Lap) -> dict[str, Any]:
     program, built = nvcc(lap, "operators", [EMULATION / "operators.cpp", *kernels])
     if built.returncode:
         return outcome(built)
-    lap.run([sys.executable, EMULATION / "export_cases.py", lap.work / "cases.txt"])
     result = {}
-    for arch in ["80", *(["90"] if architecture() == "90a" else [])]:
-        done = lap.run([program, lap.work / "cases.txt", "--arch", arch], share=0.3)
+    for arch in architectures():
+        lap.run([sys.executable, EMULATION / "export_cases.py", lap.work / f"cases_{arch}.txt", "--arch", arch])
+        done = lap.run([program, lap.work / f"cases_{arch}.txt", "--arch", arch], share=0.3)
         result[f"sm_{arch} kernels"] = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
         if done.returncode:
             return {**outcome(done), **result}
     return {"outcome": "passed", **result}
+
+
+def architectures() -> list[str]:
+    """Whose kernels this device runs: those of sm_80, and on sm_90 wgmma's too."""
+    return ["80", *(["90"] if architecture() == "90a" else [])]
 
 
 def suite(lap: Lap) -> dict[str, Any]:
@@ -174,10 +179,13 @@ def sanitizer(lap: Lap) -> dict[str, Any]:
         return {"outcome": "not run: no compute-sanitizer"}
     result: dict[str, Any] = {"outcome": "passed"}
     cases = "no_mask,holes_on_top,last,two_blocks_of_odd_size,groups,deep,tiles_of_256"
-    for tool in ("memcheck", "racecheck", "initcheck"):
+    runs = [(tool, "80", cases) for tool in ("memcheck", "racecheck", "initcheck")]
+    runs += [("memcheck", arch, "wgmma_256,wgmma_dilated,wgmma_four_blocks") for arch in architectures()[1:]]
+    for tool, arch, only in runs:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", lap.work / "operators"]
-        done = lap.run([*command, lap.work / "cases.txt", "--quick", "--only", cases], share=0.4)
-        result[tool] = (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1]
+        listed = [lap.work / f"cases_{arch}.txt", "--quick", "--arch", arch, "--only", only]
+        done = lap.run([*command, *listed], share=0.4)
+        result[f"{tool} sm_{arch}"] = (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1]
         if done.returncode:
             result["outcome"] = f"failed: {tool} ({done.returncode})"
     return result

@@ -139,10 +139,8 @@ Outputs forward(
     check_bias(g, input, bias);
     const Place place(input);
     const Device device = device_of(input);
-#ifndef PCONV_EMULATE
     if (device.arch < 80)
         return unfused_forward(input, mask, mask_channels, weight, bias, stride, padding, dilation, groups);
-#endif
     const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels, place);
     const Ints compact = ratio_size(g, bytes, mask_channels);
     Tensor alive = empty_of(input, compact, ScalarType::Bool);
@@ -175,12 +173,10 @@ Outputs backward(
     check_gradient(g, grad, input, ratios);
     const Place place(input);
     const Device device = device_of(input);
-#ifndef PCONV_EMULATE
     if (device.arch < 80)
         return unfused_backward(
             grad, input, mask, mask_channels, weight, ratios, stride, padding, dilation, groups, need_input,
             need_weight, need_bias);
-#endif
     const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels, place);
     const Tensor dense_ratios = torch::stable::contiguous(ratios);
     const Tensor upstream = laid_out(grad, g.layout), x = laid_out(input, g.layout);

@@ -10,7 +10,7 @@ import torch
 from cases import BY_NAME, CASES, KERNEL_CASES, Case, make_tensors
 from conftest import assert_as_good_as_torch
 
-from pconv_cuda import _precision, ops, reference
+from pconv_cuda import _extension, _precision, ops, reference
 
 LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
@@ -158,3 +158,19 @@ def test_errors_name_the_argument() -> None:
         emulated.partial_conv2d(t.input, t.mask, [], t.weight, t.bias[1:], *where)
     with pytest.raises(RuntimeError, match="weight: expected"):
         emulated.partial_conv2d(t.input, t.mask, [], t.weight[:, 1:], t.bias, *where)
+
+
+def test_a_device_before_sm_80_runs_the_unfused_reference() -> None:
+    case = BY_NAME["enc2"]
+    t = make_tensors(case).to(torch.float32)
+    forward = (t.input, t.mask, [], t.weight, t.bias, *window(case))
+    library.pconv_emulated_device(75, 40, 0, ctypes.c_int64(2**31 - 1))
+    _extension._warned.clear()
+    with pytest.warns(UserWarning, match="unfused reference"):
+        unfused = emulated.partial_conv2d(*forward)
+    backward = (t.grad, t.input, t.mask, [], t.weight, unfused[2], *window(case), True, True, True)
+    unfused_gradients = emulated.partial_conv2d_backward(*backward)
+    for ours, theirs in zip(unfused, ops.partial_conv2d(*forward), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(unfused_gradients, ops.partial_conv2d_backward(*backward), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -30,7 +30,7 @@ def library(build_folder: Path) -> Path:
     return build.build(
         "rel",
         build_folder,
-        [CSRC / "torch" / "ops_cuda.cpp", *kernels],
+        [CSRC / "torch" / "ops_cuda.cpp", CSRC / "torch" / "unfused.cpp", *kernels],
         shared=True,
         extra=[f"-I{TORCH / 'include'}"],
         libraries=[f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{TORCH / 'lib'}"],
