@@ -40,7 +40,7 @@ def test_fp32_follows_the_setting(options: dict[str, bool], expected: str) -> No
 def test_tiles_have_to_fit_the_devices_shared_memory() -> None:
     sizes = (6, 512, 32, 32, 512, 3, 3, 1, "bfloat16")
     assert plan(*sizes, arch=80, shared_bytes=163 << 10)["forward"][0] == "fprop 128x128 bf16"
-    assert plan(*sizes, arch=120, shared_bytes=99 << 10)["forward"][0] == "fprop 64x64 bf16"
+    assert plan(*sizes, arch=120, shared_bytes=99 << 10)["forward"][0] == "fprop 128x128 (2 stages) bf16"
 
 
 def test_wgmma_only_where_it_is_asked_for() -> None:

@@ -13,6 +13,7 @@ Status as_they_lie(TileId tile, const GemmParams& p, cudaStream_t stream) {
     constexpr Filters order = Filters::mn_major;
     switch (tile) {
         case TileId::large: return launch_gemm<Pass::dgrad, Math, Large, order>("dgrad 128x128", p, stream);
+        case TileId::lean: return launch_gemm<Pass::dgrad, Math, Lean, order>("dgrad 128x128, 2 stages", p, stream);
         case TileId::wide: return launch_gemm<Pass::dgrad, Math, Wide, order>("dgrad 256x64", p, stream);
         case TileId::small: return launch_gemm<Pass::dgrad, Math, Small, order>("dgrad 64x64", p, stream);
         case TileId::thin:
@@ -37,6 +38,9 @@ Status gemm_dgrad(MathId math, TileId tile, bool transposed, const GemmParams& p
         case MathId::tf32:
             if (tile == TileId::large)
                 return launch_gemm<Pass::dgrad, Tf32, Large, Filters::k_major>("dgrad 128x128 tf32", p, stream);
+            if (tile == TileId::lean)
+                return launch_gemm<Pass::dgrad, Tf32, Lean, Filters::k_major>(
+                    "dgrad 128x128 tf32, 2 stages", p, stream);
             return transposed_small<Tf32>(p, stream);
         case MathId::ieee: break;
     }

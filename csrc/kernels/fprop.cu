@@ -11,6 +11,7 @@ constexpr bool has_room(TileId id) {
     return int64_t(gemm_shared_bytes<Tile>) <= tile_shapes[static_cast<int>(id)].shared_bytes;
 }
 static_assert(has_room<Large>(TileId::large) && has_room<Wide>(TileId::wide), "the plan relies on tiles.h");
+static_assert(has_room<Lean>(TileId::lean), "the plan relies on tiles.h");
 static_assert(has_room<Small>(TileId::small) && has_room<Thin>(TileId::thin), "the plan relies on tiles.h");
 
 template <class Math>
@@ -18,6 +19,7 @@ Status by_tile(TileId tile, const GemmParams& p, cudaStream_t stream) {
     constexpr Filters order = Filters::k_major;
     switch (tile) {
         case TileId::large: return launch_gemm<Pass::fprop, Math, Large, order>("fprop 128x128", p, stream);
+        case TileId::lean: return launch_gemm<Pass::fprop, Math, Lean, order>("fprop 128x128, 2 stages", p, stream);
         case TileId::thin: return launch_gemm<Pass::fprop, Math, Thin, order>("fprop 128x8", p, stream);
         case TileId::wide:
             if constexpr (Math::chunk == 8)

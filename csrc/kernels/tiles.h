@@ -11,7 +11,7 @@ enum class Pass { fprop, dgrad, wgrad };
 // How products are made: on tensor cores from bf16, fp16 or fp32 rounded to tf32, or in fp32 without them.
 enum class MathId { bf16, f16, tf32, ieee };
 
-enum class TileId { large, wide, small, thin, wgmma_128x256, wgmma_128x128 };
+enum class TileId { large, wide, small, thin, lean, wgmma_128x256, wgmma_128x128 };
 
 struct TileShape {
     const char* name;
@@ -21,8 +21,13 @@ struct TileShape {
 
 // Indexed by TileId. The kernels' own constants (tile_types.h) are checked against these.
 constexpr TileShape tile_shapes[] = {
-    {"128x128", 128, 128, 104 << 10}, {"256x64", 256, 64, 132 << 10},         {"64x64", 64, 64, 56 << 10},
-    {"128x8", 128, 8, 76 << 10},      {"wgmma 128x256", 128, 256, 227 << 10}, {"wgmma 128x128", 128, 128, 227 << 10}};
+    {"128x128", 128, 128, 104 << 10},
+    {"256x64", 256, 64, 132 << 10},
+    {"64x64", 64, 64, 56 << 10},
+    {"128x8", 128, 8, 76 << 10},
+    {"128x128 (2 stages)", 128, 128, 76 << 10},
+    {"wgmma 128x256", 128, 256, 227 << 10},
+    {"wgmma 128x128", 128, 128, 227 << 10}};
 
 constexpr unsigned fprop_bit = 1, dgrad_bit = 2, wgrad_bit = 4;
 constexpr unsigned half_bit = 1, tf32_bit = 2, ieee_bit = 4;
@@ -41,13 +46,15 @@ struct TileRule {
 // only where the large ones would leave multiprocessors idle. 128x8 is the one instruction's width of 8: it serves last
 // layers. wgmma wants 256 columns: the right operand is then read once for 64 rows and shared memory keeps up; half a
 // device of the smaller tile is better than a full one of mma.sync, for splits of the reduction fill the rest.
+// Two stages are for devices whose blocks have 99 KiB of shared memory (sm_86, sm_89, sm_120).
 constexpr TileRule tile_rules[] = {
     {fprop_bit, half_bit | tf32_bit, 8, 0, TileId::thin},
     {fprop_bit | dgrad_bit | wgrad_bit, half_bit, INT64_MAX, 100, TileId::wgmma_128x256, true, 128},
     {fprop_bit | dgrad_bit | wgrad_bit, half_bit, INT64_MAX, 50, TileId::wgmma_128x128, true, 0},
     {fprop_bit | dgrad_bit, half_bit, 64, 100, TileId::wide},
     {wgrad_bit, half_bit | tf32_bit, 64, 0, TileId::small},
-    {fprop_bit | dgrad_bit | wgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large},
+    {fprop_bit | dgrad_bit | wgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64},
+    {fprop_bit | dgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::lean, false, 64},
     {fprop_bit | dgrad_bit | wgrad_bit, half_bit | tf32_bit | ieee_bit, INT64_MAX, 0, TileId::small},
 };
 
