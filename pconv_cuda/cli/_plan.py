@@ -41,7 +41,8 @@ def show(words: Sequence[str]) -> int:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         device = {"arch": 10 * properties.major + properties.minor, "multiprocessors": properties.multi_processor_count}
-        device["shared_bytes"] = properties.shared_memory_per_block_optin
+        # Not every torch tells it; the least that any device of sm_80 and later has then stands in.
+        device["shared_bytes"] = getattr(properties, "shared_memory_per_block_optin", 99 << 10)
         where = properties.name
     rows = _extension.load().plan(*numbers, dtype, tf32=_precision.tf32_allowed(), **device)
     print(f"on {where}, channels_last, one-channel mask:")
