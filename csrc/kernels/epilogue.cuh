@@ -23,7 +23,7 @@ PCONV_DEV float finished(const GemmParams& p, const Tables<Tile>& tables, float 
 }
 
 template <class T, int count>
-struct alignas(sizeof(T) * count) Vector {
+struct alignas(sizeof(T) * count) Run {
     T values[count];
 };
 
@@ -38,7 +38,7 @@ PCONV_DEV void store_rows(
         if (tables.row_out[row] < 0 || column >= p.columns) continue;
         const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + tables.row_out[row];
         T* const out = static_cast<T*>(p.out) + pixel * p.columns + column;
-        Vector<T, run> values;
+        Run<T, run> values;
 #pragma unroll
         for (int e = 0; e < run; ++e) {
             const bool exists = column + e < p.columns;
@@ -49,7 +49,7 @@ PCONV_DEV void store_rows(
                        : Math::store(0.f);
         }
         if (p.columns % run == 0 && !PCONV_PLANT(11)) {
-            *reinterpret_cast<Vector<T, run>*>(out) = values;
+            *reinterpret_cast<Run<T, run>*>(out) = values;
         } else {
             for (int e = 0; e < run && (column + e < p.columns || PCONV_PLANT(11)); ++e) out[e] = values.values[e];
         }
@@ -66,7 +66,7 @@ PCONV_DEV void store_planes(
     for (int id = thread; id < Tile::rows / run * Tile::columns; id += Tile::store_threads) {
         const int column = id % Tile::columns, first = id / Tile::columns * run, last = first + run - 1;
         if (column0 + column >= p.columns) continue;
-        Vector<T, run> values;
+        Run<T, run> values;
 #pragma unroll
         for (int e = 0; e < run; ++e)
             values.values[e] = Math::store(
@@ -80,7 +80,7 @@ PCONV_DEV void store_planes(
         // The address itself is asked: a batch that is launched in parts begins anywhere.
         T* const out = neighbours ? static_cast<T*>(p.out) + place(first) : nullptr;
         if (neighbours && reinterpret_cast<uintptr_t>(out) % sizeof values == 0) {
-            *reinterpret_cast<Vector<T, run>*>(out) = values;
+            *reinterpret_cast<Run<T, run>*>(out) = values;
         } else {
             for (int e = 0; e < run; ++e)
                 if (tables.row_out[first + e] >= 0) static_cast<T*>(p.out)[place(first + e)] = values.values[e];

@@ -100,8 +100,8 @@ PCONV_DEV void multiply_patch(
 template <class T, int run>
 PCONV_DEV void store_run(T* out, const T* staged, int exist) {
     // The pointer, not the place: where a batch is launched in parts, a part may begin anywhere.
-    if (exist == run && reinterpret_cast<uintptr_t>(out) % sizeof(Vector<T, run>) == 0) {
-        *reinterpret_cast<Vector<T, run>*>(out) = *reinterpret_cast<const Vector<T, run>*>(staged);
+    if (exist == run && reinterpret_cast<uintptr_t>(out) % sizeof(Run<T, run>) == 0) {
+        *reinterpret_cast<Run<T, run>*>(out) = *reinterpret_cast<const Run<T, run>*>(staged);
     } else {
         for (int e = 0; e < run && (e < exist || PCONV_PLANT(84)); ++e) out[e] = staged[e];
     }
@@ -144,9 +144,9 @@ template <class Math>
 PCONV_DEV void stage_pair(bool planes, uint8_t* staging, int pixel, int column, float low, float high) {
     using Layer = FirstLayer<Math>;
     using T = typename Layer::Element;
-    const Vector<T, 2> both{{Math::store(low), Math::store(high)}};
+    const Run<T, 2> both{{Math::store(low), Math::store(high)}};
     if (!planes) {
-        *reinterpret_cast<Vector<T, 2>*>(staging + pixel * Layer::row_pitch + column * Layer::element_bytes) = both;
+        *reinterpret_cast<Run<T, 2>*>(staging + pixel * Layer::row_pitch + column * Layer::element_bytes) = both;
     } else {
         reinterpret_cast<T*>(staging + column * Layer::plane_pitch)[pixel] = both.values[0];
         reinterpret_cast<T*>(staging + (column + 1) * Layer::plane_pitch)[pixel] = both.values[1];

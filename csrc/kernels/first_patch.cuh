@@ -125,7 +125,7 @@ PCONV_DEV void stage_patch_rows(const FirstLayerParams& p, const TileAt& at, int
     const auto* const source = static_cast<const Bits*>(conv.source) + int64_t(at.n) * plane * channels;
     const uint8_t* const mask = conv.mask.bytes ? conv.mask.bytes + at.n * conv.mask.batch_step : nullptr;
     uint32_t valid = 0;  // a bit a pixel
-    Vector<Bits, 4> loaded[rows_at_once][patch_chunks];
+    Run<Bits, 4> loaded[rows_at_once][patch_chunks];
 #pragma unroll
     for (int i = 0; i < rows_at_once; ++i)
 #pragma unroll
@@ -153,13 +153,13 @@ PCONV_DEV void stage_patch_rows(const FirstLayerParams& p, const TileAt& at, int
             const bool kept_here = valid >> (i * patch_chunks + chunk) & 1;
             word |= uint64_t(__ballot_sync(0xffffffffu, kept_here)) << (chunk * 32);
             if (column >= p.patch_pixels) continue;
-            Vector<Bits, 4> kept;
+            Run<Bits, 4> kept;
 #pragma unroll
             for (int c = 0; c < 4; ++c)
                 kept.values[c] = kept_here || PCONV_PLANT(80) ? as_operand<Math>(loaded[i][chunk].values[c]) : Bits(0);
             uint8_t* const pixel =
                 shared + p.patch_at + (row * p.patch_pixels + column) * FirstLayer<Math>::pixel_bytes;
-            *reinterpret_cast<Vector<Bits, 4>*>(pixel) = kept;
+            *reinterpret_cast<Run<Bits, 4>*>(pixel) = kept;
         }
         if (lane == 0) words[row] = word;
     }

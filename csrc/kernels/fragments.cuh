@@ -58,36 +58,42 @@ struct Ieee {
 
 enum class Filters { k_major, mn_major };
 
-// The accumulators of mma.sync as rows of fp32 in shared memory, for the epilogue.
-template <class Tile, int down, int across>
-PCONV_DEV void stage_fragments(
-    const float (&sums)[down][across][4], int warp_row, int warp_column, int lane, float* staging) {
-#pragma unroll
-    for (int i = 0; i < down; ++i)
-#pragma unroll
-        for (int j = 0; j < across; ++j)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int row = warp_row + i * 16 + half * 8 + lane / 4;
-                const int column = warp_column + j * 8 + lane % 4 * 2;
-                *reinterpret_cast<float2*>(staging + row * Tile::staging_pitch + column) =
-                    make_float2(sums[i][j][half * 2], sums[i][j][half * 2 + 1]);
-            }
-}
-
-// Accumulators of mma.sync: [warp_rows / 16][warp_columns / 8][4].
-template <class Math, class Tile, Filters filters>
-struct TensorCoreProduct {
+// A warp's accumulators of mma.sync, [warp_rows / 16][warp_columns / 8][4], and its place in the tile.
+template <class Tile>
+struct WarpTile {
     static constexpr int down = Tile::warp_rows / 16, across = Tile::warp_columns / 8;
     float sums[down][across][4] = {};
-    uint32_t pipeline, a_first, b_first;  // where the stages begin; byte offsets in a stage
-    int warp_row, warp_column, lane;
+    const int lane, warp_row, warp_column;
 
-    PCONV_DEV TensorCoreProduct(const uint8_t* shared, int thread) : pipeline(smem_u32(shared)) {
-        const int warp = thread / 32;
-        lane = thread % 32;
-        warp_row = warp % Tile::warps_down * Tile::warp_rows;
-        warp_column = warp / Tile::warps_down * Tile::warp_columns;
+    PCONV_DEV WarpTile(int thread)
+        : lane(thread % 32),
+          warp_row(thread / 32 % Tile::warps_down * Tile::warp_rows),
+          warp_column(thread / 32 / Tile::warps_down * Tile::warp_columns) {}
+
+    // As rows of fp32 in shared memory, for the epilogue.
+    PCONV_DEV void stage_out(float* staging) const {
+#pragma unroll
+        for (int i = 0; i < down; ++i)
+#pragma unroll
+            for (int j = 0; j < across; ++j)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int row = warp_row + i * 16 + half * 8 + lane / 4;
+                    const int column = warp_column + j * 8 + lane % 4 * 2;
+                    *reinterpret_cast<float2*>(staging + row * Tile::staging_pitch + column) =
+                        make_float2(sums[i][j][half * 2], sums[i][j][half * 2 + 1]);
+                }
+    }
+};
+
+template <class Math, class Tile, Filters filters>
+struct TensorCoreProduct : WarpTile<Tile> {
+    using WarpTile<Tile>::down, WarpTile<Tile>::across, WarpTile<Tile>::sums;
+    using WarpTile<Tile>::lane, WarpTile<Tile>::warp_row, WarpTile<Tile>::warp_column;
+    uint32_t pipeline, a_first, b_first;  // where the stages begin; byte offsets in a stage
+
+    PCONV_DEV TensorCoreProduct(const uint8_t* shared, int thread)
+        : WarpTile<Tile>(thread), pipeline(smem_u32(shared)) {
         a_first = (warp_row + lane % 16) * 128 + (((lane / 16) ^ (lane & 7)) << 4);
         if (filters == Filters::k_major) {
             // Two 8-column groups a read, each in two halves of the fragment's depth; a single group needs one read of
@@ -128,10 +134,6 @@ struct TensorCoreProduct {
 #pragma unroll
                 for (int j = 0; j < across; ++j) Math::multiply(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
         }
-    }
-
-    PCONV_DEV void stage_out(float* staging) const {
-        stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging);
     }
 };
 

@@ -45,17 +45,6 @@ struct Value<uint8_t> {  // masks alone; bool is stored as this
 template <class T>
 using accumulator_t = typename Value<T>::Accumulator;
 
-inline int element_size(DType dtype) {
-    switch (dtype) {
-        case DType::f64: return 8;
-        case DType::f32: return 4;
-        case DType::bf16:
-        case DType::f16: return 2;
-        case DType::u8: return 1;
-    }
-    return 0;
-}
-
 template <class T>
 struct Type {
     using type = T;
@@ -77,13 +66,12 @@ Status by_type(DType dtype, const char* name, const Body& body) {
     return dtype == DType::f64 ? body(Type<double>{}) : by_fast_type(dtype, name, body);
 }
 
-// Kernels that only move data are compiled by size, not by type: three instead of four, and no conversion can slip in.
+// Kernels that only move data are compiled by size, not by type: no conversion can slip in. Doubles are never packed.
 template <class Body>
 Status by_element_size(DType dtype, const char* name, const Body& body) {
-    switch (element_size(dtype)) {
+    switch (bytes_of(dtype)) {
         case 2: return body(Type<uint16_t>{});
         case 4: return body(Type<uint32_t>{});
-        case 8: return body(Type<uint64_t>{});
         default: return Status{cudaErrorInvalidValue, name};
     }
 }

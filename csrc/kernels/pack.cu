@@ -161,7 +161,7 @@ Status pack_activation(
     DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const MaskView& mask,
     const void* x, const Strides& x_strides, void* packed, cudaStream_t stream) {
     constexpr const char* name = "pack_activation";
-    const int bytes = element_size(dtype), channels = packing.start[packing.blocks];
+    const int bytes = int(bytes_of(dtype)), channels = packing.start[packing.blocks];
     const bool aligned =
         reinterpret_cast<uintptr_t>(packed) % vector_bytes == 0 && channels * bytes % vector_bytes == 0;
     if (!aligned || packing.first[packing.blocks] != c) return Status{cudaErrorInvalidValue, name};

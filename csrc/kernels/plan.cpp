@@ -93,15 +93,6 @@ Plan generic(Plan plan, const char* reason) {
 
 }  // namespace
 
-int64_t bytes_of(DType dtype) {
-    switch (dtype) {
-        case DType::f64: return 8;
-        case DType::f32: return 4;
-        case DType::u8: return 1;
-        default: return 2;
-    }
-}
-
 Plan make_plan(
     Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,
     bool filters_krsc) {

@@ -44,8 +44,6 @@ struct Plan {
     int special_blocks = 0;           // first: blocks that walk over the tiles
 };
 
-int64_t bytes_of(DType dtype);
-
 // aligned: tensors begin at multiples of 16 bytes. filters_krsc: they lie as [K, R, S, C] without gaps.
 Plan make_plan(
     Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,

@@ -182,7 +182,7 @@ __global__ void sum_pieces_kernel(const SumArguments a) {
 // From K alone, not from its padding: the pieces, and with them db's bits and the workspace, are then the same however
 // much padding a caller wants.
 inline TilePlan plan_for(const Geometry& g, bool channels_last) {
-    const int vector_size = vector_bytes / element_size(g.dtype);
+    const int vector_size = vector_bytes / int(bytes_of(g.dtype));
     return plan_tiles(g.n * g.p * g.q, ceil_div(g.k, vector_size), vector_size, channels_last);
 }
 
@@ -196,7 +196,7 @@ inline TilePlan with_padding(TilePlan plan, int64_t packed_vectors) {
 
 // The layout is known only when the gradient is there, so that the larger of the two needs counts.
 int64_t scale_gradient_workspace(const Geometry& g) {
-    if (element_size(g.dtype) < 2) return 0;
+    if (bytes_of(g.dtype) < 2) return 0;
     const int64_t last = cut(plan_for(g, true)).count, first = cut(plan_for(g, false)).count;
     return (last > first ? last : first) * g.k * (g.dtype == DType::f64 ? 8 : 4);
 }
@@ -205,7 +205,7 @@ Status scale_gradient(
     const Geometry& g, const void* grad, const Strides& grad_strides, const void* ratio, int64_t ratio_n,
     int64_t ratio_groups, int64_t k_padded, void* scaled, void* db, void* workspace, cudaStream_t stream) {
     constexpr const char* name = "scale_gradient";
-    const int bytes = element_size(g.dtype);
+    const int bytes = int(bytes_of(g.dtype));
     const bool aligned =
         reinterpret_cast<uintptr_t>(scaled) % vector_bytes == 0 && k_padded * bytes % vector_bytes == 0;
     if (scaled != nullptr && (!aligned || k_padded < g.k)) return Status{cudaErrorInvalidValue, name};

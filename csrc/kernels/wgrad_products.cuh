@@ -20,19 +20,14 @@ struct WgradStage {
 };
 
 template <class Math, class Tile>
-struct WgradHalfProduct {
-    static constexpr int down = Tile::warp_rows / 16, across = Tile::warp_columns / 8;
+struct WgradHalfProduct : WarpTile<Tile> {
+    using WarpTile<Tile>::down, WarpTile<Tile>::across, WarpTile<Tile>::sums;
+    using WarpTile<Tile>::lane, WarpTile<Tile>::warp_row, WarpTile<Tile>::warp_column;
     static constexpr int panel_bytes = WgradStage<Math>::panel_bytes;
-    float sums[down][across][4] = {};
     uint32_t pipeline;
-    int warp_row, warp_column, lane;
 
-    PCONV_DEV WgradHalfProduct(const uint8_t* shared, int thread) : pipeline(smem_u32(shared)) {
-        const int warp = thread / 32;
-        lane = thread % 32;
-        warp_row = warp % Tile::warps_down * Tile::warp_rows;
-        warp_column = warp / Tile::warps_down * Tile::warp_columns;
-    }
+    PCONV_DEV WgradHalfProduct(const uint8_t* shared, int thread)
+        : WarpTile<Tile>(thread), pipeline(smem_u32(shared)) {}
 
     // Address of this lane's row in a transposed read of 16 pixels x 16 channels.
     PCONV_DEV static uint32_t address(uint32_t tile, int pixel, int channel_chunk) {
@@ -60,25 +55,16 @@ struct WgradHalfProduct {
                 for (int j = 0; j < across; ++j) Math::multiply(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
         }
     }
-    PCONV_DEV void stage_out(float* staging) const {
-        stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging);
-    }
 };
 
 template <class Tile>
-struct WgradTf32Product {
-    static constexpr int down = Tile::warp_rows / 16, across = Tile::warp_columns / 8;
+struct WgradTf32Product : WarpTile<Tile> {
+    using WarpTile<Tile>::down, WarpTile<Tile>::across, WarpTile<Tile>::sums;
+    using WarpTile<Tile>::lane, WarpTile<Tile>::warp_row, WarpTile<Tile>::warp_column;
     static constexpr int panel_bytes = WgradStage<Tf32>::panel_bytes;
-    float sums[down][across][4] = {};
     const uint8_t* pipeline;
-    int warp_row, warp_column, lane;
 
-    PCONV_DEV WgradTf32Product(const uint8_t* shared, int thread) : pipeline(shared) {
-        const int warp = thread / 32;
-        lane = thread % 32;
-        warp_row = warp % Tile::warps_down * Tile::warp_rows;
-        warp_column = warp / Tile::warps_down * Tile::warp_columns;
-    }
+    PCONV_DEV WgradTf32Product(const uint8_t* shared, int thread) : WarpTile<Tile>(thread), pipeline(shared) {}
 
     PCONV_DEV static uint32_t element(const uint8_t* tile, int pixel, int channel) {
         const int place = (channel % 32 / 4) ^ WgradStage<Tf32>::swizzle(pixel);
@@ -107,9 +93,6 @@ struct WgradTf32Product {
 #pragma unroll
                 for (int j = 0; j < across; ++j) mma_tf32_1688(sums[i][j], a[i], b[j]);
         }
-    }
-    PCONV_DEV void stage_out(float* staging) const {
-        stage_fragments<Tile>(sums, warp_row, warp_column, lane, staging);
     }
 };
 

@@ -73,11 +73,11 @@ def test_as_good_as_torch(case: Case, dtype: torch.dtype, layout: torch.memory_f
     assert torch.equal(alive, true_alive) and torch.allclose(ratio.double(), true_ratio, rtol=1e-7, atol=0)
     truths = reference_of(case, exact, torch.float64)
     # torch sums in another order in each layout, and for so few terms its error is a matter of luck: the larger counts.
+    # Where torch itself gives NaN (seen in bf16, with strides beyond the image) one rounding is all that is allowed.
     rivals = [reference_of(case, exact.to(dtype, each), dtype) for each in LAYOUTS]
     for i, name in enumerate(["output", "dx", "dw", *(["db"] if case.bias else [])]):
-        theirs = max(
-            (rival[i].nan_to_num() for rival in rivals), key=lambda r: (r.double() - truths[i]).abs().sum().item()
-        )
+        finite = [rival[i] for rival in rivals if rival[i].isfinite().all()] or [truths[i]]
+        theirs = max(finite, key=lambda rival: (rival.double() - truths[i]).abs().sum().item())
         assert_as_good_as_torch([y, *gradients][i], theirs, truths[i], name)
 
 

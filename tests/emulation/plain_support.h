@@ -30,7 +30,7 @@ inline uint64_t random_bits() {
 inline double random_value() { return double(random_bits() % 20001) / 10000 - 1; }
 inline bool chance(double probability) { return double(random_bits() % 10000) < probability * 10000; }
 
-inline int bytes_of(DType dtype) {
+inline int size_of(DType dtype) {
     return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : dtype == DType::u8 ? 1 : 2;
 }
 inline const char* name_of(DType dtype) {
@@ -74,17 +74,17 @@ inline void write_number(DType dtype, void* at, double value) {
 class Array {
   public:
     Array(DType dtype, int64_t count, int64_t lead = 0) : dtype(dtype), count(count), lead_(lead) {
-        const size_t bytes = size_t(count + lead) * bytes_of(dtype);
+        const size_t bytes = size_t(count + lead) * size_of(dtype);
         void* memory = nullptr;
         if (posix_memalign(&memory, 256, bytes == 0 ? 1 : bytes) != 0) std::abort();
         std::memset(memory, 0xFF, bytes);
         memory_.reset(static_cast<uint8_t*>(memory), std::free);
     }
-    uint8_t* data() const { return memory_.get() + lead_ * bytes_of(dtype); }
-    double get(int64_t index) const { return read_number(dtype, data() + index * bytes_of(dtype)); }
-    void set(int64_t index, double value) const { write_number(dtype, data() + index * bytes_of(dtype), value); }
+    uint8_t* data() const { return memory_.get() + lead_ * size_of(dtype); }
+    double get(int64_t index) const { return read_number(dtype, data() + index * size_of(dtype)); }
+    void set(int64_t index, double value) const { write_number(dtype, data() + index * size_of(dtype), value); }
     bool same_bits(const Array& other) const {
-        return count == other.count && std::memcmp(data(), other.data(), size_t(count) * bytes_of(dtype)) == 0;
+        return count == other.count && std::memcmp(data(), other.data(), size_t(count) * size_of(dtype)) == 0;
     }
     DType dtype;
     int64_t count;
@@ -141,7 +141,7 @@ inline const char* layout_name(Layout layout) { return layout == Layout::nchw ? 
 
 // Channels filled up to 16 bytes.
 inline int64_t padded(int64_t channels, DType dtype) {
-    const int64_t vector = 16 / bytes_of(dtype);
+    const int64_t vector = 16 / size_of(dtype);
     return (channels + vector - 1) / vector * vector;
 }
 

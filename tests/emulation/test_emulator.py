@@ -64,10 +64,9 @@ HOPPER_PLANTS = {
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory):
+def built(build_folder):
     """built("rel", "plants.cpp") is the path of the program; each is made once."""
-    folder = Path(os.environ.get("PCONV_EMULATION_BUILD") or tmp_path_factory.mktemp("emulation"))
-    return lambda variant, source: build.build(variant, folder, [HERE / source])
+    return lambda variant, source: build.build(variant, build_folder, [HERE / source])
 
 
 def run(variant: str, program: Path, *arguments: str, policy: int = 2, coverage_folder: Path | None = None):

@@ -191,7 +191,7 @@ void test_pack_activation() {
         {1, 1, 1, 1, 0, {}},         {0, 3, 4, 4, 0, {}},   {1, 2, 37, 43, 0, {}},        // many tiles of few channels
         {2, 12, 3, 4, 0, {4, 0, 0}},  // vectors that only the larger tensor fills
     };
-    for (DType dtype : float_types)
+    for (DType dtype : fast_types)
         for (Layout layout : layouts)
             for (const PackShape& shape : shapes)
                 for (Holes holes : {Holes::none, Holes::per_channel, Holes::per_channel_shared}) {
@@ -203,7 +203,7 @@ void test_pack_activation() {
 }
 
 void test_pack_weight_and_mask() {
-    for (DType dtype : float_types)
+    for (DType dtype : fast_types)
         for (Layout layout : layouts) {
             for (const WeightShape& shape : weight_shapes) check_pack_weight(dtype, layout, shape);
             for (Holes holes : all_holes) check_apply_mask(dtype, layout, holes, 2, 6, 3, 5);
