@@ -101,6 +101,7 @@ def _forward(
     dilation: list[int],
     groups: int,
     fp32: int = -1,
+    slope: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from pconv_cuda import ops, reference
 
@@ -112,6 +113,7 @@ def _forward(
     precise = torch.float64 if input.dtype == torch.float64 else torch.float32
     ratio = reference.window_ratio(valid, weight, groups, precise, **where)
     output, _ = reference.partial_conv2d(input, valid, weight, bias, groups=groups, **where)
+    output = reference.activation(output, slope)
     return output.contiguous(memory_format=ops.memory_format(input)), ratio > 0, ratio.contiguous()
 
 

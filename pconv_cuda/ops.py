@@ -54,6 +54,7 @@ def _forward_fake(
     dilation: list[int],
     groups: int,
     fp32: int = -1,
+    slope: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     for name, tensor in (("mask", mask), ("weight", weight), ("bias", bias)):
         # Beside a real input this kernel would hand out memory that nobody has filled.
@@ -102,7 +103,12 @@ def _backward_fake(
 
 
 def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    input, mask, ctx.mask_channels, weight, _, *ctx.window, fp32 = inputs
+    input, mask, ctx.mask_channels, weight, _, *ctx.window, fp32, slope = inputs
+    if slope != 1.0:
+        raise RuntimeError(
+            f"slope: an activation inside the operator ({slope}) is for inference and has no derivative; call it under "
+            "torch.no_grad() or torch.inference_mode()"
+        )
     ctx.fp32 = _precision.choice_of(input, fp32)
     _, alive, ratio = output
     ctx.mark_non_differentiable(alive, ratio)
@@ -112,14 +118,14 @@ def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
 
 def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
-        return (None,) * 10
+        return (None,) * 11
     input, mask, weight, ratio = ctx.saved_tensors
     need_input, _, _, need_weight, need_bias = ctx.needs_input_grad[:5]
     dx, dw, db = partial_conv2d_backward(
         grad, input, mask, ctx.mask_channels, weight, ratio, *ctx.window, need_input, need_weight, need_bias, ctx.fp32
     )
     given = dx if need_input else None, None, None, dw if need_weight else None, db if need_bias else None
-    return (*given, *(None,) * 5)
+    return (*given, *(None,) * 6)
 
 
 def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pconv_cuda._arguments import check_binary
 
-__all__ = ["partial_conv2d", "spread_mask", "window_ratio"]
+__all__ = ["activation", "partial_conv2d", "spread_mask", "window_ratio"]
 
 
 def window_ratio(mask: Tensor, weight: Tensor, groups: int, precise: torch.dtype, **where: Any) -> Tensor:
@@ -82,3 +82,8 @@ def spread_mask(mask: Tensor | None, mask_channels: list[int], input: Tensor) ->
         blocks = [mask[:, i : i + 1].expand(-1, channels, -1, -1) for i, channels in enumerate(mask_channels)]
         mask = torch.cat(blocks, dim=1)
     return mask != 0
+
+
+def activation(output: Tensor, slope: float) -> Tensor:
+    """``v < 0 ? slope * v : v``: ReLU for slope 0, nothing for slope 1."""
+    return output if slope == 1.0 else F.relu(output) if slope == 0.0 else F.leaky_relu(output, slope)

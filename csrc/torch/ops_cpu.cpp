@@ -84,7 +84,7 @@ Tensor fitting(const Geometry& g, const Tensor& weight) {
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, MaybeTensor bias, Ints stride, Ints padding,
-    Ints dilation, int64_t groups, int64_t) {
+    Ints dilation, int64_t groups, int64_t, double slope) {
     const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
     check_bias(g, input, bias);
     const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels);
@@ -158,6 +158,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(
 STABLE_TORCH_LIBRARY(pconv_cuda, m) {
     m.def("partial_conv2d" PCONV_FORWARD_SCHEMA);
     m.def("partial_conv2d_backward" PCONV_BACKWARD_SCHEMA);
+    m.def("partial_conv2d_upcat" PCONV_UPCAT_SCHEMA);
+    m.def("partial_conv2d_upcat_backward" PCONV_UPCAT_BACKWARD_SCHEMA);
+    m.def("upcat_phases" PCONV_UPCAT_PHASES_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pconv_cuda, CPU, m) {

@@ -134,13 +134,13 @@ void* data_or_null(const Tensor& tensor) { return tensor.numel() > 0 ? tensor.mu
 
 Outputs forward(
     Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, MaybeTensor bias, Ints stride, Ints padding,
-    Ints dilation, int64_t groups, int64_t fp32) {
+    Ints dilation, int64_t groups, int64_t fp32, double slope) {
     const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
     check_bias(g, input, bias);
     const Place place(input);
     const Device device = device_of(input);
     if (device.arch < 80)
-        return unfused_forward(input, mask, mask_channels, weight, bias, stride, padding, dilation, groups);
+        return unfused_forward(input, mask, mask_channels, weight, bias, stride, padding, dilation, groups, slope);
     const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels, place);
     const Ints compact = ratio_size(g, bytes, mask_channels);
     Tensor alive = empty_of(input, compact, ScalarType::Bool);

@@ -15,7 +15,8 @@ void set_tf32_reader(Tf32Reader reader);
 // The operators of pconv_cuda/_extension.py in torch's own operators, called through the dispatcher.
 std::tuple<Tensor, Tensor, Tensor> unfused_forward(
     const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
-    const MaybeTensor& bias, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups);
+    const MaybeTensor& bias, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+    double slope);
 std::tuple<Tensor, Tensor, Tensor> unfused_backward(
     const Tensor& grad, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
     const Tensor& ratio, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool need_input,

@@ -20,10 +20,11 @@ std::tuple<Tensor, Tensor, Tensor> dispatch(const char* name, std::array<StableI
 
 std::tuple<Tensor, Tensor, Tensor> unfused_forward(
     const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
-    const MaybeTensor& bias, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
-    std::array<StableIValue, 10> stack{from(input),  from(mask),       from(mask_channels), from(weight),
-                                       from(bias),   from(stride),     from(padding),       from(dilation),
-                                       from(groups), from(int64_t(-1))};
+    const MaybeTensor& bias, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+    double slope) {
+    std::array<StableIValue, 11> stack{from(input),  from(mask),        from(mask_channels), from(weight),
+                                       from(bias),   from(stride),      from(padding),       from(dilation),
+                                       from(groups), from(int64_t(-1)), from(slope)};
     return dispatch("pconv_cuda::unfused_partial_conv2d", stack);
 }
 
