@@ -124,7 +124,7 @@ def extensions(torch, cpp_extension, with_cuda: bool):
     cxx = ["-O3", "-std=c++17", "-fvisibility=hidden", "-Wall", f"-ffile-prefix-map={ROOT.resolve()}/="]
     cpu = cpp_extension.CppExtension(
         "pconv_cuda._C",
-        sources("cpu/*.cpp", "torch/ops_cpu.cpp", "torch/module.cpp", "kernels/plan.cpp"),
+        sources("cpu/*.cpp", "torch/ops_cpu*.cpp", "torch/module.cpp", "kernels/plan.cpp"),
         depends=headers,
         define_macros=macros(torch),
         extra_compile_args=cxx,

@@ -31,21 +31,24 @@ void masked_copy(
     const void* x,  // [N, C, H, W] in the layout
     void* out);     // the same
 
-// y = ratio > 0 ? y * ratio + bias : 0, in place, worked out in fp32 (fp64) and rounded once.
+// y = ratio > 0 ? act(y * ratio + bias) : 0, in place, worked out in fp32 (fp64) and rounded once.
 void renormalise(
     const Geometry& geometry, const Ratio& ratio,
     const void* bias,  // [K] or nullptr
+    double slope,      // act(v) = v < 0 ? slope * v : v
     void* y);          // [N, K, P, Q] in the layout
 
 // Whether few_channels below takes this problem, and is faster than masked_copy, a convolution and renormalise.
 bool suits_few_channels(const Geometry& geometry, const Mask& mask);
 
-// y = ratio > 0 ? ratio * convolution(mask ? x : 0, weight) + bias : 0, for fp32 and channels_last, y written once.
+// y = ratio > 0 ? act(ratio * convolution(mask ? x : 0, weight) + bias) : 0, for fp32 and channels_last, y written
+// once.
 void few_channels(
     const Geometry& geometry, const Mask& mask, const Ratio& ratio,
     const float* x,                                     // [N, H, W, C]
     const float* weight, const int64_t weight_step[4],  // [K, C, R, S], with its strides in elements
     const float* bias,                                  // [K] or nullptr
+    float slope,                                        // as above
     float* y);                                          // [N, P, Q, K]
 
 // scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
@@ -55,5 +58,54 @@ void scale_gradient(
     const void* grad,  // [N, K, P, Q] in the layout
     void* scaled,      // the same, or nullptr
     void* bias_grad);  // [K] or nullptr
+
+// ---- the decoder's stage: a 3x3 convolution of [low, doubled | skip]. The geometry is that convolution's, with
+// c = Cu + Cs, h = p and w = q even, stride 1 and padding 1; cpu/upcat.h has the index arithmetic.
+
+// The filters' low half as four 2x2 filters, one for each parity (a, b) of the output's row and column.
+void upcat_phases(
+    DType dtype, int64_t filters, int64_t low_channels, const void* weight,
+    const int64_t step[4],  // [K, C, 3, 3], its strides in elements
+    void* phases);          // [4 K, 2, 2, Cu]
+
+// Its transpose: the phases' gradient into dw's low half.
+void upcat_fold(
+    DType dtype, int64_t filters, int64_t low_channels, const void* phases_grad,
+    const int64_t phase_step[4],       // [4 K, Cu, 2, 2], dense in either layout
+    void* dw, const int64_t step[4]);  // [K, C, 3, 3]
+
+// y = ratio > 0 ? act(ratio * (y + up) + bias) : 0, in place, the phases put in their places.
+void upcat_finish(
+    const Geometry& geometry, const Ratio& ratio,
+    const void* up,    // [N, 4 K, H / 2 + 1, W / 2 + 1] in the layout
+    const void* bias,  // [K] or nullptr
+    double slope,
+    void* y);  // [N, K, H, W] in the layout
+
+// Its transpose: ratio * gradient taken apart into phases, zeros where a phase has no pixel.
+void upcat_spread(
+    const Geometry& geometry,
+    const void* scaled,  // [N, K, H, W] in the layout
+    void* up);           // [N, 4 K, H / 2 + 1, W / 2 + 1] in the layout
+
+// Both masks at full resolution as two blocks; a missing one is all valid.
+void upcat_masks(
+    const Geometry& geometry, const Mask& low, const Mask& skip, int64_t batch,
+    uint8_t* out);  // [batch, 2, H, W]
+
+// joined = valid ? [low, doubled | skip] : 0
+void upcat_join(
+    const Geometry& geometry, int64_t low_channels,
+    const void* low,                       // [N, Cu, H / 2, W / 2] in the layout
+    const void* skip,                      // [N, Cs, H, W] in the layout
+    const uint8_t* valid, int64_t mask_n,  // [mask_n, 2, H, W]
+    void* joined);                         // [N, Cu + Cs, H, W] in the layout
+
+// Its transpose.
+void upcat_part(
+    const Geometry& geometry, int64_t low_channels,
+    const void* joined,  // [N, Cu + Cs, H, W] in the layout
+    void* low,           // [N, Cu, H / 2, W / 2] or nullptr
+    void* skip);         // [N, Cs, H, W] or nullptr
 
 }  // namespace pconv::cpu

@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from pconv_cuda.losses import InpaintingLoss as InpaintingLoss
     from pconv_cuda.models import PConvUNet as PConvUNet
     from pconv_cuda.nn import PartialConv2d as PartialConv2d
+    from pconv_cuda.nn import PartialConvUpCat2d as PartialConvUpCat2d
 
 # public name -> the module that defines it
 _LAZY = {
     "PartialConv2d": "pconv_cuda.nn",
+    "PartialConvUpCat2d": "pconv_cuda.nn",
     "PConvUNet": "pconv_cuda.models",
     "InpaintingLoss": "pconv_cuda.losses",
     "inpaint": "pconv_cuda.inpainting",
 }
 _SUBMODULES = ("data", "functional", "inpainting", "losses", "models", "nn", "ops", "reference", "training")
 
-__all__ = ["InpaintingLoss", "PConvUNet", "PartialConv2d", "__version__", "inpaint"]
+__all__ = ["InpaintingLoss", "PConvUNet", "PartialConv2d", "PartialConvUpCat2d", "__version__", "inpaint"]
 
 
 def __getattr__(name: str) -> Any:
@@ -67,3 +69,4 @@ def _is_command() -> bool:
 if not _is_command():
     importlib.import_module("pconv_cuda._extension")  # first: it says in a sentence what is missing
     importlib.import_module("pconv_cuda.ops")
+    importlib.import_module("pconv_cuda.ops_upcat")

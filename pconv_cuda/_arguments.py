@@ -16,11 +16,13 @@ __all__ = [
     "check_convolution",
     "check_fits",
     "check_tensor",
+    "check_upcat",
     "checked_mask",
     "compact",
     "named_padding",
     "padded_mask",
     "pair",
+    "upcat_mask",
 ]
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -60,18 +62,68 @@ def check_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, groups
         )
     if weight.shape[0] % groups:
         raise ValueError(f"weight: expected output channels divisible by groups {groups}, got {weight.shape[0]}")
-    if bias is not None:
+    check_parameters(input, "the input's", {"weight": weight, "bias": bias})
+
+
+def check_parameters(input: Tensor, whose: str, others: dict[str, Tensor | None]) -> None:
+    """That what is computed with ``input`` has its device and dtype, and a bias one value a filter."""
+    bias, weight = others.get("bias"), others["weight"]
+    if bias is not None and weight is not None:
         check_tensor("bias", bias)
         if tuple(bias.shape) != (weight.shape[0],):
             raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
+    for name, tensor in others.items():
         if tensor is None:
             continue
         if tensor.device != input.device:
-            raise ValueError(f"{name}: expected the input's device {input.device}, got {tensor.device}")
+            raise ValueError(f"{name}: expected {whose} device {input.device}, got {tensor.device}")
         # Autocast brings unequal dtypes together later.
         if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-            raise TypeError(f"{name}: expected the input's dtype {input.dtype}, got {tensor.dtype}")
+            raise TypeError(f"{name}: expected {whose} dtype {input.dtype}, got {tensor.dtype}")
+
+
+def check_upcat(low: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Shapes, dtypes and devices of a decoder's stage."""
+    for name, tensor in (("low", low), ("skip", skip), ("weight", weight)):
+        check_tensor(name, tensor)
+        if tensor.dim() != 4 or 0 in tensor.shape[1:]:
+            raise ValueError(f"{name}: expected four dimensions, none of them 0, got shape {tuple(tensor.shape)}")
+    if low.dtype not in DTYPES:
+        raise TypeError(f"low: expected float64, float32, bfloat16 or float16, got {low.dtype}")
+    if skip.shape[2] % 2 or skip.shape[3] % 2:
+        raise ValueError(
+            f"skip: expected an even height and width, twice low's, got shape {tuple(skip.shape)}; pad the picture "
+            "(with holes) until every level halves evenly"
+        )
+    doubled = (low.shape[0], 2 * low.shape[2], 2 * low.shape[3])
+    if (skip.shape[0], *skip.shape[2:]) != doubled:
+        raise ValueError(
+            f"skip: expected ({doubled[0]}, Cs, {doubled[1]}, {doubled[2]}), twice the size of low "
+            f"{tuple(low.shape)}, got {tuple(skip.shape)}"
+        )
+    channels = low.shape[1] + skip.shape[1]
+    if tuple(weight.shape) != (weight.shape[0], channels, 3, 3) or weight.shape[0] == 0:
+        raise ValueError(
+            f"weight: expected (K, {channels}, 3, 3) for the channels [low | skip], got {tuple(weight.shape)}"
+        )
+    check_parameters(low, "low's", {"skip": skip, "weight": weight, "bias": bias})
+
+
+def upcat_mask(name: str, mask: Tensor | None, source: Tensor) -> Tensor | None:
+    """A stage's mask, checked against its source and reduced to one channel."""
+    if mask is None:
+        return None
+    mask = compact(checked_mask(mask, source, name))
+    if mask.shape[1] == 1:
+        return mask
+    first = mask[:, :1]
+    # Whether channels agree is the values' answer, which a graph under compilation cannot wait for.
+    if not torch.compiler.is_compiling() and not mask.is_meta and torch.equal(mask, first.expand_as(mask)):
+        return first
+    raise ValueError(
+        f"{name}: expected one channel (or, outside of compiled graphs, equal ones), got {tuple(mask.shape)}; "
+        "masks that differ by channel go through partial_conv2d_sources on the doubled tensor"
+    )
 
 
 def check_fits(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> None:
@@ -85,12 +137,12 @@ def check_fits(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation
             )
 
 
-def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
+def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
     """The mask, without a gradient, when it fits the batched input."""
-    check_tensor("mask", mask)
+    check_tensor(name, mask)
     if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):
         raise TypeError(
-            f"mask: expected bool, uint8 or a floating dtype (float64, float32, bfloat16, float16), got {mask.dtype}"
+            f"{name}: expected bool, uint8 or a floating dtype (float64, float32, bfloat16, float16), got {mask.dtype}"
         )
     batch, channels, height, width = input.shape
     fits = (
@@ -102,15 +154,15 @@ def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
     )
     if not fits:
         raise ValueError(
-            f"mask: expected ({batch}|1, 1|{channels}, {height}, {width}) to fit the input, got {tuple(mask.shape)}"
+            f"{name}: expected ({batch}|1, 1|{channels}, {height}, {width}) to fit the input, got {tuple(mask.shape)}"
         )
     if mask.device != input.device:
-        raise ValueError(f"mask: expected the input's device {input.device}, got {mask.device}")
-    check_binary(mask)
+        raise ValueError(f"{name}: expected the input's device {input.device}, got {mask.device}")
+    check_binary(mask, name)
     return mask.detach()
 
 
-def check_binary(mask: Tensor) -> None:
+def check_binary(mask: Tensor, name: str = "mask") -> None:
     """With ``PCONV_CHECK=1`` in the environment: refuse values other than 0 and 1, NaN too. It synchronises.
 
     Everything that reads a mask as ``mask != 0`` calls this first. (In compiled code the operator itself checks.)
@@ -119,7 +171,7 @@ def check_binary(mask: Tensor) -> None:
         return
     odd = int(((mask != 0) & (mask != 1)).sum())
     if odd:
-        raise RuntimeError(f"mask: expected zeros and ones (PCONV_CHECK=1), got {odd} other values")
+        raise RuntimeError(f"{name}: expected zeros and ones (PCONV_CHECK=1), got {odd} other values")
 
 
 def compact(mask: Tensor) -> Tensor:

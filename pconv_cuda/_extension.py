@@ -21,7 +21,7 @@ except ImportError as missing:
 from pconv_cuda import _precision
 from pconv_cuda._arguments import check_binary
 
-__all__ = ["cuda_module", "load", "register_fallback"]
+__all__ = ["cuda_module", "load", "register_fallback", "register_unfused"]
 
 _module: ModuleType | None = None
 _cuda_module: ModuleType | None = None
@@ -165,19 +165,24 @@ def _backward(
     return dx if need_input else no_dx, dw if need_weight else no_dw, db
 
 
-def register_fallback(library: Any) -> None:
-    """The reference for every device without a kernel; for all devices where PCONV_FALLBACK=1 asks for it.
+def register_unfused(library: Any, name: str, kernel: Any) -> None:
+    """``kernel`` for every device without one of ours; for all devices where PCONV_FALLBACK=1 asks for it.
 
-    ``unfused_*`` are the same under names of their own: the CUDA kernels call them on devices that are too old.
+    ``unfused_*`` is the same under a name of its own: the CUDA kernels call it on devices that are too old.
     """
     everywhere = os.environ.get("PCONV_FALLBACK") == "1"
     overridden = ["CPU", *(["CUDA"] if _cuda_module else [])] if everywhere else []
-    for name, kernel in (("partial_conv2d", _forward), ("partial_conv2d_backward", _backward)):
-        library.impl(name, kernel, "CompositeExplicitAutograd")
-        schema = str(getattr(torch.ops.pconv_cuda, name).default._schema).removeprefix("pconv_cuda::")
-        library.define(f"unfused_{schema}")
-        library.impl(f"unfused_{name}", kernel, "CompositeExplicitAutograd")
-        with warnings.catch_warnings():  # torch 2.11 warns of the override even where it is allowed
-            warnings.simplefilter("ignore", UserWarning)
-            for key in overridden:
-                library.impl(name, kernel, key, allow_override=True)
+    library.impl(name, kernel, "CompositeExplicitAutograd")
+    schema = str(getattr(torch.ops.pconv_cuda, name).default._schema).removeprefix("pconv_cuda::")
+    library.define(f"unfused_{schema}")
+    library.impl(f"unfused_{name}", kernel, "CompositeExplicitAutograd")
+    with warnings.catch_warnings():  # torch 2.11 warns of the override even where it is allowed
+        warnings.simplefilter("ignore", UserWarning)
+        for key in overridden:
+            library.impl(name, kernel, key, allow_override=True)
+
+
+def register_fallback(library: Any) -> None:
+    """The two operators of :mod:`pconv_cuda.ops`; those of the decoder's stage are made of them."""
+    register_unfused(library, "partial_conv2d", _forward)
+    register_unfused(library, "partial_conv2d_backward", _backward)

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pconv_cuda import ops, reference
+from pconv_cuda import ops, ops_upcat, reference
 from pconv_cuda._arguments import (
     check_convolution,
     check_fits,
     check_tensor,
+    check_upcat,
     checked_mask,
     compact,
     named_padding,
     pair,
+    upcat_mask,
 )
 
-__all__ = ["partial_conv2d", "partial_conv2d_sources"]
+__all__ = ["partial_conv2d", "partial_conv2d_sources", "partial_conv2d_upcat"]
 
 Pair = int | tuple[int, ...]  # one number, or two: rows and columns
 
@@ -133,6 +135,52 @@ def partial_conv2d_sources(
     check_fits(joined, weight, padding, dilation)
     output, alive = _apply(joined, joined_mask, mask_channels, weight, bias, stride, padding, dilation, 1)
     return output, _as_new_mask(alive, output, None, False)
+
+
+def partial_conv2d_upcat(
+    low: Tensor,
+    low_mask: Tensor | None,
+    skip: Tensor,
+    skip_mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One stage of a U-Net's decoder: double ``low``, join ``skip``, and convolve the valid pixels by 3x3.
+
+    The partial convolution (stride 1, padding 1) of ``cat([upsample(low), skip], 1)``, where both tensors keep a
+    mask of their own, without making either: over a picture doubled by nearest neighbours a 3x3 convolution is
+    four 2x2 convolutions of the small picture, with 4/9 of the multiplications. The same numbers as by way of
+    :func:`partial_conv2d_sources` but for rounding, and differentiable twice in ``low``, ``skip``, ``weight`` and
+    ``bias``.
+
+    Args:
+        low: ``(N, Cu, H / 2, W / 2)``; float64, float32, bfloat16 or float16.
+        low_mask: ``(N|1, 1, H / 2, W / 2)``, bool, uint8 or floating, or None for all valid: 1 is valid, 0 is a
+            hole. ``(N|1, Cu, H / 2, W / 2)`` where all channels are equal (not in compiled graphs).
+        skip: ``(N, Cs, H, W)`` of low's dtype, H and W even (pad the picture until every level halves evenly).
+        skip_mask: ``(N|1, 1, H, W)``, as ``low_mask``.
+        weight: ``(K, Cu + Cs, 3, 3)``, its input channels in the order [low | skip].
+        bias: ``(K,)`` or None; added where a window holds a valid pixel.
+
+    Returns:
+        ``(output, new_mask)``: ``(N, K, H, W)`` in low's layout, 0 where a window holds no valid pixel, and the new
+        mask, a bool ``(N, 1, H, W)``.
+
+    Under torch.func's transforms and forward-mode AD the unfused reference runs, as in :func:`partial_conv2d`.
+
+    Raises:
+        ValueError: shapes or devices that do not fit, an odd size of ``skip``, a mask whose channels differ; the
+            message names the argument.
+        TypeError: dtypes that do not fit.
+        RuntimeError: a non-0/1 mask when ``PCONV_CHECK=1`` is set.
+    """
+    check_upcat(low, skip, weight, bias)
+    low_mask, skip_mask = upcat_mask("low_mask", low_mask, low), upcat_mask("skip_mask", skip_mask, skip)
+    if _is_transformed(low, skip, weight, bias):
+        output, new_mask = reference.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
+    else:
+        output, new_mask, _ = ops_upcat.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
+    return output, new_mask.expand(output.shape[0], -1, -1, -1)
 
 
 def _apply(

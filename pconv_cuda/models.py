@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pconv_cuda import weights
 from pconv_cuda._arguments import check_binary, padded_mask
-from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources
-from pconv_cuda.nn import PartialConv2d
+from pconv_cuda._stages import Stage
+from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PConvUNet"]
 
@@ -35,6 +35,8 @@ class PConvUNet(nn.Module):
         conv: ``"partial"``, or ``"plain"`` for the paper's baseline: ordinary convolutions, holes filled with 0 (the
             mean of normalised pictures) and an all-valid mask returned.
         mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
+        fused: whether decoder stages run as one operator (:class:`pconv_cuda.PartialConvUpCat2d`); False doubles and
+            joins in memory: the same numbers but for rounding, for comparison.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class PConvUNet(nn.Module):
         *,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("levels", levels), ("width", width)):
@@ -58,20 +61,34 @@ class PConvUNet(nn.Module):
         self.std = _per_channel("std", std, IMAGENET_STD, in_channels)
 
         widths = [in_channels] + [width * min(2**level, 8) for level in range(levels)]
-        layer = PartialConv2d if conv == "partial" else nn.Conv2d
+        partial = conv == "partial"
+        down = PartialConv2d if partial else nn.Conv2d
         self.encoder = nn.ModuleList(
-            _Stage(layer, widths[i], widths[i + 1], window, 2, norm=i > 0, activation=nn.ReLU(inplace=True))
+            Stage(
+                down(widths[i], widths[i + 1], window, 2, window // 2, bias=False),
+                norm=i > 0,
+                activation=nn.ReLU(inplace=True),
+            )
             for i, window in enumerate(([7, 5, 5] + [3] * levels)[:levels])
         )
+
+        def up(low: int, skip: int, out: int, bias: bool = False) -> nn.Conv2d:
+            if partial:
+                return PartialConvUpCat2d(low, skip, out, bias=bias)
+            return nn.Conv2d(low + skip, out, 3, 1, 1, bias=bias)
+
         # From the deepest to the last, which joins the picture itself and ends without norm and activation.
         self.decoder = nn.ModuleList(
-            _Stage(
-                layer, widths[i + 1] + widths[i], widths[i], 3, 1, norm=True, activation=nn.LeakyReLU(0.2, inplace=True)
+            Stage(
+                up(widths[i + 1], widths[i], widths[i]),
+                norm=True,
+                activation=nn.LeakyReLU(0.2, inplace=True),
+                fused=fused,
             )
             for i in range(levels - 1, 0, -1)
         )
         self.decoder.append(
-            _Stage(layer, widths[1] + in_channels, in_channels, 3, 1, norm=False, activation=None, bias=True)
+            Stage(up(widths[1], in_channels, in_channels, bias=True), norm=False, activation=None, fused=fused)
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -79,6 +96,8 @@ class PConvUNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self._frozen_encoder = False
+        self._folded = False
+        self.register_load_state_dict_pre_hook(_refuse_loading)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -131,12 +150,14 @@ class PConvUNet(nn.Module):
         if extra != (0, 0, 0, 0):
             image, mask = F.pad(image, extra), padded_mask(mask, extra)
 
+        if self._folded:
+            self._check_folded()
         features: list[tuple[Tensor, Tensor]] = [(image, mask)]
         for stage in self.encoder:
-            features.append(cast(_Stage, stage).encode(*features[-1]))
+            features.append(cast(Stage, stage).encode(*features[-1]))
         low, low_mask = features.pop()
         for stage in self.decoder:
-            low, low_mask = cast(_Stage, stage).decode(low, low_mask, *features.pop())
+            low, low_mask = cast(Stage, stage).decode(low, low_mask, *features.pop())
         if self.conv == "plain":
             low_mask = torch.ones_like(low[:, :1], dtype=torch.bool)
         return low[..., :height, :width], low_mask[..., :height, :width]
@@ -161,11 +182,62 @@ class PConvUNet(nn.Module):
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> PConvUNet:
+        if mode and self._folded:
+            raise RuntimeError("train: the model is fused for inference; call unfuse() first")
         super().train(mode)
         if self._frozen_encoder:
             for norm in self._encoder_norms():
                 norm.eval()
         return self
+
+    def fuse(self) -> PConvUNet:
+        """For inference: fold every batch norm into its convolution and run the activation inside the operator.
+
+        The returned values are the same but for rounding, layer by layer at valid pixels, and of the network
+        everywhere. The decoder's phase weights are made once and kept, at the cost of a second set of weights. Until
+        :meth:`unfuse` the model refuses to be trained, and to run once its parameters were changed: in place or by
+        ``.data =``, and on a CPU also where ``.data`` itself was edited. ``.to()`` and copies fold again;
+        ``state_dict()`` and :meth:`save_pretrained` still give the unfolded parameters. Returns the model.
+
+        Raises:
+            RuntimeError: in training mode, or of plain convolutions.
+        """
+        if self.training:
+            raise RuntimeError("fuse: expected a model in eval mode, got one in training mode; call eval() first")
+        if self.conv != "partial":
+            raise RuntimeError(f"fuse: expected conv='partial', got {self.conv!r}")
+        for stage in self._stages():
+            stage.fold()
+        self._folded = True
+        return self
+
+    def unfuse(self) -> PConvUNet:
+        """Back to convolution, norm and activation apart. Returns the model."""
+        for stage in self._stages():
+            stage.folded = None
+        self._folded = False
+        return self
+
+    def _check_folded(self) -> None:
+        if torch.compiler.is_compiling():  # a graph holds the tensors that it was traced with
+            return
+        for name, module in self.named_modules():
+            if isinstance(module, Stage) and module.folded is not None and module.folded.is_stale():
+                raise RuntimeError(
+                    f"{name}: its parameters or statistics were changed after fuse(); call unfuse(), or fuse() again"
+                )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PConvUNet:
+        super()._apply(fn, recurse)  # .to(), .half(), .cuda() ...
+        return self.fuse() if self._folded else self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # copies and pickles: what was folded has new tensors to be compared with
+        if self._folded:
+            self.fuse()
+
+    def _stages(self) -> list[Stage]:
+        return [cast(Stage, stage) for stage in (*self.encoder, *self.decoder)]
 
     def _encoder_norms(self) -> list[nn.BatchNorm2d]:
         return [module for module in self.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -190,51 +262,9 @@ class PConvUNet(nn.Module):
         return f"in_channels={self.in_channels}, levels={self.levels}, width={self.width}, conv={self.conv!r}"
 
 
-class _Stage(nn.Module):
-    """Convolution, batch norm and activation of one level, on (features, mask) pairs."""
-
-    def __init__(
-        self,
-        layer: type[nn.Conv2d],
-        channels_in: int,
-        channels_out: int,
-        window: int,
-        stride: int,
-        *,
-        norm: bool,
-        activation: nn.Module | None,
-        bias: bool = False,
-    ) -> None:
-        super().__init__()
-        self.conv = layer(channels_in, channels_out, window, stride, window // 2, bias=bias)
-        self.norm = nn.BatchNorm2d(channels_out) if norm else nn.Identity()
-        self.activation = activation if activation is not None else nn.Identity()
-
-    def encode(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """One level down. A plain convolution passes the mask on as it is: nobody reads it."""
-        conv = self.conv
-        if isinstance(conv, PartialConv2d):
-            x, mask = partial_conv2d(x, mask, conv.weight, conv.bias, conv.stride, conv.padding)
-        else:
-            x = conv(x)
-        return self.activation(self.norm(x)), mask
-
-    def decode(self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """One level up: [upsampled | skip], each block of channels with its own mask."""
-        up = F.interpolate(low, scale_factor=2, mode="nearest")
-        conv = self.conv
-        if isinstance(conv, PartialConv2d):
-            masks = (_doubled(low_mask), skip_mask)
-            x, mask = partial_conv2d_sources((up, skip), masks, conv.weight, conv.bias, padding=1)
-        else:
-            x, mask = conv(torch.cat((up, skip), dim=1)), skip_mask
-        return self.activation(self.norm(x)), mask
-
-
-def _doubled(mask: Tensor) -> Tensor:
-    """Nearest neighbours, twice the size; interpolate() knows no bool."""
-    n, c, h, w = mask.shape
-    return mask[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
+def _refuse_loading(model: PConvUNet, *_: Any) -> None:
+    if model._folded:
+        raise RuntimeError("load_state_dict: the model is fused for inference; call unfuse() first, then fuse() again")
 
 
 def _one_channel_if_equal(mask: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda._arguments import check_convolution, check_tensor, checked_mask, compact, padded_mask
-from pconv_cuda.functional import partial_conv2d
+from pconv_cuda.functional import partial_conv2d, partial_conv2d_upcat
 
-__all__ = ["PartialConv2d", "use_partial_padding"]
+__all__ = ["PartialConv2d", "PartialConvUpCat2d", "use_partial_padding"]
 
 
 class PartialConv2d(nn.Conv2d):
@@ -99,6 +99,59 @@ class PartialConv2d(nn.Conv2d):
     def extra_repr(self) -> str:
         flags = [name for name in ("multi_channel", "return_mask") if getattr(self, name)]
         return ", ".join([super().extra_repr(), *(f"{name}=True" for name in flags)])
+
+
+class PartialConvUpCat2d(nn.Conv2d):
+    """A decoder's stage as one layer: double, join the skip, and convolve the valid pixels by 3x3.
+
+    Takes the place of upsampling by nearest neighbours, ``torch.cat`` and ``PartialConv2d(low_channels + skip_channels,
+    out_channels, 3, padding=1)``, whose ``weight`` and ``bias`` (and ``state_dict`` keys) it has; see
+    :func:`pconv_cuda.functional.partial_conv2d_upcat`.
+
+    Args:
+        low_channels, skip_channels: of the two tensors, in the order of the weight's input channels.
+        out_channels, bias, device, dtype: as in :class:`torch.nn.Conv2d`.
+        return_mask: return ``(output, new_mask)`` instead of the output alone.
+    """
+
+    def __init__(
+        self,
+        low_channels: int,
+        skip_channels: int,
+        out_channels: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        return_mask: bool = False,
+    ) -> None:
+        super().__init__(
+            low_channels + skip_channels, out_channels, 3, padding=1, bias=bias, device=device, dtype=dtype
+        )
+        self.low_channels, self.skip_channels, self.return_mask = low_channels, skip_channels, return_mask
+
+    def forward(  # type: ignore[override]
+        self, low: Tensor, low_mask: Tensor | None, skip: Tensor, skip_mask: Tensor | None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Apply the layer.
+
+        Args:
+            low: ``(N, low_channels, H / 2, W / 2)``, of the weight's dtype.
+            skip: ``(N, skip_channels, H, W)``.
+            low_mask, skip_mask: ``(N|1, 1, ...)`` of their tensors' sizes, 1 is valid, 0 is a hole; None: all valid.
+
+        Returns:
+            The output ``(N, out_channels, H, W)``; with ``return_mask`` also the new mask, a bool ``(N, 1, H, W)``.
+        """
+        check_tensor("low", low)
+        if low.dim() == 4 and low.shape[1] != self.low_channels:
+            raise ValueError(f"low: expected {self.low_channels} channels, got shape {tuple(low.shape)}")
+        output, new_mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, self.weight, self.bias)
+        return (output, new_mask) if self.return_mask else output
+
+    def extra_repr(self) -> str:
+        flags = ["bias=False"] * (self.bias is None) + ["return_mask=True"] * self.return_mask
+        return ", ".join([f"{self.low_channels} + {self.skip_channels}, {self.out_channels}", *flags])
 
 
 def use_partial_padding(model: nn.Module) -> nn.Module:

@@ -174,12 +174,16 @@ torch.library.register_autograd(
 # Autocast ------------------------------------------------------------------------------------------------
 
 
+def autocast_tensor(tensor: Tensor | None, device: str) -> Tensor | None:
+    """As torch's own convolutions: doubles are left alone."""
+    if tensor is None or not tensor.dtype.is_floating_point or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
 def _autocast(device: str) -> Any:
     def cast(tensor: Tensor | None) -> Tensor | None:
-        # As torch's own convolutions: doubles are left alone.
-        if tensor is None or not tensor.dtype.is_floating_point or tensor.dtype == torch.float64:
-            return tensor
-        return tensor.to(torch.get_autocast_dtype(device))
+        return autocast_tensor(tensor, device)
 
     def kernel(
         input: Tensor, mask: Tensor | None, mask_channels: list[int], weight: Tensor, bias: Tensor | None, *rest: Any

@@ -18,7 +18,16 @@ from torch import Tensor
 
 from pconv_cuda._arguments import check_binary
 
-__all__ = ["activation", "partial_conv2d", "spread_mask", "window_ratio"]
+__all__ = [
+    "activation",
+    "doubled",
+    "join",
+    "partial_conv2d",
+    "partial_conv2d_upcat",
+    "spread_mask",
+    "upcat_phases",
+    "window_ratio",
+]
 
 
 def window_ratio(mask: Tensor, weight: Tensor, groups: int, precise: torch.dtype, **where: Any) -> Tensor:
@@ -87,3 +96,49 @@ def spread_mask(mask: Tensor | None, mask_channels: list[int], input: Tensor) ->
 def activation(output: Tensor, slope: float) -> Tensor:
     """``v < 0 ? slope * v : v``: ReLU for slope 0, nothing for slope 1."""
     return output if slope == 1.0 else F.relu(output) if slope == 0.0 else F.leaky_relu(output, slope)
+
+
+# The decoder's stage -------------------------------------------------------------------------------------------
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    """``(N, C, H, W)`` twice as high and wide, by nearest neighbours; of any dtype (interpolate() knows no bool)."""
+    n, c, h, w = tensor.shape
+    return tensor[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
+
+
+def join(low: Tensor, low_mask: Tensor | None, skip: Tensor, skip_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the stage is the 3x3 convolution of: ``[low, doubled | skip]``, and both masks as two bool channels."""
+    masks = []
+    for mask, source in ((low_mask, low), (skip_mask, skip)):
+        masks.append(source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool) if mask is None else mask != 0)
+    batch = max(mask.shape[0] for mask in masks)
+    masks = [mask.expand(batch, -1, -1, -1) for mask in (doubled(masks[0]), masks[1])]
+    return torch.cat((doubled(low), skip), dim=1), torch.cat(masks, dim=1)
+
+
+def upcat_phases(weight: Tensor, low_channels: int) -> Tensor:
+    """The filters of the low half, ``weight[:, :low_channels]`` (K, C, 3, 3), as four 2x2 filters each.
+
+    Of the rows w0 w1 w2 an even output row takes ``(w0, w1 + w2)``, an odd one ``(w0 + w1, w2)``; columns alike.
+    ``(4 K, low_channels, 2, 2)``, row ``(2 a + b) K + k`` for the output pixels ``(2 p + a, 2 q + b)``; summed in fp32.
+    """
+    precise = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    # taps[a, r]: which of phase a's two taps the filter's row r is a part of
+    parts = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=precise, device=weight.device)
+    phases = torch.einsum("atr,bus,kcrs->abkctu", parts, parts, weight[:, :low_channels].to(precise))
+    return phases.reshape(-1, low_channels, 2, 2).to(weight.dtype)
+
+
+def partial_conv2d_upcat(
+    low: Tensor,
+    low_mask: Tensor | None,
+    skip: Tensor,
+    skip_mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`pconv_cuda.functional.partial_conv2d_upcat`, by way of both tensors that it never makes."""
+    input, mask = join(low, low_mask, skip, skip_mask)
+    mask = spread_mask(mask, [low.shape[1], skip.shape[1]], input)
+    return partial_conv2d(input, mask, weight, bias, padding=1)

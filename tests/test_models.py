@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pconv_cuda import PConvUNet, models, reference
+from pconv_cuda import PConvUNet, ops, ops_upcat, reference
 from pconv_cuda.errors import PConvError
 from pconv_cuda.nn import PartialConv2d
 
@@ -107,15 +107,24 @@ def test_an_empty_batch_and_shapes_alone() -> None:
 
 def test_no_full_channel_mask_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    operator = models.partial_conv2d_sources.__globals__["ops"].partial_conv2d
 
-    def watch(input, mask, *rest):
-        seen.append((input.shape[1], mask.shape[1]))
-        return operator(input, mask, *rest)
+    def watched(operator):
+        def watch(*arguments):
+            seen.extend(
+                each.shape[1] for each in arguments if isinstance(each, torch.Tensor) and each.dtype == torch.bool
+            )
+            return operator(*arguments)
 
-    monkeypatch.setattr("pconv_cuda.ops.partial_conv2d", watch)
-    tiny()(torch.randn(1, 3, 16, 16), holes(1, 3, 16, 16)[:, :1].expand(1, 3, 16, 16))
-    assert len(seen) == 6 and all(masks <= 2 < channels for channels, masks in seen)
+        return watch
+
+    for module, name in ((ops, "partial_conv2d"), (ops_upcat, "partial_conv2d_upcat")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    full = holes(1, 3, 16, 16)[:, :1].expand(1, 3, 16, 16)
+    tiny()(torch.randn(1, 3, 16, 16), full)
+    assert seen == [1] * 9  # one of each encoder layer, two of each decoder stage
+    seen.clear()
+    tiny(fused=False)(torch.randn(1, 3, 16, 16), full)
+    assert seen == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize(("levels", "reach"), [(1, 8), (2, 18), (3, 38), (4, 62)])

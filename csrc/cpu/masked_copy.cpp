@@ -1,5 +1,6 @@
 // out = mask ? x : 0, on bit patterns: no arithmetic, so NaN and infinity in a hole stay there.
 #include "../launchers.h"
+#include "by_dtype.h"
 #include "copy_runs.h"
 #include "numeric.h"
 #include "parallel.h"
@@ -81,7 +82,7 @@ void copy_nhwc(const Geometry& g, const Mask& mask, const char* x, char* out, in
 }  // namespace
 
 void masked_copy(const Geometry& g, const Mask& mask, const void* x, void* out) {
-    const int64_t bytes = g.dtype == DType::f64 ? 8 : g.dtype == DType::f32 ? 4 : 2;
+    const int64_t bytes = bytes_of(g.dtype);
     const auto copy = g.layout == Layout::nhwc ? copy_nhwc : copy_nchw;
     copy(g, mask, static_cast<const char*>(x), static_cast<char*>(out), bytes);
 }

@@ -1,5 +1,7 @@
 // The epilogue y = ratio * y + bias and its mirror image, ratio * grad with the bias gradient.
 #include "../launchers.h"
+#include "activation.h"
+#include "by_dtype.h"
 #include "numeric.h"
 #include "parallel.h"
 
@@ -16,26 +18,29 @@ constexpr int64_t kSumBlock = 1024;  // pixels that are summed before the partia
 
 // One channel's pixels, each with its own ratio.
 template <class T>
-PCONV_INLINE void plane_forward(const precise_t<T>* ratio, precise_t<T> bias, int64_t count, T* __restrict y) {
+PCONV_INLINE void plane_forward(
+    const precise_t<T>* ratio, precise_t<T> bias, precise_t<T> slope, int64_t count, T* __restrict y) {
+    const bool relu = slope == 0;
     for (int64_t i = 0; i < count; ++i) {
         const precise_t<T> value = load(y[i]) * ratio[i] + bias;
-        store(y[i], ratio[i] > 0 ? value : 0);
+        store(y[i], ratio[i] > 0 ? activated(value, slope, relu) : 0);
     }
 }
 
 // One pixel's channels, all with one ratio; in place. Pixels that would not change are not even read.
 template <class T>
 PCONV_INLINE void pixels_forward(
-    const precise_t<T>* ratio, const precise_t<T>* bias, int64_t count, int64_t channels, int64_t step,
-    T* __restrict y) {
+    const precise_t<T>* ratio, const precise_t<T>* bias, precise_t<T> slope, int64_t count, int64_t channels,
+    int64_t step, T* __restrict y) {
+    const bool relu = slope == 0;
     for (int64_t i = 0; i < count; ++i, y += step) {
         const precise_t<T> r = ratio[i];
         if (r == 0)
             std::memset(static_cast<void*>(y), 0, channels * sizeof(T));
         else if (bias)
-            for (int64_t k = 0; k < channels; ++k) store(y[k], load(y[k]) * r + bias[k]);
-        else if (r != 1)
-            for (int64_t k = 0; k < channels; ++k) store(y[k], load(y[k]) * r);
+            for (int64_t k = 0; k < channels; ++k) store(y[k], activated(load(y[k]) * r + bias[k], slope, relu));
+        else if (r != 1 || slope != 1)
+            for (int64_t k = 0; k < channels; ++k) store(y[k], activated(load(y[k]) * r, slope, relu));
     }
 }
 
@@ -86,48 +91,37 @@ PCONV_INLINE void pixels_backward(
 // One vectorised copy of each loop for each element type: loops are cloned, templates cannot be.
 template <class T>
 struct Loops;
-#define PCONV_LOOPS(T, NAME)                                                                         \
-    PCONV_CLONES void plane_forward_##NAME(const precise_t<T>* r, precise_t<T> b, int64_t n, T* y) { \
-        plane_forward<T>(r, b, n, y);                                                                \
-    }                                                                                                \
-    PCONV_CLONES void pixels_forward_##NAME(                                                         \
-        const precise_t<T>* r, const precise_t<T>* b, int64_t n, int64_t c, int64_t step, T* y) {    \
-        pixels_forward<T>(r, b, n, c, step, y);                                                      \
-    }                                                                                                \
-    PCONV_CLONES void plane_scale_##NAME(const T* g, const precise_t<T>* r, int64_t n, T* s) {       \
-        plane_scale<T>(g, r, n, s);                                                                  \
-    }                                                                                                \
-    PCONV_CLONES double plane_sum_##NAME(const T* g, const precise_t<T>* r, int64_t n) {             \
-        return plane_sum<T>(g, r, n);                                                                \
-    }                                                                                                \
-    PCONV_CLONES void pixels_backward_##NAME(                                                        \
-        const T* g, const precise_t<T>* r, int64_t n, int64_t c, int64_t step, T* s, double* sums) { \
-        pixels_backward<T>(g, r, n, c, step, s, sums);                                               \
-    }                                                                                                \
-    template <>                                                                                      \
-    struct Loops<T> {                                                                                \
-        static constexpr auto plane_forward = plane_forward_##NAME;                                  \
-        static constexpr auto pixels_forward = pixels_forward_##NAME;                                \
-        static constexpr auto plane_scale = plane_scale_##NAME;                                      \
-        static constexpr auto plane_sum = plane_sum_##NAME;                                          \
-        static constexpr auto pixels_backward = pixels_backward_##NAME;                              \
+#define PCONV_LOOPS(T, NAME)                                                                                         \
+    PCONV_CLONES void plane_forward_##NAME(const precise_t<T>* r, precise_t<T> b, precise_t<T> l, int64_t n, T* y) { \
+        plane_forward<T>(r, b, l, n, y);                                                                             \
+    }                                                                                                                \
+    PCONV_CLONES void pixels_forward_##NAME(                                                                         \
+        const precise_t<T>* r, const precise_t<T>* b, precise_t<T> l, int64_t n, int64_t c, int64_t step, T* y) {    \
+        pixels_forward<T>(r, b, l, n, c, step, y);                                                                   \
+    }                                                                                                                \
+    PCONV_CLONES void plane_scale_##NAME(const T* g, const precise_t<T>* r, int64_t n, T* s) {                       \
+        plane_scale<T>(g, r, n, s);                                                                                  \
+    }                                                                                                                \
+    PCONV_CLONES double plane_sum_##NAME(const T* g, const precise_t<T>* r, int64_t n) {                             \
+        return plane_sum<T>(g, r, n);                                                                                \
+    }                                                                                                                \
+    PCONV_CLONES void pixels_backward_##NAME(                                                                        \
+        const T* g, const precise_t<T>* r, int64_t n, int64_t c, int64_t step, T* s, double* sums) {                 \
+        pixels_backward<T>(g, r, n, c, step, s, sums);                                                               \
+    }                                                                                                                \
+    template <>                                                                                                      \
+    struct Loops<T> {                                                                                                \
+        static constexpr auto plane_forward = plane_forward_##NAME;                                                  \
+        static constexpr auto pixels_forward = pixels_forward_##NAME;                                                \
+        static constexpr auto plane_scale = plane_scale_##NAME;                                                      \
+        static constexpr auto plane_sum = plane_sum_##NAME;                                                          \
+        static constexpr auto pixels_backward = pixels_backward_##NAME;                                              \
     };
 PCONV_LOOPS(double, f64)
 PCONV_LOOPS(float, f32)
 PCONV_LOOPS(BFloat16, bf16)
 PCONV_LOOPS(Half, f16)
 #undef PCONV_LOOPS
-
-template <class Visit>
-void by_dtype(DType dtype, const Visit& visit) {
-    switch (dtype) {
-        case DType::f64: return visit(double{});
-        case DType::f32: return visit(float{});
-        case DType::bf16: return visit(BFloat16{});
-        case DType::f16: return visit(Half{});
-        case DType::u8: return;  // no convolution of bytes
-    }
-}
 
 // The ratios of picture n for output channel k's group.
 template <class T>
@@ -137,14 +131,7 @@ const precise_t<T>* ratios_of(const Geometry& g, const Ratio& ratio, int64_t n, 
 }
 
 template <class T>
-std::vector<precise_t<T>> widened(const void* bias, int64_t count) {
-    std::vector<precise_t<T>> values(bias ? count : 0);
-    for (size_t k = 0; k < values.size(); ++k) values[k] = load(static_cast<const T*>(bias)[k]);
-    return values;
-}
-
-template <class T>
-void forward(const Geometry& g, const Ratio& ratio, const void* bias, T* y) {
+void forward(const Geometry& g, const Ratio& ratio, const void* bias, precise_t<T> slope, T* y) {
     const auto wide_bias = widened<T>(bias, g.k);
     const int64_t pixels = g.p * g.q, group_channels = g.k / ratio.groups;
     if (g.layout == Layout::nchw) {
@@ -152,7 +139,8 @@ void forward(const Geometry& g, const Ratio& ratio, const void* bias, T* y) {
             for (int64_t plane = begin; plane < end; ++plane) {
                 const int64_t n = plane / g.k, k = plane % g.k;
                 Loops<T>::plane_forward(
-                    ratios_of<T>(g, ratio, n, k / group_channels), bias ? wide_bias[k] : 0, pixels, y + plane * pixels);
+                    ratios_of<T>(g, ratio, n, k / group_channels), bias ? wide_bias[k] : 0, slope, pixels,
+                    y + plane * pixels);
             }
         });
         return;
@@ -163,7 +151,8 @@ void forward(const Geometry& g, const Ratio& ratio, const void* bias, T* y) {
                 const int64_t first = group * group_channels;
                 Loops<T>::pixels_forward(
                     ratios_of<T>(g, ratio, row / g.p, group) + row % g.p * g.q,
-                    bias ? wide_bias.data() + first : nullptr, g.q, group_channels, g.k, y + row * g.q * g.k + first);
+                    bias ? wide_bias.data() + first : nullptr, slope, g.q, group_channels, g.k,
+                    y + row * g.q * g.k + first);
             }
         }
     });
@@ -212,10 +201,10 @@ void backward(const Geometry& g, const Ratio& ratio, const T* grad, T* scaled, T
 
 }  // namespace
 
-void renormalise(const Geometry& g, const Ratio& ratio, const void* bias, void* y) {
+void renormalise(const Geometry& g, const Ratio& ratio, const void* bias, double slope, void* y) {
     by_dtype(g.dtype, [&](auto kind) {
         using T = decltype(kind);
-        forward<T>(g, ratio, bias, static_cast<T*>(y));
+        forward<T>(g, ratio, bias, precise_t<T>(slope), static_cast<T*>(y));
     });
 }
 

@@ -1,86 +1,15 @@
 // The operators' schemas, and their CPU kernels: our passes around torch's own convolution (oneDNN), which is called
 // through the dispatcher, for the stable ABI has no other way. Autograd is off by the time we are called: Python's
 // derivative (pconv_cuda/ops.py) calls the two operators below and never looks inside them.
-#include "checks.h"
+#include "cpu_support.h"
 #include "schemas.h"
 
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
-#include <array>
 #include <tuple>
 
 namespace pconv {
 namespace {
-
-using torch::stable::detail::from;
-using torch::stable::detail::to;
-Tensor convolution(
-    const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const Ints& stride, const Ints& padding,
-    const Ints& dilation, int64_t groups) {
-    std::array<StableIValue, 9> stack{from(x),        from(weight), from(bias),       from(stride), from(padding),
-                                      from(dilation), from(false),  from(Ints{0, 0}), from(groups)};
-    PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_TARGET_VERSION));
-    return to<Tensor>(stack[0]);
-}
-
-// (grad of input, grad of weight); undefined where it was not asked for.
-std::tuple<Tensor, Tensor> convolution_backward(
-    const Tensor& grad, const Tensor& x, const Tensor& weight, const Ints& stride, const Ints& padding,
-    const Ints& dilation, int64_t groups, bool need_input, bool need_weight) {
-    const bool wanted[3] = {need_input, need_weight, false};
-    std::array<StableIValue, 11> stack{
-        from(grad),
-        from(x),
-        from(weight),
-        from(std::nullopt),
-        from(stride),
-        from(padding),
-        from(dilation),
-        from(false),
-        from(Ints{0, 0}),
-        from(groups),
-        from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted, 3))};
-    PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_TARGET_VERSION));
-    Tensor dx = to<Tensor>(stack[0]), dw = to<Tensor>(stack[1]), db = to<Tensor>(stack[2]);
-    return {dx, dw};
-}
-
-// Masks as bytes, without a copy where they are bytes already.
-MaskBytes mask_bytes(const Geometry& g, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels) {
-    MaskBytes result;
-    if (!mask) return result;
-    const Tensor& given = *mask;
-    result.first = mask_blocks(g, input, given, mask_channels);
-    const DType dtype = dtype_of(given, "mask");
-    const auto sizes = given.sizes(), strides = given.strides();
-    if (wants_binary_check()) {
-        const int64_t odd = cpu::count_not_binary(given.const_data_ptr(), dtype, sizes.data(), strides.data());
-        STD_TORCH_CHECK(odd == 0, "mask: expected zeros and ones (PCONV_CHECK=1), got ", odd, " other values");
-    }
-    result.owner = given;
-    if (dtype != DType::u8 || !given.is_contiguous()) {
-        result.owner = empty_of(given, Ints(sizes.begin(), sizes.end()), ScalarType::Byte);
-        cpu::mask_to_bytes(
-            given.const_data_ptr(), dtype, sizes.data(), strides.data(),
-            static_cast<uint8_t*>(result.owner->mutable_data_ptr()));
-    }
-    const auto* bytes = static_cast<const uint8_t*>(result.owner->const_data_ptr());
-    result.mask = Mask{bytes, given.size(0), given.size(1), result.first.data(), g.h * g.w};
-    result.holes = cpu::has_zero(bytes, given.numel());
-    return result;
-}
-
-Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) {
-    Tensor out = torch::stable::empty_like(x);
-    cpu::masked_copy(g, mask, x.const_data_ptr(), out.mutable_data_ptr());
-    return out;
-}
-
-// A channels_last weight would turn a contiguous convolution into a channels_last one, and its result with it.
-Tensor fitting(const Geometry& g, const Tensor& weight) {
-    return g.layout == Layout::nchw ? laid_out(weight, Layout::nchw) : weight;
-}
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, MaybeTensor bias, Ints stride, Ints padding,
@@ -104,14 +33,15 @@ std::tuple<Tensor, Tensor, Tensor> forward(
         cpu::few_channels(
             g, bytes.mask, ratio, static_cast<const float*>(x.const_data_ptr()),
             static_cast<const float*>(weight.const_data_ptr()), weight.strides().data(),
-            static_cast<const float*>(bias_values), static_cast<float*>(y.mutable_data_ptr()));
+            static_cast<const float*>(bias_values), float(slope), static_cast<float*>(y.mutable_data_ptr()));
         return {y, alive, ratios};
     }
     // Two passes are left out where they would change nothing: the select without holes, the epilogue without ratios.
     if (bytes.holes) x = masked_copy(g, bytes.mask, x);
-    Tensor y = convolution(x, fitting(g, weight), all_full ? bias : std::nullopt, stride, padding, dilation, groups);
+    const bool plain = all_full && slope == 1;
+    Tensor y = convolution(x, fitting(g, weight), plain ? bias : std::nullopt, stride, padding, dilation, groups);
     y = laid_out(y, g.layout);
-    if (!all_full) cpu::renormalise(g, ratio, bias_values, y.mutable_data_ptr());
+    if (!plain) cpu::renormalise(g, ratio, bias_values, slope, y.mutable_data_ptr());
     return {y, alive, ratios};
 }
 

@@ -1,0 +1,87 @@
+// The CPU operators' common steps: the library's convolutions and masks as bytes.
+#pragma once
+
+#include "checks.h"
+
+#include <array>
+#include <tuple>
+
+namespace pconv {
+
+inline Tensor convolution(
+    const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const Ints& stride, const Ints& padding,
+    const Ints& dilation, int64_t groups) {
+    std::array<StableIValue, 9> stack{torch::stable::detail::from(x),       torch::stable::detail::from(weight),
+                                      torch::stable::detail::from(bias),    torch::stable::detail::from(stride),
+                                      torch::stable::detail::from(padding), torch::stable::detail::from(dilation),
+                                      torch::stable::detail::from(false),   torch::stable::detail::from(Ints{0, 0}),
+                                      torch::stable::detail::from(groups)};
+    PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_TARGET_VERSION));
+    return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// (grad of input, grad of weight); undefined where it was not asked for.
+inline std::tuple<Tensor, Tensor> convolution_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, const Ints& stride, const Ints& padding,
+    const Ints& dilation, int64_t groups, bool need_input, bool need_weight) {
+    const bool wanted[3] = {need_input, need_weight, false};
+    std::array<StableIValue, 11> stack{
+        torch::stable::detail::from(grad),
+        torch::stable::detail::from(x),
+        torch::stable::detail::from(weight),
+        torch::stable::detail::from(std::nullopt),
+        torch::stable::detail::from(stride),
+        torch::stable::detail::from(padding),
+        torch::stable::detail::from(dilation),
+        torch::stable::detail::from(false),
+        torch::stable::detail::from(Ints{0, 0}),
+        torch::stable::detail::from(groups),
+        torch::stable::detail::from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted, 3))};
+    PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_TARGET_VERSION));
+    Tensor dx = torch::stable::detail::to<Tensor>(stack[0]), dw = torch::stable::detail::to<Tensor>(stack[1]),
+           db = torch::stable::detail::to<Tensor>(stack[2]);
+    return {dx, dw};
+}
+
+// A mask's bytes, without a copy where they are bytes already, and whether there are holes among them.
+inline Mask bytes_of_mask(MaskBytes& result, const Tensor& given, const char* name) {
+    const DType dtype = dtype_of(given, name);
+    const auto sizes = given.sizes(), strides = given.strides();
+    if (wants_binary_check()) {
+        const int64_t odd = cpu::count_not_binary(given.const_data_ptr(), dtype, sizes.data(), strides.data());
+        STD_TORCH_CHECK(odd == 0, name, ": expected zeros and ones (PCONV_CHECK=1), got ", odd, " other values");
+    }
+    result.owner = given;
+    if (dtype != DType::u8 || !given.is_contiguous()) {
+        result.owner = empty_of(given, Ints(sizes.begin(), sizes.end()), ScalarType::Byte);
+        cpu::mask_to_bytes(
+            given.const_data_ptr(), dtype, sizes.data(), strides.data(),
+            static_cast<uint8_t*>(result.owner->mutable_data_ptr()));
+    }
+    const auto* bytes = static_cast<const uint8_t*>(result.owner->const_data_ptr());
+    result.holes = cpu::has_zero(bytes, given.numel());
+    return Mask{bytes, given.size(0), given.size(1), nullptr, given.size(2) * given.size(3)};
+}
+
+inline MaskBytes mask_bytes(
+    const Geometry& g, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels) {
+    MaskBytes result;
+    if (!mask) return result;
+    result.first = mask_blocks(g, input, *mask, mask_channels);
+    result.mask = bytes_of_mask(result, *mask, "mask");
+    result.mask.first = result.first.data();
+    return result;
+}
+
+inline Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) {
+    Tensor out = torch::stable::empty_like(x);
+    cpu::masked_copy(g, mask, x.const_data_ptr(), out.mutable_data_ptr());
+    return out;
+}
+
+// A channels_last weight would turn a contiguous convolution into a channels_last one, and its result with it.
+inline Tensor fitting(const Geometry& g, const Tensor& weight) {
+    return g.layout == Layout::nchw ? laid_out(weight, Layout::nchw) : weight;
+}
+
+}  // namespace pconv
