@@ -6,13 +6,14 @@ pytest benchmarks/bench_networks.py --benchmark-json=networks.json
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import measure, memory
+from benchmarks import measure, memory, rivals
 from pconv_cuda import PConvUNet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -43,9 +44,12 @@ def calls(backward: bool, size: int, batch: int, **network: int) -> measure.Riva
         if name == "ours_fused":
             model.fuse()
 
-        def call(model: PConvUNet = model) -> torch.Tensor:
+        def run(model: PConvUNet, published: bool = name == "published") -> torch.Tensor:
+            return rivals.published_network(model, image, mask) if published else model(image, mask)[0]
+
+        def call(model: PConvUNet = model, run: Callable[[PConvUNet], torch.Tensor] = run) -> torch.Tensor:
             with torch.set_grad_enabled(backward):
-                output = model(image, mask)[0]
+                output = run(model)
                 if backward:
                     model.zero_grad(set_to_none=True)
                     output.backward(grad)

@@ -3,9 +3,9 @@
     python -m benchmarks.gpu_lap [--budget SECONDS] [--out FOLDER]
 
 Stages, by value: build for this GPU; every PTX wrapper against its emulated twin, bit by bit; the kernels' own
-drivers; the layers' speed on mma.sync; the test suite on the device; on sm_90 the speed on wgmma; compute-sanitizer;
-ncu. Without a GPU it says "not measured" and ends well. Leaves lap.json, lap.md, layers.json, layers_wgmma.json and
-ncu.csv in FOLDER.
+drivers; the networks' and the layers' speed on mma.sync; the test suite on the device; on sm_90 the layers' and the
+networks' speed on wgmma; compute-sanitizer; ncu. Without a GPU it says "not measured" and ends well. Leaves lap.json,
+lap.md, layers.json, networks.json, the same with _wgmma, and ncu.csv in FOLDER.
 """
 
 from __future__ import annotations
@@ -160,18 +160,19 @@ def architectures() -> list[str]:
 
 
 def suite(lap: Lap) -> dict[str, Any]:
-    files = ["test_operation.py", "test_autograd.py", "test_layer.py", "test_regressions.py", "test_models.py"]
+    names = "operation upcat upcat_autograd fuse autograd layer regressions models cuda_device"
+    files = [f"test_{name}.py" for name in names.split()]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "cuda", *(f"tests/{name}" for name in files)]
     done = lap.run(command, share=0.35)
     lines = done.stdout.strip().splitlines() or ["nothing was printed"]
     return {**outcome(done), "summary": lines[-1]}
 
 
-def speed(lap: Lap, wgmma: bool) -> dict[str, Any]:
-    target = lap.out / ("layers_wgmma.json" if wgmma else "layers.json")
-    seconds = lap.left() * 0.35
-    command = [sys.executable, "-m", "benchmarks.gpu_layers", target, "--seconds", f"{seconds:.0f}"]
-    return outcome(lap.run(command, share=0.6, PCONV_WGMMA="1" if wgmma else "0"))
+def speed(lap: Lap, what: str, wgmma: bool, share: float) -> dict[str, Any]:
+    """``what``: layers or networks, measured by a module of that name; ``share`` of the time that is left."""
+    target = lap.out / f"{what}{'_wgmma' if wgmma else ''}.json"
+    command = [sys.executable, "-m", f"benchmarks.gpu_{what}", target, "--seconds", f"{lap.left() * share:.0f}"]
+    return outcome(lap.run(command, share=min(1.0, 1.7 * share), PCONV_WGMMA="1" if wgmma else "0"))
 
 
 def sanitizer(lap: Lap) -> dict[str, Any]:
@@ -215,26 +216,40 @@ def table(report: dict[str, Any], out: Path) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {stage['stage']} | {stage['outcome']} | {stage['seconds']} |" for stage in report["stages"]]
-    for name in ("layers.json", "layers_wgmma.json"):
-        if not (out / name).is_file():
-            continue
-        measured = json.loads((out / name).read_text())
-        lines += [
-            "",
-            f"## {name}: {measured['dtype']}, batch {measured['batch']}, {measured['size']}x{measured['size']}",
-            "",
-        ]
-        lines += [
-            "| layer | pass | ours us | / plain | / unfused | / unfused compiled | floor us |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in measured["layers"]:
-            for what in ("forward", "forward_backward"):
-                times = {rival: row[what][rival]["median_us"] for rival in row[what]}
-                ratios = [f"{times['ours'] / times[r]:.2f}" for r in ("plain", "unfused", "unfused_compiled")]
-                floor = f"{max(row['floor_us'].values()):.1f}" if what == "forward" else ""
-                lines.append(f"| {row['layer']} | {what} | {times['ours']:.1f} | {' | '.join(ratios)} | {floor} |")
+    for name in ("networks.json", "layers.json", "networks_wgmma.json", "layers_wgmma.json"):
+        if (out / name).is_file():
+            measured = json.loads((out / name).read_text())
+            title = f"{name}: {measured['dtype']}, batch {measured['batch']}, {measured['size']}x{measured['size']}"
+            lines += ["", f"## {title}", "", *(networks if "networks" in measured else layers)(measured)]
     return "\n".join(lines) + "\n"
+
+
+def layers(measured: dict[str, Any]) -> list[str]:
+    lines = ["| layer | pass | ours us | / plain | / unfused | / unfused compiled | floor us |", "|---" * 7 + "|"]
+    for row in measured["layers"]:
+        for what in ("forward", "forward_backward"):
+            times = {rival: row[what][rival]["median_us"] for rival in row[what]}
+            ratios = [f"{times['ours'] / times[r]:.2f}" for r in ("plain", "unfused", "unfused_compiled")]
+            floor = f"{max(row['floor_us'].values()):.1f}" if what == "forward" else ""
+            lines.append(f"| {row['layer']} | {what} | {times['ours']:.1f} | {' | '.join(ratios)} | {floor} |")
+    return lines
+
+
+def networks(measured: dict[str, Any]) -> list[str]:
+    """Every network's median and its peak memory, then the decoder stages."""
+    lines = ["| network | pass | us | / plain | peak MiB |", "|---" * 5 + "|"]
+    for what, found in measured["networks"].items():
+        plain = found["times"]["plain"]["median_us"]
+        for name, times in found["times"].items():
+            median, peak = times["median_us"], found["peak_mib"][name]
+            lines.append(f"| {name} | {what} | {median:.1f} | {median / plain:.2f} | {peak} |")
+    lines += ["", "| stage | pass | ours us | / plain | / plain compiled | / composed |", "|---" * 6 + "|"]
+    for row in measured["stages"]:
+        for what in ("forward", "forward_backward"):
+            times = {rival: row[what][rival]["median_us"] for rival in row[what]}
+            ratios = [f"{times['ours'] / times[r]:.2f}" for r in ("plain", "plain_compiled", "composed")]
+            lines.append(f"| {row['layer']} | {what} | {times['ours']:.1f} | {' | '.join(ratios)} |")
+    return lines
 
 
 def main() -> int:
@@ -256,10 +271,12 @@ def main() -> int:
     lap.stage("build", lambda: build(lap))
     lap.stage("ptx wrappers against twins", lambda: twins(lap))
     lap.stage("kernel drivers", lambda: drivers(lap))
-    lap.stage("speed", lambda: speed(lap, wgmma=False), least=30)
+    lap.stage("speed of networks", lambda: speed(lap, "networks", wgmma=False, share=0.3), least=30)
+    lap.stage("speed of layers", lambda: speed(lap, "layers", wgmma=False, share=0.3), least=30)
     lap.stage("test suite on cuda", lambda: suite(lap), least=20)
     if architecture() == "90a":
-        lap.stage("speed with wgmma", lambda: speed(lap, wgmma=True), least=30)
+        for what in ("layers", "networks"):
+            lap.stage(f"speed of {what} with wgmma", lambda what=what: speed(lap, what, True, 0.25), least=30)
     lap.stage("compute-sanitizer", lambda: sanitizer(lap), least=20)
     lap.stage("ncu", lambda: profile(lap), least=20)
     shutil.rmtree(lap.work, ignore_errors=True)

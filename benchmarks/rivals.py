@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pconv_cuda import PConvUNet
+
 
 def plain(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     """The plain convolution of the same shape: the floor, not a rival."""
@@ -22,12 +24,38 @@ def floor(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: 
 
 def unfused_full(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     """The layer as NVIDIA published it: a full-channel mask, convolved with ones; the bias taken off and put back."""
-    full_mask = mask.to(x.dtype).expand_as(x).contiguous()
+    return published(x, mask.to(x.dtype).expand_as(x).contiguous(), weight, bias, stride, padding)[0]
+
+
+def published(
+    x: Tensor, full_mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+) -> tuple[Tensor, Tensor]:
+    """That layer with both its results: the output and a new mask of every channel, floating."""
     with torch.no_grad():
         count = F.conv2d(full_mask, torch.ones_like(weight), None, stride, padding)
         alive = count.clamp(0, 1)
         ratio = weight[0].numel() / (count + 1e-8) * alive
-    return _renormalised(F.conv2d(x * full_mask, weight, bias, stride, padding), ratio, alive, bias)
+    return _renormalised(F.conv2d(x * full_mask, weight, bias, stride, padding), ratio, alive, bias), alive
+
+
+def published_network(model: PConvUNet, image: Tensor, mask: Tensor) -> Tensor:
+    """The U-Net as the published trainers run it: masks of every channel, doubled, joined and convolved as images are.
+
+    With the parameters of ``model``; sizes have to halve evenly.
+    """
+    features = [(image, mask.to(image.dtype).expand_as(image).contiguous())]
+    for stage in model.encoder:
+        conv = stage.conv
+        x, m = published(*features[-1], conv.weight, conv.bias, conv.stride[0], conv.padding[0])
+        features.append((stage.activation(stage.norm(x)), m))
+    x, m = features.pop()
+    for stage in model.decoder:
+        skip, skip_mask = features.pop()
+        x, m = (F.interpolate(each, scale_factor=2, mode="nearest") for each in (x, m))
+        joined = torch.cat((x, skip), dim=1), torch.cat((m, skip_mask), dim=1)
+        x, m = published(*joined, stage.conv.weight, stage.conv.bias, 1, 1)
+        x = stage.activation(stage.norm(x))
+    return x
 
 
 def unfused_single(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:

@@ -11,13 +11,17 @@ import pytest
 import torch
 from cases import paper_layers
 
-from benchmarks import gpu_lap, gpu_layers
+from benchmarks import gpu_lap, gpu_layers, gpu_networks
+from pconv_cuda import PConvUNet
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("arguments", [["benchmarks.gpu_lap"], ["benchmarks.gpu_layers", "unused.json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["benchmarks.gpu_lap"], ["benchmarks.gpu_layers", "unused.json"], ["benchmarks.gpu_networks", "unused.json"]],
+)
 def test_without_a_gpu_it_says_so_and_ends_well(arguments: list[str], tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "not measured" in done.stdout
@@ -52,6 +56,31 @@ def test_the_table_compares_with_every_rival(tmp_path: Path) -> None:
     (tmp_path / "layers.json").write_text(json.dumps({"dtype": "bfloat16", "batch": 6, "size": 512, "layers": [layer]}))
     text = gpu_lap.table({"stages": []}, tmp_path)
     assert "| enc2 | forward | 50.0 | 1.25 | 0.25 | 0.50 | 45.0 |" in text
+
+
+def test_the_table_of_networks(tmp_path: Path) -> None:
+    times = {name: {"median_us": value} for name, value in
+             {"ours": 30.0, "plain": 40.0, "plain_compiled": 37.5, "composed": 60.0}.items()}  # fmt: skip
+    measured = {
+        "dtype": "bfloat16", "batch": 6, "size": 512,
+        "networks": {"forward": {"times": times, "peak_mib": dict.fromkeys(times, 7.0)}},
+        "stages": [{"layer": "dec2", "forward": times, "forward_backward": times}],
+    }  # fmt: skip
+    (tmp_path / "networks.json").write_text(json.dumps(measured))
+    text = gpu_lap.table({"stages": []}, tmp_path)
+    assert "| ours | forward | 30.0 | 0.75 | 7.0 |" in text
+    assert "| dec2 | forward_backward | 30.0 | 0.75 | 0.80 | 0.50 |" in text
+
+
+def test_the_stages_are_the_networks() -> None:
+    """The sizes of the benchmark's stages are those of the model's decoder."""
+    stages = gpu_networks.paper_stages(512, 6, 8)
+    with torch.device("meta"):
+        decoder = PConvUNet(levels=8).decoder
+    for stage, layer in zip(reversed(stages), decoder, strict=True):
+        assert (stage.low, stage.skip) == (layer.conv.low_channels, layer.conv.skip_channels)
+        assert tuple(layer.conv.weight.shape) == (stage.k, stage.low + stage.skip, 3, 3)
+    assert (stages[0].h, stages[-1].h) == (256, 2) and stages[0].bias
 
 
 def test_the_papers_layers_are_those_of_the_floors() -> None:

@@ -118,7 +118,8 @@ def _load(weights: Path, device: str) -> PConvUNet:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not weights.exists():
         raise PConvError(f"--weights: expected a .safetensors file or a folder, but {weights} does not exist")
-    return PConvUNet.from_pretrained(weights).to(device).eval()
+    model = PConvUNet.from_pretrained(weights).to(device).eval()
+    return model.fuse() if model.conv == "partial" else model  # nobody trains it here
 
 
 def _peak_memory(model: PConvUNet) -> str:
