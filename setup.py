@@ -134,7 +134,7 @@ def extensions(torch, cpp_extension, with_cuda: bool):
     archs = os.environ["TORCH_CUDA_ARCH_LIST"]
     cuda = cpp_extension.CUDAExtension(
         "pconv_cuda._C_cuda",
-        sources("kernels/*.cu", "kernels/*.cpp", "torch/ops_cuda.cpp", "torch/unfused.cpp", "torch/module_cuda.cpp"),
+        sources("kernels/*.cu", "kernels/*.cpp", "torch/ops_cuda*.cpp", "torch/unfused.cpp", "torch/module_cuda.cpp"),
         depends=headers,
         define_macros=[*macros(torch), ("USE_CUDA", None), ("PCONV_ARCHITECTURES", f'"{archs}"')],
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++17", "--diag-suppress=177"]},

@@ -28,4 +28,9 @@ inline bool fits_last_layer(const Geometry& g) {
            g.stride_h == 1 && g.stride_w == 1 && g.dil_h == 1 && g.dil_w == 1 && g.k * g.r * g.s <= last_wide_columns;
 }
 
+// The decoder's last stage: as many filters as the skip, the picture, has channels.
+inline bool fits_upcat_last(const Geometry& g, int64_t low_channels) {
+    return g.c - low_channels == g.k && (g.k == 1 || g.k == 3 || g.k == 4);
+}
+
 }  // namespace pconv::cuda

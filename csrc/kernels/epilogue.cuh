@@ -4,18 +4,23 @@
 
 #include "fragments.cuh"
 #include "gather.cuh"
+#include "numeric.cuh"
 
 namespace pconv::cuda {
 
-// fprop: scale > 0 ? scale * sum + bias : 0. dgrad: a select by the mask of the column's block.
+template <Pass pass>
+constexpr bool is_forward = pass == Pass::fprop || pass == Pass::upcat;
+
+// Forward: scale > 0 ? activation of (scale * sum + bias) : 0. dgrad: a select by the mask of the column's block.
 template <Pass pass, class Math, class Tile>
 PCONV_DEV float finished(const GemmParams& p, const Tables<Tile>& tables, float sum, int row, int column) {
-    if (pass == Pass::fprop) {
+    if (is_forward<pass>) {
         const float scale = tables.row_scale[row];
         if (PCONV_PLANT(10))
             return sum + (p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f);
         if (!(scale > 0.f)) return 0.f;
-        return sum * scale + (p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f);
+        const float bias = p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f;
+        return activated(sum * scale + bias, PCONV_PLANT(150) ? 1.f : p.slope);
     }
     int block = 0;
     while (block < p.mask.blocks - 1 && column >= p.mask.first[block + 1]) ++block;
@@ -75,7 +80,9 @@ PCONV_DEV void store_planes(
         const auto place = [&](int row) {
             return (int64_t(tables.row_image[row]) * p.columns + column0 + column) * plane + tables.row_out[row];
         };
-        const bool neighbours = tables.row_out[first] >= 0 && tables.row_image[first] == tables.row_image[last] &&
+        // A tile of the decoder's stage has every other pixel, or squares of four: never a run.
+        const bool neighbours = (pass != Pass::upcat || PCONV_PLANT(158)) && tables.row_out[first] >= 0 &&
+                                tables.row_image[first] == tables.row_image[last] &&
                                 tables.row_out[last] == tables.row_out[first] + run - 1;
         // The address itself is asked: a batch that is launched in parts begins anywhere.
         T* const out = neighbours ? static_cast<T*>(p.out) + place(first) : nullptr;

@@ -153,8 +153,8 @@ PCONV_DEV void stage_pair(bool planes, uint8_t* staging, int pixel, int column, 
     }
 }
 
-// scale > 0 ? scale * sum + bias : 0. Each warp stages and stores its own pixels: no barrier of the block is needed,
-// and a warp that is done goes on to the next tile's loads.
+// scale > 0 ? activation of (scale * sum + bias) : 0. Each warp stages and stores its own pixels: no barrier of the
+// block is needed, and a warp that is done goes on to the next tile's loads.
 template <class Math>
 PCONV_DEV void store_tile(
     const FirstLayerParams& p, const TileAt& at, uint8_t* shared, float scale, int first_tile_row, int column0,
@@ -178,8 +178,10 @@ PCONV_DEV void store_tile(
                     const int column = j * 8 + lane % 4 * 2;
                     const float* const two = &sums[i][part_column / 8 + j][half * 2];
                     const bool alive = own_scale > 0.f || PCONV_PLANT(85);
-                    const float low = alive ? two[0] * own_scale + bias[part_column + column] : 0.f;
-                    const float high = alive ? two[1] * own_scale + bias[part_column + column + 1] : 0.f;
+                    const float* const own_bias = bias + part_column + column;
+                    const float slope = PCONV_PLANT(153) ? 1.f : p.conv.slope;
+                    const float low = alive ? activated(two[0] * own_scale + own_bias[0], slope) : 0.f;
+                    const float high = alive ? activated(two[1] * own_scale + own_bias[1], slope) : 0.f;
                     stage_pair<Math>(p.conv.out_nchw, staging, pixel, column, low, high);
                 }
             }

@@ -117,29 +117,39 @@ PCONV_DEV void describe_row(
     }
 }
 
-// The taps that any row needs, block by block, in the order in which the K loop takes them.
+// By a warp: of a block's taps, whose bits begin at `first_valid`, those that any row needs are handed to
+// describe(entry of the list, tap), in order. Returns the list's new end.
+template <class Tile, class Describe>
+PCONV_DEV int list_live_taps(
+    Tables<Tile>& tables, int block, int first_valid, int taps, int total, int lane, const Describe& describe) {
+    for (int first = 0; first < taps; first += 32) {
+        const int tap = first + lane;
+        uint32_t any = 0;
+        if (tap < taps)
+            for (int word = 0; word < (PCONV_PLANT(6) ? 1 : Tables<Tile>::words); ++word)
+                any |= tables.valid[first_valid + tap][word];
+        const uint32_t live = __ballot_sync(0xffffffffu, any != 0);
+        if (any) {
+            const int at = total + __popc(live & ((1u << lane) - 1));
+            tables.live_tap[at] = first_valid + tap;
+            describe(at, tap);
+        }
+        total += __popc(live);
+    }
+    if (lane == 0) tables.live_end[block] = total;
+    return total;
+}
+
+// Block by block, in the order in which the K loop takes them.
 template <class Tile>
 PCONV_DEV void list_live_taps(const GemmParams& p, Tables<Tile>& tables, int lane) {
     const int taps = p.r * p.s;
     int total = 0;
-    for (int b = 0; b < p.packing.blocks; ++b) {
-        for (int first = 0; first < taps; first += 32) {
-            const int tap = first + lane;
-            uint32_t any = 0;
-            if (tap < taps)
-                for (int word = 0; word < (PCONV_PLANT(6) ? 1 : Tables<Tile>::words); ++word)
-                    any |= tables.valid[b * taps + tap][word];
-            const uint32_t live = __ballot_sync(0xffffffffu, any != 0);
-            if (any) {
-                const int at = total + __popc(live & ((1u << lane) - 1));
-                tables.live_source[at] = (tables.tap_y[tap] * p.source_w + tables.tap_x[tap]) * p.source_channels;
-                tables.live_filter[at] = tap * p.filter_channels;
-                tables.live_tap[at] = b * taps + tap;
-            }
-            total += __popc(live);
-        }
-        if (lane == 0) tables.live_end[b] = total;
-    }
+    for (int b = 0; b < p.packing.blocks; ++b)
+        total = list_live_taps(tables, b, b * taps, taps, total, lane, [&](int at, int tap) {
+            tables.live_source[at] = (tables.tap_y[tap] * p.source_w + tables.tap_x[tap]) * p.source_channels;
+            tables.live_filter[at] = tap * p.filter_channels;
+        });
 }
 
 // Fills the tables; ends with a barrier.

@@ -10,16 +10,32 @@ namespace pconv::cuda {
 template <class Tile>
 constexpr size_t gemm_shared_bytes = Tile::pipeline_bytes + sizeof(Tables<Tile>);
 
+template <Pass pass, class Tile>
+dim3 gemm_grid(const GemmParams& p);
+
+// What differs between the products around one pipeline: parameters, prologue, loader and grid.
+template <Pass pass, class Math, class Tile, Filters filters>
+struct Gather {
+    using Params = GemmParams;
+    using Load = Loader<Math, Tile, filters>;
+    PCONV_DEV static void prepare(const Params& p, Tables<Tile>& tables, int tile, int parity_class) {
+        prepare_tile<pass>(p, tables, tile, parity_class);
+    }
+    static dim3 grid(const Params& p) { return gemm_grid<pass, Tile>(p); }
+};
+
 // Grid: x tiles of rows, y tiles of columns, z splits of the K loop (and, for dgrad, parity classes).
 template <Pass pass, class Math, class Tile, Filters filters>
-__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) gemm_kernel(const GemmParams p) {
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
+    gemm_kernel(const typename Gather<pass, Math, Tile, filters>::Params p) {
+    using Side = Gather<pass, Math, Tile, filters>;
     PCONV_DYN_SMEM(shared);
     Tables<Tile>& tables = *reinterpret_cast<Tables<Tile>*>(shared + Tile::pipeline_bytes);
     const int split = blockIdx.z % p.splits, parity_class = blockIdx.z / p.splits;
     const int column0 = blockIdx.y * Tile::columns;
-    prepare_tile<pass>(p, tables, blockIdx.x, parity_class);
+    Side::prepare(p, tables, blockIdx.x, parity_class);
 
-    Loader<Math, Tile, filters> loader(p, tables, threadIdx.x, column0);
+    typename Side::Load loader(p, tables, threadIdx.x, column0);
     typename ProductOf<Math, Tile, filters>::Type product(shared, threadIdx.x);
     const int all = loader.steps();
     const int begin = int(int64_t(all) * split / p.splits), end = int(int64_t(all) * (split + 1) / p.splits);
@@ -55,7 +71,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) gemm_ker
     float* const staging = reinterpret_cast<float*>(shared);
     product.stage_out(staging);
     if (!PCONV_PLANT(16)) __syncthreads();
-    if (pass == Pass::fprop && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, threadIdx.x);
+    if (is_forward<pass> && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, threadIdx.x);
     if (p.partial)
         store_partial(p, tables, staging, column0, split, threadIdx.x);
     else if (p.out_nchw)
@@ -77,9 +93,9 @@ dim3 gemm_grid(const GemmParams& p) {
 }
 
 template <Pass pass, class Math, class Tile, Filters filters>
-Status launch_gemm(const char* name, const GemmParams& p, cudaStream_t stream) {
+Status launch_gemm(const char* name, const typename Gather<pass, Math, Tile, filters>::Params& p, cudaStream_t stream) {
     return launch(
-        name, gemm_kernel<pass, Math, Tile, filters>, gemm_grid<pass, Tile>(p), dim3(Tile::threads),
+        name, gemm_kernel<pass, Math, Tile, filters>, Gather<pass, Math, Tile, filters>::grid(p), dim3(Tile::threads),
         gemm_shared_bytes<Tile>, stream, p);
 }
 

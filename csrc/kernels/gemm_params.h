@@ -14,12 +14,14 @@
 namespace pconv::cuda {
 
 struct GemmParams {
+    static constexpr int filter_tensors = 1;
     const void* source;  // [N, source_h, source_w, source_channels], packed
     const void*
         filters;       // [columns][R * S][filter_channels] (K-major), or [channels][R * S][filter_channels] (MN-major)
     MaskView mask;     // fprop: over source; dgrad: over out
     Packing packing;   // fprop: of source's channels; dgrad: one block
     const void* bias;  // [columns] or nullptr
+    float slope = 1;   // fprop: of the activation, 1: none
     const float* ratio_in;  // [ratio_n, 1, P, Q]: nullptr where the kernel counts by itself
     float* ratio;           // [ratio_n, 1, P, Q], written; nullptr: not asked for
     uint8_t* alive;         // the same

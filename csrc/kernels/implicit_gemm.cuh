@@ -10,34 +10,16 @@
 
 namespace pconv::cuda {
 
-// Where the K loop stands, and what this thread copies for it.
-template <class Math, class Tile, Filters filters>
-struct Loader {
-    using T = typename Math::Storage;
+// Where the K loop stands.
+template <class Math, class Tile>
+struct LoopPlace {
     static constexpr int depth = 8 * Math::chunk;  // channels of a K step
-    static constexpr int column_rows = Tile::columns / Tile::row_step > 0 ? Tile::columns / Tile::row_step : 1;
-    // MN-major filters: a tile of `depth` channels x columns, in panels of 64 columns.
-    static constexpr int chunks_across = Tile::columns / Math::chunk, channel_step = Tile::threads / chunks_across;
-    static constexpr int channel_rows = depth / channel_step > 0 ? depth / channel_step : 1;
 
     const GemmParams& p;
     const Tables<Tile>& tables;
-    const int chunk, row0, column0;
-    int source_offset[Tile::rows_a_thread];
-    int64_t filter_step;  // elements from one filter row to the next
-    int block, first_channel, next, tap_of_chunk, channel_of_chunk;
+    int block = 0, first_channel = 0, next = 0;  // next: entry of the live list
 
-    PCONV_DEV Loader(const GemmParams& params, const Tables<Tile>& prepared, int thread, int column)
-        : p(params), tables(prepared), chunk(thread % 8), row0(thread / 8), column0(column) {
-#pragma unroll
-        for (int i = 0; i < Tile::rows_a_thread; ++i)
-            source_offset[i] = tables.row_source[row0 + i * Tile::row_step] * p.source_channels;
-        filter_step = int64_t(p.r * p.s) * p.filter_channels;
-        // Few channels: a K step takes several taps, each thread the one that its chunk belongs to.
-        const int chunks_a_tap = 8 / p.taps_a_step;
-        tap_of_chunk = chunk / chunks_a_tap;
-        channel_of_chunk = chunk % chunks_a_tap * Math::chunk;
-    }
+    PCONV_DEV LoopPlace(const GemmParams& params, const Tables<Tile>& prepared) : p(params), tables(prepared) {}
 
     PCONV_DEV int live_begin(int b) const { return b > 0 ? tables.live_end[b - 1] : 0; }
     PCONV_DEV int channels_of(int b) const { return p.packing.start[b + 1] - p.packing.start[b]; }
@@ -70,6 +52,62 @@ struct Loader {
         }
         next = live_begin(block);
     }
+};
+
+// This thread's 16-byte pieces of a tile of `rows` rows: every row_step-th row from row0 on, always the same chunk of
+// it, and so the same swizzle.
+PCONV_DEV uint32_t place_in_tile(int row0, int chunk) { return row0 * 128 + ((chunk ^ (row0 & 7)) << 4); }
+
+// Gathered rows, `shift` elements from their offsets; bit i of `bits` says whether row i is read.
+template <class Tile, class T>
+PCONV_DEV void copy_rows(
+    uint32_t place, const T* source, const int (&offset)[Tile::rows_a_thread], int shift, uint32_t bits) {
+#pragma unroll
+    for (int i = 0; i < Tile::rows_a_thread; ++i)
+        cp_async_ca_16(place + i * (Tile::row_step * 128), source + (offset[i] + shift), bits >> i & 1);
+}
+
+// K-major filters, rows of shared memory are columns of the product; `left` of them exist from this thread's first on.
+template <class Tile, class T>
+PCONV_DEV void copy_filters(uint32_t place, const T* filter, int64_t filter_step, int left) {
+    constexpr int count = Tile::columns / Tile::row_step > 0 ? Tile::columns / Tile::row_step : 1;
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+        cp_async_cg_16(
+            place + i * (Tile::row_step * 128), filter + i * Tile::row_step * filter_step, i * Tile::row_step < left);
+}
+
+// A step's filters as TMA fetches them: which tensor of [filters][taps][channels], and where its box begins.
+struct FilterBox {
+    int tensor, channel, tap, filter;
+};
+
+// What a thread copies for the K loop's step.
+template <class Math, class Tile, Filters filters>
+struct Loader : LoopPlace<Math, Tile> {
+    using Base = LoopPlace<Math, Tile>;
+    using Base::depth, Base::p, Base::tables, Base::block, Base::first_channel, Base::next;
+    using T = typename Math::Storage;
+    // MN-major filters: a tile of `depth` channels x columns, in panels of 64 columns.
+    static constexpr int chunks_across = Tile::columns / Math::chunk, channel_step = Tile::threads / chunks_across;
+    static constexpr int channel_rows = depth / channel_step > 0 ? depth / channel_step : 1;
+
+    const int chunk, row0, column0;
+    int source_offset[Tile::rows_a_thread];
+    int64_t filter_step;  // elements from one filter row to the next
+    int tap_of_chunk, channel_of_chunk;
+
+    PCONV_DEV Loader(const GemmParams& params, const Tables<Tile>& prepared, int thread, int column)
+        : Base(params, prepared), chunk(thread % 8), row0(thread / 8), column0(column) {
+#pragma unroll
+        for (int i = 0; i < Tile::rows_a_thread; ++i)
+            source_offset[i] = tables.row_source[row0 + i * Tile::row_step] * p.source_channels;
+        filter_step = int64_t(p.r * p.s) * p.filter_channels;
+        // Few channels: a K step takes several taps, each thread the one that its chunk belongs to.
+        const int chunks_a_tap = 8 / p.taps_a_step;
+        tap_of_chunk = chunk / chunks_a_tap;
+        channel_of_chunk = chunk % chunks_a_tap * Math::chunk;
+    }
 
     // What this thread copies in the coming step: an entry of the live list and a channel as it lies in memory.
     struct Spot {
@@ -79,7 +117,7 @@ struct Loader {
 
     PCONV_DEV Spot spot() const {
         const int entry = next + tap_of_chunk, channel = first_channel + channel_of_chunk;
-        const bool exists = entry < tables.live_end[block] && (PCONV_PLANT(9) || channel < channels_of(block));
+        const bool exists = entry < tables.live_end[block] && (PCONV_PLANT(9) || channel < this->channels_of(block));
         return {exists ? entry : next, p.packing.start[block] + channel, exists};
     }
 
@@ -89,11 +127,15 @@ struct Loader {
         const uint32_t bits = at.exists ? tables.valid[tables.live_tap[at.index]][bit / 32] >> bit % 32 : 0;
         const T* const source = static_cast<const T*>(p.source);
         const int shift = tables.live_source[at.index] + at.packed_channel;
-        const uint32_t place = row0 * 128 + ((chunk ^ (row0 & 7)) << 4);
-#pragma unroll
-        for (int i = 0; i < Tile::rows_a_thread; ++i)
-            cp_async_ca_16(
-                stage + place + i * (Tile::row_step * 128), source + (source_offset[i] + shift), bits >> i & 1);
+        copy_rows<Tile>(stage + place_in_tile(row0, chunk), source, source_offset, shift, bits);
+    }
+
+    PCONV_DEV void load_source(uint32_t stage) const { load_source(stage, spot()); }
+
+    PCONV_DEV FilterBox filter_box() const {
+        const int tap = PCONV_PLANT(49) ? next : tables.live_tap[next] - block * p.r * p.s;
+        const int channel = (PCONV_PLANT(50) ? 0 : p.packing.start[block]) + first_channel;
+        return {0, channel, tap, PCONV_PLANT(51) ? 0 : column0};
     }
 
     PCONV_DEV void load(uint32_t stage) const {
@@ -111,12 +153,7 @@ struct Loader {
         if (Tile::columns < Tile::row_step && row0 >= Tile::columns) return;
         const T* const filter = static_cast<const T*>(p.filters) + (column0 + row0) * filter_step + shift;
         const int left = exists ? p.columns - column0 - row0 : 0;
-        const uint32_t place = row0 * 128 + ((chunk ^ (row0 & 7)) << 4);
-#pragma unroll
-        for (int i = 0; i < column_rows; ++i)
-            cp_async_cg_16(
-                tile + place + i * (Tile::row_step * 128), filter + i * Tile::row_step * filter_step,
-                i * Tile::row_step < left);
+        copy_filters<Tile>(tile + place_in_tile(row0, chunk), filter, filter_step, left);
     }
 
     // Filters read as they lie, for dgrad: rows of shared memory are channels of the reduction, ldmatrix transposes.

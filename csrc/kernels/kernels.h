@@ -40,12 +40,13 @@ Status window_ratio(
 
 // ---- any geometry, any dtype, groups, per-channel masks, 64-bit offsets; not fast (generic.cu)
 
-// y = ratio > 0 ? ratio * sum W * (m ? x : 0) + bias : 0. Accumulates in fp32, in fp64 for doubles.
+// y = ratio > 0 ? activation of (ratio * sum W * (m ? x : 0) + bias) : 0. Accumulates in fp32, in fp64 for doubles.
 Status generic_fprop(
     const Geometry& g, const MaskView& mask, const void* x, const Strides& x_strides,  // [N, C, H, W]
     const void* weight, const Strides& w_strides,                                      // [K, C / groups, R, S]
     const void* bias,                                                                  // [K] or nullptr
     const void* ratio, int64_t ratio_n, int64_t ratio_groups,                          // [ratio_n, ratio_groups, P, Q]
+    double slope,                                                                      // of the activation, 1: none
     void* y, const Strides& y_strides,                                                 // [N, K, P, Q]
     cudaStream_t stream);
 
@@ -88,12 +89,13 @@ Status reduce_wgrad(
     cudaStream_t stream);
 
 // Partial sums of a split fprop (or dgrad) added in order, then the epilogue.
-// fprop: out = ratio > 0 ? ratio * sum + bias : 0; dgrad: ratio == nullptr, out = mask ? sum : 0.
+// fprop: out = ratio > 0 ? activation of (ratio * sum + bias) : 0; dgrad: ratio == nullptr, out = mask ? sum : 0.
 Status finish_splits(
     DType dtype, int64_t n, int64_t channels, int64_t h, int64_t w, int64_t splits,
     const float* partial,                   // [splits, N * H * W, channels]
     const float* ratio, int64_t ratio_n,    // [ratio_n, 1, H, W] or nullptr
     const void* bias,                       // [channels] or nullptr
+    float slope,                            // of the activation, 1: none
     const MaskView& mask,                   // over the channels of out
     void* out, const Strides& out_strides,  // [N, channels, H, W]
     cudaStream_t stream);

@@ -45,6 +45,12 @@ struct Value<uint8_t> {  // masks alone; bool is stored as this
 template <class T>
 using accumulator_t = typename Value<T>::Accumulator;
 
+// The activation behind an epilogue, slope 1: none. NaN stays NaN, and slope 0 has no 0 * -Inf.
+template <class T>
+PCONV_DEV T activated(T value, T slope) {
+    return value < 0 ? (slope == 0 ? T(0) : slope * value) : value;
+}
+
 template <class T>
 struct Type {
     using type = T;

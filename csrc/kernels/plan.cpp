@@ -46,8 +46,8 @@ bool applies(const TileRule& rule, Pass pass, const Plan& plan, const Device& de
     return !rule.wgmma || (device.wgmma && device.arch == 90 && plan.taps_a_step == 1 && !plan.transposed_filters);
 }
 
-void choose_gemm_tile(Plan& plan, Pass pass, const Geometry& g, const Device& device, int64_t channel_steps) {
-    const Extent e = extent_of(pass, g);
+// steps: of the K loop.
+void choose_gemm_tile(Plan& plan, Pass pass, const Extent& e, int64_t n, const Device& device, int64_t steps) {
     int64_t tiles = 0;
     for (const TileRule& rule : tile_rules) {
         if (!applies(rule, pass, plan, device, e.channels) || e.channels > rule.max_channels) continue;
@@ -57,12 +57,11 @@ void choose_gemm_tile(Plan& plan, Pass pass, const Geometry& g, const Device& de
         if (shape.shared_bytes > device.shared_bytes) continue;
         plan.tile = rule.tile;
         plan.patch_h = plan.patch_w = 0;
-        choose_patches(plan, e, shape.rows);
-        tiles = row_tiles(plan, e, g.n, shape.rows) * div_up(e.channels, shape.columns) * e.classes;
+        if (!plan.direct) choose_patches(plan, e, shape.rows);
+        tiles = row_tiles(plan, e, n, shape.rows) * div_up(e.channels, shape.columns) * e.classes;
         if (tiles * 100 >= int64_t(rule.min_fill) * device.multiprocessors) break;
     }
     // Deep layers have few pixels and many weights: the reduction is then shared out, at least four steps a share.
-    const int64_t steps = div_up(g.r * g.s, e.classes * plan.taps_a_step) * channel_steps;
     if (tiles > 0 && tiles < device.multiprocessors)
         plan.splits = int(
             std::clamp<int64_t>(div_up(2 * device.multiprocessors, tiles), 1, std::clamp<int64_t>(steps / 4, 1, 16)));
@@ -156,11 +155,51 @@ Plan make_plan(
     plan.fast = true;
     if (pass == Pass::wgrad)
         choose_wgrad_tile(plan, g, device, chunk);
-    else
-        choose_gemm_tile(plan, pass, g, device, div_up(reduction, 8 * chunk));
+    else {
+        const Extent e = extent_of(pass, g);
+        const int64_t steps = div_up(taps, e.classes * plan.taps_a_step) * div_up(reduction, 8 * chunk);
+        choose_gemm_tile(plan, pass, e, g.n, device, steps);
+    }
     // Where few pixels meet many channels the general kernel's shared reduction fills the device, and nothing else
     // does.
     if (on_tensor_cores && plan.splits == 1 && fits_last_layer(g)) plan.special = Special::last;
+    return plan;
+}
+
+Plan make_upcat_plan(
+    const Geometry& g, int64_t low_channels, bool phases_given, bool tf32, const Device& device, bool low_aligned,
+    bool skip_aligned, bool filters_krsc) {
+    Plan plan;
+    if (g.dtype == DType::f64) return generic(plan, "float64 runs on the generic kernels");
+    plan.math = math_of(g.dtype, tf32);
+    const int64_t chunk = 16 / bytes_of(g.dtype), skip_channels = g.c - low_channels, small_h = g.h / 2,
+                  small_w = g.w / 2;
+    const int64_t low_padded = round_up(low_channels, chunk), skip_padded = round_up(skip_channels, chunk);
+    plan.packing.blocks = 2;
+    plan.packing.first[1] = int(low_channels), plan.packing.first[2] = int(g.c);
+    plan.packing.start[1] = int(low_padded), plan.packing.start[2] = int(low_padded + skip_padded);
+    const bool nchw = g.layout == Layout::nchw;
+    plan.pack_input = nchw || low_padded != low_channels || !low_aligned;
+    plan.pack_skip = nchw || skip_padded != skip_channels || !skip_aligned;
+    plan.pack_filters = plan.packing.start[2] != g.c || low_padded != low_channels || !filters_krsc;
+
+    // As above: 32-bit offsets, and taps that look beyond the last image.
+    const int64_t margin = 5 * (g.w + 4);
+    const int64_t image =
+        std::max({(small_h * small_w + margin) * low_padded, (g.h * g.w + margin) * skip_padded, g.h * g.w * g.k});
+    if (image > device.max_elements || g.k * 9 * plan.packing.start[2] > device.max_elements)
+        return generic(plan, "an image or the filters have 2^31 or more elements");
+    plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
+    plan.fast = true;
+    if (plan.math != MathId::ieee && fits_upcat_last(g, low_channels)) {
+        plan.special = Special::last;  // it reads the skip and its filters as they lie
+        plan.pack_skip = plan.pack_filters = false;
+        return plan;
+    }
+    plan.direct = prefers_direct(plan.math, device.operations_a_byte, g.n * g.h * g.w, phases_given);
+    const int64_t steps = (plan.direct ? 9 : 4) * div_up(low_padded, 8 * chunk) + 9 * div_up(skip_padded, 8 * chunk);
+    const Extent e = plan.direct ? Extent{g.h, g.w, 1, g.k, g.c} : Extent{small_h, small_w, 4, g.k, g.c};
+    choose_gemm_tile(plan, Pass::upcat, e, g.n, device, steps);
     return plan;
 }
 

@@ -14,6 +14,9 @@ struct Device {
     int64_t shared_bytes = 163 << 10;  // that a block may have: 163 KiB on sm_80, 227 on sm_90, 99 on sm_86, 89, 120
     bool wgmma = false;                // take the sm_90a kernels where they exist
     int64_t max_elements = (int64_t(1) << 31) - 1;  // of a tensor in one launch: offsets are 32-bit in the fast kernels
+    // That tensor cores make from half types in the time of a byte of memory: 200 on an A100 (310 TFLOP/s, 1.55 TB/s)
+    // and on an H100 (600 reached, 3.0).
+    int64_t operations_a_byte = 200;
 };
 
 // What matters of the mask.
@@ -40,13 +43,19 @@ struct Plan {
     int patch_h = 0, patch_w = 0;
     int splits = 1;
     int64_t images_a_launch = 0;
-    Special special = Special::none;  // fprop
-    int special_blocks = 0;           // first: blocks that walk over the tiles
+    Special special = Special::none;         // fprop
+    int special_blocks = 0;                  // first: blocks that walk over the tiles
+    bool direct = false, pack_skip = false;  // upcat: no phases; pack_input is low's
 };
 
 // aligned: tensors begin at multiples of 16 bytes. filters_krsc: they lie as [K, R, S, C] without gaps.
 Plan make_plan(
     Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,
     bool filters_krsc);
+
+// The forward of the decoder's stage. g: the convolution's geometry at full resolution, c = low's and the skip's.
+Plan make_upcat_plan(
+    const Geometry& g, int64_t low_channels, bool phases_given, bool tf32, const Device& device, bool low_aligned,
+    bool skip_aligned, bool filters_krsc);
 
 }  // namespace pconv::cuda

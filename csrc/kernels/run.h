@@ -19,7 +19,8 @@ struct Forward {
     void* ratio;       // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
     uint8_t* alive;    // the same
     int64_t ratio_n, ratio_groups;
-    void* y;  // [N, K, P, Q], dense in the geometry's layout
+    void* y;           // [N, K, P, Q], dense in the geometry's layout
+    double slope = 1;  // of the activation behind the epilogue, v < 0 ? slope * v : v; 1: none
 };
 
 int64_t forward_workspace(const Forward& call, const Device& device);  // bytes
@@ -39,6 +40,9 @@ struct Backward {
     void* dw;  // [K, C / groups, R, S] or nullptr
     Strides dw_strides;
     void* db;  // [K] or nullptr
+    // Made already (with db), as [N, P, Q, K padded to 16 bytes]: ratio * gradient. grad and ratio are then not read.
+    bool is_scaled;
+    const void* scaled;
 };
 
 int64_t backward_workspace(const Backward& call, const Device& device);  // bytes

@@ -1,6 +1,6 @@
 // The backward operator as a sequence of launches: ratio * gradient and the bias gradient in one pass, then dgrad and
 // wgrad.
-#include "gemm.h"
+#include "wgrad_parts.h"
 #include "workspace.h"
 
 #include <algorithm>
@@ -10,12 +10,9 @@ namespace {
 
 struct Buffers {
     Plan dgrad, wgrad;
-    void *spread, *scaled, *sums, *packed_x, *packed_filters, *dgrad_partial, *wgrad_partial;
+    const void* scaled;
+    void *own_scaled, *spread, *sums, *packed_x, *packed_filters, *dgrad_partial, *wgrad_partial;
 };
-
-int64_t parts_of(const Geometry& g, const Plan& plan) {
-    return (g.n + plan.images_a_launch - 1) / plan.images_a_launch;
-}
 
 Buffers cut(const Backward& call, const Device& device, Arena& arena) {
     const Geometry& g = call.geometry;
@@ -27,8 +24,11 @@ Buffers cut(const Backward& call, const Device& device, Arena& arena) {
     const int64_t channels = b.wgrad.packing.start[b.wgrad.packing.blocks];
     if (needs_spreading(g, call.mask)) b.spread = arena.take(call.mask.n * g.c * g.h * g.w);
     // Both plans pad K alike: one scaled gradient serves both.
-    if (call.dx || call.dw) b.scaled = arena.take(g.n * g.p * g.q * b.dgrad.k_padded * element);
-    b.sums = arena.take(scale_gradient_workspace(g));
+    if (!call.is_scaled) {
+        if (call.dx || call.dw) b.own_scaled = arena.take(g.n * g.p * g.q * b.dgrad.k_padded * element);
+        b.sums = arena.take(scale_gradient_workspace(g));
+    }
+    b.scaled = call.is_scaled ? call.scaled : b.own_scaled;
     if (call.dx && b.dgrad.fast) {
         const int64_t padded = b.dgrad.packing.start[1];
         if (b.dgrad.pack_filters)
@@ -39,7 +39,7 @@ Buffers cut(const Backward& call, const Device& device, Arena& arena) {
     }
     if (call.dw && b.wgrad.fast) {
         if (b.wgrad.pack_input) b.packed_x = arena.take(g.n * g.h * g.w * channels * element);
-        b.wgrad_partial = arena.take(parts_of(g, b.wgrad) * b.wgrad.splits * g.k * taps * channels * 4);
+        b.wgrad_partial = arena.take(wgrad_parts_of(g, b.wgrad) * b.wgrad.splits * g.k * taps * channels * 4);
     }
     return b;
 }
@@ -87,8 +87,8 @@ Status run_dgrad(const Backward& call, const Buffers& buffers, const MaskView& m
         status = gemm_dgrad(plan.math, plan.tile, plan.transposed_filters, p, stream);
         if (status.ok() && p.partial)
             status = finish_splits(
-                g.dtype, images, g.c, g.h, g.w, plan.splits, p.partial, nullptr, 1, nullptr, p.mask, p.out, out_strides,
-                stream);
+                g.dtype, images, g.c, g.h, g.w, plan.splits, p.partial, nullptr, 1, nullptr, 1, p.mask, p.out,
+                out_strides, stream);
     }
     if (status.ok() && mask.per_channel)
         status = apply_mask(g.dtype, g.n, g.c, g.h, g.w, mask, call.dx, out_strides, stream);
@@ -104,15 +104,6 @@ Status run_wgrad(const Backward& call, const Buffers& buffers, const MaskView& m
         return generic_wgrad(
             g, mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.x, x_strides, call.dw,
             call.dw_strides, stream);
-    const int64_t element = bytes_of(g.dtype);
-    WgradParams p{};
-    if (!plan.mask_in_packing) p.mask = mask;
-    p.packing = plan.packing;
-    p.channels = plan.packing.start[plan.packing.blocks];
-    p.h = int(g.h), p.w = int(g.w), p.k = int(g.k), p.k_padded = int(plan.k_padded), p.p = int(g.p), p.q = int(g.q);
-    p.r = int(g.r), p.s = int(g.s), p.dil_h = int(g.dil_h), p.dil_w = int(g.dil_w);
-    p.pad_h = int(g.pad_h), p.pad_w = int(g.pad_w), p.stride_h = int(g.stride_h), p.stride_w = int(g.stride_w);
-    p.splits = plan.splits;
     const void* x = call.x;
     Status status;
     if (plan.pack_input) {
@@ -121,19 +112,13 @@ Status run_wgrad(const Backward& call, const Buffers& buffers, const MaskView& m
             buffers.packed_x, stream);
         x = buffers.packed_x;
     }
-    auto* partial = static_cast<float*>(buffers.wgrad_partial);
-    for (int64_t first = 0; status.ok() && first < g.n; first += plan.images_a_launch) {
-        p.n = int(std::min(plan.images_a_launch, g.n - first));
-        p.scaled = static_cast<const uint8_t*>(buffers.scaled) + first * g.p * g.q * plan.k_padded * element;
-        p.x = static_cast<const uint8_t*>(x) + first * g.h * g.w * p.channels * element;
-        if (!plan.mask_in_packing && mask.bytes) p.mask.bytes = mask.bytes + first * mask.batch_step;
-        p.partial = partial;
-        partial += int64_t(plan.splits) * g.k * g.r * g.s * p.channels;
-        status = gemm_wgrad(plan.math, plan.tile, p, stream);
-    }
+    if (status.ok())
+        status = wgrad_parts(
+            g, plan, plan.mask_in_packing ? MaskView{} : mask, buffers.scaled, x,
+            static_cast<float*>(buffers.wgrad_partial), stream);
     if (!status.ok()) return status;
     return reduce_wgrad(
-        g.dtype, g.k, g.c, g.r, g.s, plan.packing, parts_of(g, plan) * plan.splits,
+        g.dtype, g.k, g.c, g.r, g.s, plan.packing, wgrad_parts_of(g, plan) * plan.splits,
         static_cast<const float*>(buffers.wgrad_partial), call.dw, call.dw_strides, stream);
 }
 
@@ -151,10 +136,10 @@ Status run_backward(const Backward& call, const Device& device, void* workspace,
     const Buffers buffers = cut(call, device, arena);
     MaskView mask;
     Status status = prepare_mask(g, call.mask, buffers.spread, mask, stream);
-    if (status.ok())
+    if (status.ok() && !call.is_scaled)
         status = scale_gradient(
             g, call.grad, dense(g.layout, g.k, g.p, g.q), call.ratio, call.ratio_n, call.ratio_groups,
-            buffers.dgrad.k_padded, buffers.scaled, call.db, buffers.sums, stream);
+            buffers.dgrad.k_padded, buffers.own_scaled, call.db, buffers.sums, stream);
     if (status.ok() && call.dx) status = run_dgrad(call, buffers, mask, stream);
     if (status.ok() && call.dw) status = run_wgrad(call, buffers, mask, stream);
     return status;

@@ -37,6 +37,7 @@ GemmParams parameters(const Forward& call, const Plan& plan, const MaskView& mas
     if (!plan.mask_in_packing) p.mask = mask;
     p.packing = plan.packing;
     p.bias = call.bias;
+    p.slope = float(call.slope);
     p.out_nchw = g.layout == Layout::nchw;
     p.source_h = int(g.h), p.source_w = int(g.w);
     p.source_channels = p.filter_channels = plan.packing.start[plan.packing.blocks];
@@ -59,7 +60,7 @@ Status run_generic(const Forward& call, const MaskView& mask, cudaStream_t strea
     if (!status.ok()) return status;
     return generic_fprop(
         g, mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio,
-        call.ratio_n, call.ratio_groups, call.y, dense(g.layout, g.k, g.p, g.q), stream);
+        call.ratio_n, call.ratio_groups, call.slope, call.y, dense(g.layout, g.k, g.p, g.q), stream);
 }
 
 Status launch_fprop(const Forward& call, const Plan& plan, const GemmParams& p, cudaStream_t stream) {
@@ -92,8 +93,8 @@ Status run_parts(const Forward& call, GemmParams p, const Plan& plan, const void
         Status status = launch_fprop(call, plan, p, stream);
         if (status.ok() && p.partial)
             status = finish_splits(
-                g.dtype, images, g.k, g.p, g.q, plan.splits, p.partial, ratio, p.ratio_n, call.bias, MaskView{}, p.out,
-                dense(g.layout, g.k, g.p, g.q), stream);
+                g.dtype, images, g.k, g.p, g.q, plan.splits, p.partial, ratio, p.ratio_n, call.bias, p.slope,
+                MaskView{}, p.out, dense(g.layout, g.k, g.p, g.q), stream);
         if (!status.ok()) return status;
     }
     return {};

@@ -12,9 +12,10 @@
 
 namespace pconv::cuda {
 
+template <class Params>
 struct WgmmaGemm {
-    TensorMap filters;  // first: it has to be aligned to 64 bytes
-    GemmParams gemm;
+    TensorMap filters[Params::filter_tensors];  // first: they have to be aligned to 64 bytes
+    Params gemm;
 };
 
 template <class Tile>
@@ -26,34 +27,33 @@ struct Steps {
 };
 
 // By one thread: the coming step's filters.
-template <class Tile, Filters order, class AnyLoader>
-PCONV_DEV void fetch_filters(const WgmmaGemm& call, const AnyLoader& loader, uint32_t tile, uint32_t barrier) {
-    const GemmParams& p = call.gemm;
-    const int tap = PCONV_PLANT(49) ? loader.next : loader.tables.live_tap[loader.next] - loader.block * p.r * p.s;
-    const int channel = (PCONV_PLANT(50) ? 0 : p.packing.start[loader.block]) + loader.first_channel;
+template <class Tile, Filters order>
+PCONV_DEV void fetch_filters(const TensorMap* filters, const FilterBox& box, uint32_t tile, uint32_t barrier) {
     mbarrier_arrive_expect(barrier, Tile::right_bytes);
     if (order == Filters::k_major) {
-        tma_load_3d(tile, &call.filters, channel, tap, PCONV_PLANT(51) ? 0 : loader.column0, barrier);
+        tma_load_3d(tile, filters + box.tensor, box.channel, box.tap, box.filter, barrier);
     } else {
 #pragma unroll
         for (int panel = 0; panel < Tile::columns / 64; ++panel)
             tma_load_3d(
-                tile + panel * 64 * 128, &call.filters, loader.column0 + panel * (PCONV_PLANT(52) ? 32 : 64), tap,
-                channel, barrier);
+                tile + panel * 64 * 128, filters, box.filter + panel * (PCONV_PLANT(52) ? 32 : 64), box.tap,
+                box.channel, barrier);
     }
 }
 
-template <class Math, class Tile, Filters order>
+template <class Side, class Tile, Filters order>
 PCONV_DEV void produce(
-    const WgmmaGemm& call, const Tables<Tile>& tables, const Ring<Tile>& ring, int column0, int thread, Steps steps) {
-    Loader<Math, Tile, order> loader(call.gemm, tables, thread, column0);
+    const WgmmaGemm<typename Side::Params>& call, const Tables<Tile>& tables, const Ring<Tile>& ring, int column0,
+    int thread, Steps steps) {
+    typename Side::Load loader(call.gemm, tables, thread, column0);
     loader.seek(PCONV_PLANT(53) ? 0 : steps.begin);
     Turn<Tile> turn;
     for (int step = steps.begin; step < steps.end; ++step) {
         wait_empty(ring, turn);
         if (thread == 0)
-            fetch_filters<Tile, order>(call, loader, ring.stage(turn.stage) + Tile::left_bytes, ring.full(turn.stage));
-        loader.load_source(ring.stage(turn.stage), loader.spot());
+            fetch_filters<Tile, order>(
+                call.filters, loader.filter_box(), ring.stage(turn.stage) + Tile::left_bytes, ring.full(turn.stage));
+        loader.load_source(ring.stage(turn.stage));
         cp_async_mbarrier_arrive(ring.full(turn.stage));
         loader.advance();
         turn.advance();
@@ -77,7 +77,7 @@ PCONV_DEV void consume(
         for (int i = thread; i < Tile::rows * Tile::staging_pitch; i += Tile::consumers) staging[i] = 0.f;
     }
     if (!PCONV_PLANT(56)) named_barrier(consumers_barrier, Tile::consumers);
-    if (pass == Pass::fprop && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, thread);
+    if (is_forward<pass> && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, thread);
     if (p.partial)
         store_partial(p, tables, staging, column0, split, thread);
     else if (p.out_nchw)
@@ -87,20 +87,24 @@ PCONV_DEV void consume(
 }
 
 template <Pass pass, class Math, class Tile, Filters order>
-PCONV_DEV void run_wgmma_gemm(const WgmmaGemm& call, uint8_t* shared) {
-    const GemmParams& p = call.gemm;
+using WgmmaCall = WgmmaGemm<typename Gather<pass, Math, Tile, order>::Params>;
+
+template <Pass pass, class Math, class Tile, Filters order>
+PCONV_DEV void run_wgmma_gemm(const WgmmaCall<pass, Math, Tile, order>& call, uint8_t* shared) {
+    using Side = Gather<pass, Math, Tile, order>;
+    const typename Side::Params& p = call.gemm;
     Tables<Tile>& tables = *reinterpret_cast<Tables<Tile>*>(shared + Tile::pipeline_bytes + Tile::barrier_bytes);
     const Ring<Tile> ring{smem_u32(shared), smem_u32(shared) + Tile::pipeline_bytes};
     const int split = blockIdx.z % p.splits, parity_class = blockIdx.z / p.splits, column0 = blockIdx.y * Tile::columns;
     if (threadIdx.x == 0) ring.initialise();
     // Ends with a barrier, which shows the ring's barriers to all.
-    prepare_tile<pass>(p, tables, blockIdx.x, parity_class);
+    Side::prepare(p, tables, blockIdx.x, parity_class);
 
-    const int all = Loader<Math, Tile, order>(p, tables, 0, column0).steps();
+    const int all = LoopPlace<Math, Tile>(p, tables).steps();
     const Steps steps{int(int64_t(all) * split / p.splits), int(int64_t(all) * (split + 1) / p.splits)};
     if (warpgroup_index() == 0) {
         registers_decrease<Tile::producer_registers>();
-        produce<Math, Tile, order>(call, tables, ring, column0, threadIdx.x, steps);
+        produce<Side, Tile, order>(call, tables, ring, column0, threadIdx.x, steps);
     } else {
         registers_increase<Tile::consumer_registers>();
         consume<pass, Math, Tile, order>(p, tables, ring, shared, column0, split, steps);
@@ -110,24 +114,31 @@ PCONV_DEV void run_wgmma_gemm(const WgmmaGemm& call, uint8_t* shared) {
 // Grid: x tiles of rows, y tiles of columns, z splits of the K loop (and, for dgrad, parity classes).
 template <Pass pass, class Math, class Tile, Filters order>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
-    wgmma_gemm_kernel(const __grid_constant__ WgmmaGemm call) {
+    wgmma_gemm_kernel(const __grid_constant__ WgmmaCall<pass, Math, Tile, order> call) {
     PCONV_DYN_SMEM(shared);
     if constexpr (hopper_instructions) run_wgmma_gemm<pass, Math, Tile, order>(call, shared);
 }
 
+// fprop and dgrad: one tensor of filters, and it lies as [filter_rows][R * S][filter_channels].
+template <class Math, class Tile, Filters order>
+cudaError_t map_filters(const GemmParams& p, TensorMap* filters) {
+    const int box = order == Filters::k_major ? Tile::columns : 64;
+    return make_tensor_map_3d(
+        filters, p.filters, std::is_same<Math, Bf16>::value, p.filter_channels, p.r * p.s, p.filter_rows, box);
+}
+
 template <Pass pass, class Math, class Tile, Filters order>
-Status launch_wgmma_gemm(const char* name, const GemmParams& p, cudaStream_t stream) {
+Status launch_wgmma_gemm(
+    const char* name, const typename Gather<pass, Math, Tile, order>::Params& p, cudaStream_t stream) {
     static const cudaError_t body = check_body(wgmma_gemm_kernel<pass, Math, Tile, order>);
     if (body != cudaSuccess) return {body, name};
     if (p.taps_a_step != 1) return {cudaErrorInvalidValue, name};  // TMA brings one tap a step
-    WgmmaGemm call{};
+    WgmmaCall<pass, Math, Tile, order> call{};
     call.gemm = p;
-    const int box = order == Filters::k_major ? Tile::columns : 64;
-    const cudaError_t mapped = make_tensor_map_3d(
-        &call.filters, p.filters, std::is_same<Math, Bf16>::value, p.filter_channels, p.r * p.s, p.filter_rows, box);
+    const cudaError_t mapped = map_filters<Math, Tile, order>(p, call.filters);
     if (mapped != cudaSuccess) return {mapped, name};
     return launch(
-        name, wgmma_gemm_kernel<pass, Math, Tile, order>, gemm_grid<pass, Tile>(p), dim3(Tile::threads),
+        name, wgmma_gemm_kernel<pass, Math, Tile, order>, Gather<pass, Math, Tile, order>::grid(p), dim3(Tile::threads),
         wgmma_gemm_shared_bytes<Tile>, stream, call);
 }
 

@@ -6,7 +6,7 @@
 
 namespace pconv::cuda {
 
-enum class Pass { fprop, dgrad, wgrad };
+enum class Pass { fprop, dgrad, wgrad, upcat };  // upcat: the decoder stage's forward
 
 // How products are made: on tensor cores from bf16, fp16 or fp32 rounded to tf32, or in fp32 without them.
 enum class MathId { bf16, f16, tf32, ieee };
@@ -29,7 +29,7 @@ constexpr TileShape tile_shapes[] = {
     {"wgmma 128x256", 128, 256, 227 << 10},
     {"wgmma 128x128", 128, 128, 227 << 10}};
 
-constexpr unsigned fprop_bit = 1, dgrad_bit = 2, wgrad_bit = 4;
+constexpr unsigned fprop_bit = 1, dgrad_bit = 2, wgrad_bit = 4, upcat_bit = 8;
 constexpr unsigned half_bit = 1, tf32_bit = 2, ieee_bit = 4;
 
 // The first rule that fits is taken.
@@ -49,14 +49,25 @@ struct TileRule {
 // Two stages are for devices whose blocks have 99 KiB of shared memory (sm_86, sm_89, sm_120).
 constexpr TileRule tile_rules[] = {
     {fprop_bit, half_bit | tf32_bit, 8, 0, TileId::thin},
-    {fprop_bit | dgrad_bit | wgrad_bit, half_bit, INT64_MAX, 100, TileId::wgmma_128x256, true, 128},
-    {fprop_bit | dgrad_bit | wgrad_bit, half_bit, INT64_MAX, 50, TileId::wgmma_128x128, true, 0},
-    {fprop_bit | dgrad_bit, half_bit, 64, 100, TileId::wide},
+    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit, INT64_MAX, 100, TileId::wgmma_128x256, true, 128},
+    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit, INT64_MAX, 50, TileId::wgmma_128x128, true, 0},
+    {fprop_bit | dgrad_bit | upcat_bit, half_bit, 64, 100, TileId::wide},
     {wgrad_bit, half_bit | tf32_bit, 64, 0, TileId::small},
-    {fprop_bit | dgrad_bit | wgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64},
-    {fprop_bit | dgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::lean, false, 64},
-    {fprop_bit | dgrad_bit | wgrad_bit, half_bit | tf32_bit | ieee_bit, INT64_MAX, 0, TileId::small},
+    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64},
+    {fprop_bit | dgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::lean, false, 64},
+    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit | tf32_bit | ieee_bit, INT64_MAX, 0, TileId::small},
 };
+
+// Whether the decoder stage's forward reads low under 9 taps of the weight itself, or under 4 of the weight in phases.
+// Phases save 5 of 9 taps: 10 operations for each output pixel, filter and low channel. They cost bytes, for each
+// filter and low channel: 16 weights are read instead of 9, and before that 9 are read and 16 written, unless that is
+// done already. So at 200 operations a byte phases begin to pay at 1280 pixels, whatever the tensor cores' dtype (at
+// 280 where they are given): of the paper's layers at batch 6, from dec6 (16 x 16) on.
+constexpr bool prefers_direct(MathId math, int64_t half_operations_a_byte, int64_t output_pixels, bool phases_given) {
+    const int64_t element = math == MathId::bf16 || math == MathId::f16 ? 2 : 4;
+    const int64_t slower = math == MathId::ieee ? 10 : math == MathId::tf32 ? 2 : 1;  // than half types
+    return 10 * output_pixels < (phases_given ? 7 : 32) * element * half_operations_a_byte / slower;
+}
 
 constexpr unsigned bit_of(Pass pass) { return 1u << static_cast<int>(pass); }
 constexpr unsigned bit_of(MathId math) {

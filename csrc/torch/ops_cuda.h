@@ -22,4 +22,13 @@ std::tuple<Tensor, Tensor, Tensor> unfused_backward(
     const Tensor& ratio, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool need_input,
     bool need_weight, bool need_bias);
 
+std::tuple<Tensor, Tensor, Tensor> unfused_upcat(
+    const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip, const MaybeTensor& skip_mask,
+    const Tensor& weight, const MaybeTensor& bias, double slope);
+std::tuple<Tensor, Tensor, Tensor, Tensor> unfused_upcat_backward(
+    const Tensor& grad, const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip,
+    const MaybeTensor& skip_mask, const Tensor& weight, const Tensor& ratio, bool need_low, bool need_skip,
+    bool need_weight, bool need_bias);
+Tensor unfused_phases(const Tensor& weight, int64_t low_channels);
+
 }  // namespace pconv::cuda

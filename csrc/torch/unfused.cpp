@@ -10,8 +10,13 @@ using torch::stable::detail::from;
 using torch::stable::detail::to;
 
 template <size_t size>
-std::tuple<Tensor, Tensor, Tensor> dispatch(const char* name, std::array<StableIValue, size>& stack) {
+void call(const char* name, std::array<StableIValue, size>& stack) {
     PCONV_TORCH_CALL(torch_call_dispatcher(name, "", stack.data(), TORCH_TARGET_VERSION));
+}
+
+template <size_t size>
+std::tuple<Tensor, Tensor, Tensor> dispatch(const char* name, std::array<StableIValue, size>& stack) {
+    call(name, stack);
     Tensor first = to<Tensor>(stack[0]), second = to<Tensor>(stack[1]), third = to<Tensor>(stack[2]);
     return {first, second, third};
 }
@@ -37,6 +42,33 @@ std::tuple<Tensor, Tensor, Tensor> unfused_backward(
                                        from(dilation),  from(groups),     from(need_input), from(need_weight),
                                        from(need_bias), from(int64_t(-1))};
     return dispatch("pconv_cuda::unfused_partial_conv2d_backward", stack);
+}
+
+std::tuple<Tensor, Tensor, Tensor> unfused_upcat(
+    const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip, const MaybeTensor& skip_mask,
+    const Tensor& weight, const MaybeTensor& bias, double slope) {
+    std::array<StableIValue, 9> stack{from(low),  from(low_mask),     from(skip),        from(skip_mask), from(weight),
+                                      from(bias), from(std::nullopt), from(int64_t(-1)), from(slope)};
+    return dispatch("pconv_cuda::unfused_partial_conv2d_upcat", stack);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> unfused_upcat_backward(
+    const Tensor& grad, const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip,
+    const MaybeTensor& skip_mask, const Tensor& weight, const Tensor& ratio, bool need_low, bool need_skip,
+    bool need_weight, bool need_bias) {
+    std::array<StableIValue, 12> stack{from(grad),      from(low),         from(low_mask),  from(skip),
+                                       from(skip_mask), from(weight),      from(ratio),     from(need_low),
+                                       from(need_skip), from(need_weight), from(need_bias), from(int64_t(-1))};
+    call("pconv_cuda::unfused_partial_conv2d_upcat_backward", stack);
+    Tensor dlow = to<Tensor>(stack[0]), dskip = to<Tensor>(stack[1]), dw = to<Tensor>(stack[2]),
+           db = to<Tensor>(stack[3]);
+    return {dlow, dskip, dw, db};
+}
+
+Tensor unfused_phases(const Tensor& weight, int64_t low_channels) {
+    std::array<StableIValue, 2> stack{from(weight), from(low_channels)};
+    call("pconv_cuda::unfused_upcat_phases", stack);
+    return to<Tensor>(stack[0]);
 }
 
 }  // namespace pconv::cuda

@@ -20,6 +20,8 @@ ALL = [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("*.cpp"))]
 SOURCES = {
     "operators": [HERE / "operators.cpp", *ALL],
     "test_ends": [HERE / "test_ends.cpp", *ALL],
+    "test_upcat": [HERE / "test_upcat.cpp", *ALL],
+    "test_upcat_backward": [HERE / "test_upcat_backward.cpp", *ALL],
     "test_plain": [*sorted(HERE.glob("test_plain*.cpp")), *(KERNELS / name for name in PLAIN)],
 }
 

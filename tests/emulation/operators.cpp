@@ -131,6 +131,20 @@ void run_case(
         if (!passed(cuda::run_forward(forward, device, workspace.data(), nullptr), what + " forward")) return;
     }
     compare(what + " y", permuted(y.values(), layout, g.n, g.k, g.p * g.q, true), truth.y, kind.rounding, kind.sums);
+    // Again with an activation behind the epilogue, which leaves the errors' bounds as they are.
+    forward.slope = device.multiprocessors == 1 ? 0 : 0.2;
+    const Buffer activated(kind.dtype, g.n * g.k * g.p * g.q);
+    forward.y = activated.data();
+    {
+        const Buffer workspace(DType::u8, cuda::forward_workspace(forward, device));
+        if (!passed(cuda::run_forward(forward, device, workspace.data(), nullptr), what + " activated")) return;
+    }
+    Result true_activated = truth.y;
+    for (double& value : true_activated.value) value = value < 0 ? forward.slope * value : value;
+    compare(
+        what + " activated", permuted(activated.values(), layout, g.n, g.k, g.p * g.q, true), true_activated,
+        kind.rounding, kind.sums);
+
     Result true_ratios(ratios), true_alive(ratios);
     true_ratios.value = truth.ratio;
     for (int64_t i = 0; i < ratios; ++i) true_alive.value[i] = truth.ratio[i] > 0;

@@ -1,4 +1,4 @@
-"""The CUDA operators' glue (csrc/torch/ops_cuda.cpp) around emulated kernels, as operators of torch on the CPU."""
+"""The CUDA operators' glue (csrc/torch/ops_cuda*.cpp) around emulated kernels, as operators of torch on the CPU."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ def library(build_folder: Path) -> Path:
     return build.build(
         "rel",
         build_folder,
-        [CSRC / "torch" / "ops_cuda.cpp", CSRC / "torch" / "unfused.cpp", *kernels],
+        [*sorted((CSRC / "torch").glob("ops_cuda*.cpp")), CSRC / "torch" / "unfused.cpp", *kernels],
         shared=True,
         extra=[f"-I{TORCH / 'include'}"],
         libraries=[f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{TORCH / 'lib'}"],
     )
 
 
-def test_the_glue_on_emulated_kernels(library: Path) -> None:
+@pytest.mark.parametrize("checks", ["glue_checks.py", "glue_checks_upcat.py"])
+def test_the_glue_on_emulated_kernels(library: Path, checks: str) -> None:
     """In a process of its own: the emulator ends the process where a kernel is wrong."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "glue_checks.py")],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / checks)],
         capture_output=True,
         text=True,
         env={**os.environ, "PCONV_EMULATED_LIBRARY": str(library)},

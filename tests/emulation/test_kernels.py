@@ -20,6 +20,14 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 
+# Which driver a table of planted mistakes is for; the others are for operators.
+DRIVER_OF = {
+    "plants_plain": "test_plain",
+    "plants_upcat": "test_upcat",
+    "plants_upcat_last": "test_upcat",
+    "plants_upcat_wgmma": "test_upcat",
+    "plants_upcat_gradient": "test_upcat_backward",
+}
 PLANT_TEST = "test_a_planted_mistake_is_caught"
 
 # ThreadSanitizer takes half a millisecond a CUDA thread, and a race does not depend on the numbers: one tiny case for
@@ -101,8 +109,37 @@ def test_plain_kernels(run_kernels) -> None:
     assert_all_pass(run_kernels, [*calls, *(((name, "test_plain"), {"policy": 1}) for name in ("asan", "tsan"))])
 
 
+def test_the_decoders_stage(run_kernels) -> None:
+    rel = ("rel", "test_upcat", "--dtypes")
+    calls = [((*rel, names), {}) for names in ("bf16", "f16", "f32", "tf32,f64")]
+    calls += [((*rel, names, "--quick"), {"policy": policy}) for policy in (0, 1, 3, 4) for names in ("bf16", "tf32")]
+    # 99 KiB a block: the plan leaves out the tiles that do not fit.
+    little = (*rel, "bf16,tf32", "--quick", "--shared", "101376", "--only", "ragged,patches,tiles_of_128")
+    calls.append((little, {"EMU_SHARED_LIMIT": "101376"}))
+    calls += [(("asan", "test_upcat", "--quick", "--dtypes", names), {"policy": 1}) for names in ("bf16", "f32,f64")]
+    calls.append((("tsan", "test_upcat", "--quick", "--dtypes", "bf16", "--only", "ragged"), {"policy": 1}))
+    wgmma = ("test_upcat", "--arch", "90", "--quick", "--dtypes")
+    calls += [(("rel", *wgmma, names), {"policy": policy}) for names, policy in (("bf16", 2), ("f16", 1), ("bf16", 4))]
+    few = ("bf16", "--only", "smallest,ragged,chunks,patches")
+    calls += [(("asan", *wgmma, *few), {"policy": 1}), (("tsan", *wgmma, *few[:2], "smallest"), {"policy": 1})]
+    assert_all_pass(run_kernels, calls)
+
+
+def test_the_decoders_stage_backward(run_kernels) -> None:
+    name, some = "test_upcat_backward", "ragged,odd_channels,row,masks_of_batch_1,empty_batch,last,tiles_of_128"
+    calls = [(("rel", name, "--quick", "--dtypes", names), {}) for names in ("bf16", "f16,f64", "f32", "tf32")]
+    calls += [(("rel", name, "--dtypes", names, "--only", some), {}) for names in ("bf16", "tf32")]
+    few = ("--quick", "--dtypes", "bf16,f32", "--only", some)
+    calls += [(("rel", name, *few), {"policy": policy}) for policy in (0, 1, 3, 4)]
+    calls.append((("asan", name, *few), {"policy": 1}))
+    calls.append((("tsan", name, "--quick", "--dtypes", "bf16", "--only", "odd_channels"), {"policy": 1}))
+    assert_all_pass(run_kernels, calls)
+
+
 def test_a_driver_that_runs_no_case_fails(run_kernels) -> None:
     assert run_kernels("rel", "operators", "--only", "no_such_case").returncode == 1
+    assert run_kernels("rel", "test_upcat", "--only", "no_such_case").returncode == 1
+    assert run_kernels("rel", "test_upcat_backward", "--only", "no_such_case").returncode == 1
     assert run_kernels("rel", "test_plain", "no_such_part").returncode == 1
 
 
@@ -112,6 +149,10 @@ def test_every_instantiation_ran(run_kernels, coverage_folder: Path, capsys: pyt
         assert_passed(run_kernels("rel", "operators", "--quick"))
         assert_passed(run_kernels("rel", "operators", "--quick", "--arch", "90", "--dtypes", "bf16,f16"))
         assert_passed(run_kernels("rel", "test_plain"))
+        assert_passed(run_kernels("rel", "test_upcat", "--quick"))
+        assert_passed(run_kernels("rel", "test_upcat_backward", "--quick", "--dtypes", "bf16,f16,f32,f64"))
+        assert_passed(run_kernels("rel", "test_upcat", "--only", "row"))
+        assert_passed(run_kernels("rel", "test_upcat", "--quick", "--arch", "90", "--dtypes", "bf16,f16"))
     missing, total = coverage.never_ran(coverage_folder)
     with capsys.disabled():
         print(f"\n{total - len(missing)} of {total} kernel instantiations ran emulated")
@@ -129,9 +170,8 @@ def plants() -> list:
             if line.startswith("#") or not line.strip():
                 continue
             number, file, _, part, mistake, builds = (field.strip() for field in line.split("|"))
-            driver = "test_plain" if table.stem == "plants_plain" else "operators"
-            driver = part if part == "test_ends" else driver
-            arch = "90" if table.stem == "plants_wgmma" else "80"
+            driver = part if part == "test_ends" else DRIVER_OF.get(table.stem, "operators")
+            arch = "90" if table.stem.endswith("wgmma") else "80"
             name = f"{number}-{file}-{mistake}".replace(" ", "_")
             found.append(pytest.param(driver, arch, int(number), part, mistake, builds.split(", "), id=name))
     return found
@@ -147,7 +187,9 @@ def plant_runs(request: pytest.FixtureRequest, run_kernels) -> dict[int, list[st
     def builds_that_catch(parameters: dict) -> tuple[int, list[str]]:
         part, number = parameters["part"], parameters["number"]
         for_operators = ["--quick", "--dtypes", "bf16", "--only", part, "--arch", parameters["arch"]]
-        arguments = {"operators": for_operators, "test_plain": [part], "test_ends": []}[parameters["driver"]]
+        own = {"operators": for_operators, "test_plain": [part], "test_ends": []}
+        others = ["--dtypes", "bf16", "--only", part, *(["--arch", "90"] if parameters["arch"] == "90" else [])]
+        arguments = own.get(parameters["driver"], others)
         runs = {
             name: run_kernels(name, parameters["driver"], *arguments, plant=number) for name in parameters["builds"]
         }

@@ -113,9 +113,10 @@ void check_fprop(
     const Geometry& g, const TestMask& mask, const Windows& windows, const Tensor& x, const Tensor& weight,
     const Array* bias, const std::string& what) {
     const Tensor y = make_tensor(g.dtype, g.layout, g.n, g.k, g.p, g.q);
+    const double slope = bias ? 0.2 : g.layout == Layout::nchw ? 1 : 0;
     const Status status = generic_fprop(
         g, mask.view, x.data(), x.strides, weight.data(), weight.strides, bias ? bias->data() : nullptr,
-        windows.ratio.data(), windows.n, windows.groups, y.data(), y.strides, nullptr);
+        windows.ratio.data(), windows.n, windows.groups, slope, y.data(), y.strides, nullptr);
     Check check("generic_fprop", what, status);
     for_each(y.sizes, [&](int64_t n, int64_t k, int64_t p, int64_t q) {
         const int64_t channels = g.c / g.groups, first = k / (g.k / g.groups) * channels;
@@ -128,7 +129,7 @@ void check_fprop(
                 }
         });
         const double ratio = windows.at(g, n, k, p, q), b = bias ? bias->get(k) : 0;
-        const double expected = ratio > 0 ? ratio * sum + b : 0;
+        const double before = ratio > 0 ? ratio * sum + b : 0, expected = before < 0 ? slope * before : before;
         check.close("y", g.dtype, y.get(n, k, p, q), expected, ratio > 0 ? ratio * magnitude + std::fabs(b) : 0);
     });
 }

@@ -1,0 +1,181 @@
+"""What test_glue.py runs: the decoder stage's CUDA operators, with kernels emulated on the CPU (see glue_checks.py)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+import torch
+from cases_upcat import BY_NAME, STAGES, Stage, make_tensors
+from torch import Tensor
+
+from pconv_cuda import _extension, ops_upcat, reference
+
+LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
+torch.ops.load_library(LIBRARY)
+library = ctypes.CDLL(LIBRARY)
+emulated = torch.ops.pconv_emulated
+torch.library.register_fake("pconv_emulated::partial_conv2d_upcat", ops_upcat._forward_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d_upcat_backward", ops_upcat._backward_fake)
+torch.library.register_fake("pconv_emulated::upcat_phases", ops_upcat._phases_fake)
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# Operations a byte: small pictures go through phases only where those cost nothing, and large ones if they do.
+WAYS = {"phases": 0, "direct": 1 << 40}
+
+
+@pytest.fixture(autouse=True)
+def _device() -> None:
+    library.pconv_emulated_device(80, 40, 0, ctypes.c_int64(2**31 - 1))
+
+
+def take(way: str) -> None:
+    library.pconv_emulated_operations_a_byte(ctypes.c_int64(WAYS[way]))
+
+
+def forward(t, phases: Tensor | None = None, slope: float = 1.0):
+    return emulated.partial_conv2d_upcat(t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias, phases, 0, slope)
+
+
+def ours_of(t) -> list[Tensor]:
+    """Output and gradients by the emulated operators."""
+    y, _, ratio = forward(t)
+    needed = (True, True, True, t.bias is not None)
+    gradients = emulated.partial_conv2d_upcat_backward(
+        t.grad, t.low, t.low_mask, t.skip, t.skip_mask, t.weight, ratio, *needed, 0
+    )
+    return [y, *gradients[: len(t.leaves)]]
+
+
+def errors(found: list[Tensor], truth: list[Tensor]) -> list[float]:
+    """The largest error of each tensor, relative to its largest value."""
+    result = []
+    for ours, true in zip(found, truth, strict=True):
+        assert ours.shape == true.shape and torch.isfinite(ours).all()
+        largest = true.abs().max().item() if true.numel() else 0.0
+        wrong = (ours.double() - true).abs().max().item() if true.numel() else 0.0
+        result.append(wrong / largest if largest else wrong)
+    return result
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_as_good_as_torch(stage: Stage, way: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    """Our error against float64 is at most twice the composed path's, both averaged over a few problems."""
+    take(way)
+    ours, theirs = [], []
+    for seed in range(20 if stage.h * stage.w == 1 else 3):  # the fewer numbers, the more luck
+        exact = make_tensors(stage, dtype, seed=seed)
+        truth, true_mask, true_gradients = exact.call(reference.partial_conv2d_upcat)
+        t = exact.to(dtype, layout)
+        composed, _, composed_gradients = t.call(reference.partial_conv2d_upcat)
+        assert torch.equal(forward(t)[1].expand_as(true_mask), true_mask)
+        ours.append(errors(ours_of(t), [truth, *true_gradients]))
+        theirs.append(errors([composed, *composed_gradients], [truth, *true_gradients]))
+    least = 1e-12 if dtype == torch.float64 else torch.finfo(dtype).eps
+    for i, name in enumerate(("output", "low", "skip", "weight", "bias")[: len(ours[0])]):
+        error, rival = (sum(found[i] for found in each) / len(each) for each in (ours, theirs))
+        assert error <= max(2 * rival, least), f"{name}: error {error:.3g}, composed {rival:.3g}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
+def test_phases_are_the_references(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    stage = BY_NAME["phases_wide"]
+    t = make_tensors(stage, dtype).to(dtype, layout)
+    phases = emulated.upcat_phases(t.weight, stage.low)
+    torch.testing.assert_close(phases, reference.upcat_phases(t.weight, stage.low), rtol=torch.finfo(dtype).eps, atol=0)
+    assert phases.is_contiguous(memory_format=torch.channels_last)
+    take("phases")
+    assert torch.equal(forward(t)[0], forward(t, phases)[0])
+
+
+def test_phases_that_are_given_are_used() -> None:
+    """Where they can be read as they lie: low's channels are a multiple of 16 bytes."""
+    t = make_tensors(Stage("given", low=8, skip=8, k=8, h=4, w=4), torch.bfloat16).to(torch.bfloat16)
+    take("phases")
+    phases = emulated.upcat_phases(t.weight, 8)
+    assert not torch.equal(forward(t)[0], forward(t, 2 * phases)[0])
+    assert torch.equal(forward(t)[0], forward(t, phases.contiguous())[0])
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("way", WAYS)
+def test_slope(slope: float, way: str) -> None:
+    take(way)
+    for dtype in DTYPES:
+        t = make_tensors(BY_NAME["phases"], dtype).to(dtype)
+        plain, activated = forward(t)[0], forward(t, slope=slope)[0]
+        close = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 0}
+        torch.testing.assert_close(activated, reference.activation(plain, slope), **close)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_fake_kernels_tell_shapes_and_strides(stage: Stage) -> None:
+    for layout in LAYOUTS:
+        t = make_tensors(stage, torch.bfloat16).to(torch.bfloat16, layout)
+        arguments = (t.low, t.low_mask, t.skip, t.skip_mask, t.weight)
+        tests = {"test_utils": ["test_schema", "test_faketensor"]}
+        torch.library.opcheck(emulated.partial_conv2d_upcat.default, (*arguments, t.bias, None, -1), **tests)
+        torch.library.opcheck(emulated.upcat_phases.default, (t.weight, stage.low), **tests)
+        ratio = forward(t)[2]
+        for needed in [(True, True, True, True), (False, True, False, False)]:
+            torch.library.opcheck(
+                emulated.partial_conv2d_upcat_backward.default, (t.grad, *arguments, ratio, *needed, -1), **tests
+            )
+
+
+def test_masks_of_every_dtype_and_stride_are_read_alike() -> None:
+    t = make_tensors(BY_NAME["phases"], torch.float32).to(torch.float32)
+    expected = forward(t)[0]
+    low_mask, skip_mask = t.low_mask, t.skip_mask
+    for dtype in (torch.uint8, torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        t.low_mask, t.skip_mask = low_mask.to(dtype), skip_mask.to(dtype) * 3
+        assert torch.equal(forward(t)[0], expected)
+    t.low_mask, t.skip_mask = (mask.transpose(2, 3).contiguous().transpose(2, 3) for mask in (low_mask, skip_mask))
+    assert torch.equal(forward(t)[0], expected)
+
+
+def test_a_mask_that_is_not_binary_is_an_error_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PCONV_CHECK", "1")
+    t = make_tensors(BY_NAME["phases"], torch.float32).to(torch.float32)
+    forward(t)
+    t.skip_mask = t.skip_mask * 0.5
+    with pytest.raises(RuntimeError, match="skip_mask: expected zeros and ones"):
+        forward(t)
+
+
+def test_errors_name_the_argument() -> None:
+    t = make_tensors(BY_NAME["phases"], torch.float32).to(torch.float32)
+    arguments = {name: getattr(t, name) for name in ("low", "low_mask", "skip", "skip_mask", "weight", "bias")}
+    phases = emulated.upcat_phases(t.weight, t.low.shape[1])
+    wrong = {
+        "low_mask": t.low_mask[:, :, 1:],
+        "skip": t.skip[:, :, 1:],
+        "skip_mask": t.low_mask,
+        "weight": t.weight[:, 1:],
+        "bias": t.bias[1:],
+        "phases": phases[1:],
+    }
+    for name, value in wrong.items():
+        with pytest.raises(RuntimeError, match=f"{name}: expected"):
+            emulated.partial_conv2d_upcat(**{**arguments, name: value})
+    with pytest.raises(RuntimeError, match="low_channels: expected"):
+        emulated.upcat_phases(t.weight, 99)
+
+
+def test_a_device_before_sm_80_runs_the_unfused_reference() -> None:
+    t = make_tensors(BY_NAME["phases"], torch.float32).to(torch.float32)
+    library.pconv_emulated_device(75, 40, 0, ctypes.c_int64(2**31 - 1))
+    _extension._warned.clear()
+    with pytest.warns(UserWarning, match="unfused reference"):
+        unfused = ours_of(t)
+    truth, _, gradients = t.call(reference.partial_conv2d_upcat)
+    for ours, theirs in zip(unfused, [truth, *gradients], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    phases = emulated.upcat_phases(t.weight, t.low.shape[1])
+    assert torch.equal(phases, reference.upcat_phases(t.weight, t.low.shape[1]))
