@@ -135,3 +135,26 @@ def make_tensors(stage: Stage, dtype: torch.dtype = torch.float64, *, seed: int 
         randn(stage.k) if stage.bias else None,
         randn(n, stage.k, 2 * h, 2 * w),
     )
+
+
+def errors(found: list[Tensor], truth: list[Tensor]) -> list[float]:
+    """The largest error of each tensor, relative to its largest value."""
+    result = []
+    for ours, true in zip(found, truth, strict=True):
+        assert ours.shape == true.shape and torch.isfinite(ours).all()
+        largest = true.abs().max().item() if true.numel() else 0.0
+        wrong = (ours.double() - true).abs().max().item() if true.numel() else 0.0
+        result.append(wrong / largest if largest else wrong)
+    return result
+
+
+def assert_no_worse(ours: list[list[float]], theirs: list[list[float]], dtype: torch.dtype) -> None:
+    """Our error is at most twice the composed path's, both averaged over a few problems.
+
+    A sum of a few dozen terms is exact by luck now and then; over several problems luck evens out. Where the rival
+    happens to be exact, one rounding is allowed; in float64, where the truth itself is rounded, 1e-12.
+    """
+    least = 1e-12 if dtype == torch.float64 else torch.finfo(dtype).eps
+    for i, name in enumerate(("output", "low", "skip", "weight", "bias")[: len(ours[0])]):
+        error, rival = (sum(found[i] for found in each) / len(each) for each in (ours, theirs))
+        assert error <= max(2 * rival, least), f"{name}: error {error:.3g}, composed {rival:.3g}"

@@ -21,8 +21,9 @@ needs_build = pytest.mark.skipif(built is None, reason="built without CUDA kerne
 def test_the_extension_loads_without_a_gpu() -> None:
     module = importlib.import_module("pconv_cuda._C_cuda")
     assert module.architectures.split(";")[0].startswith("8.0")
-    # Registered: the dispatcher has a CUDA kernel of its own for both operators, beside the fallback.
-    for name in ("partial_conv2d", "partial_conv2d_backward"):
+    # Registered: the dispatcher has a CUDA kernel of its own for each operator, beside the fallback.
+    upcat = ("partial_conv2d_upcat", "partial_conv2d_upcat_backward", "upcat_phases")
+    for name in ("partial_conv2d", "partial_conv2d_backward", *upcat):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pconv_cuda::{name}", "CUDA")
 
 

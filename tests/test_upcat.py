@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases_upcat import BY_NAME, STAGES, Stage, Tensors, make_tensors
+from cases_upcat import BY_NAME, STAGES, Stage, Tensors, assert_no_worse, errors, make_tensors
 from conftest import assert_as_good_as_torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,10 +23,6 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 def check_against_float64(stage: Stage, dtype: torch.dtype, layout: str, device: str, seeds: range) -> None:
-    """Our error is at most twice the composed path's, both averaged over a few problems.
-
-    A sum of a few dozen terms is exact by luck now and then; over several problems luck evens out.
-    """
     ours, theirs = [], []
     for seed in seeds:
         exact = make_tensors(stage, dtype, seed=seed)
@@ -41,22 +37,7 @@ def check_against_float64(stage: Stage, dtype: torch.dtype, layout: str, device:
             assert output.is_contiguous(memory_format=LAYOUTS[layout])
         ours.append(errors([output, *gradients], [truth, *true_gradients]))
         theirs.append(errors([composed, *composed_gradients], [truth, *true_gradients]))
-    # As in assert_as_good_as_torch: where the rival happens to be exact, one rounding is allowed.
-    least = 1e-12 if dtype == torch.float64 else torch.finfo(dtype).eps
-    for i, name in enumerate(("output", "low", "skip", "weight", "bias")[: len(ours[0])]):
-        error, rival = (sum(found[i] for found in each) / len(each) for each in (ours, theirs))
-        assert error <= max(2 * rival, least), f"{name}: error {error:.3g}, composed {rival:.3g}"
-
-
-def errors(found: list[torch.Tensor], truth: list[torch.Tensor]) -> list[float]:
-    """The largest error of each tensor, relative to its largest value."""
-    result = []
-    for ours, true in zip(found, truth, strict=True):
-        assert ours.shape == true.shape and torch.isfinite(ours).all()
-        largest = true.abs().max().item() if true.numel() else 0.0
-        wrong = (ours.double() - true).abs().max().item() if true.numel() else 0.0
-        result.append(wrong / largest if largest else wrong)
-    return result
+    assert_no_worse(ours, theirs, dtype)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from cases_upcat import BY_NAME, STAGES, Stage, make_tensors
+from cases_upcat import BY_NAME, STAGES, Stage, assert_no_worse, errors, make_tensors
 from torch import Tensor
 
 from pconv_cuda import _extension, ops_upcat, reference
@@ -49,26 +49,22 @@ def ours_of(t) -> list[Tensor]:
     return [y, *gradients[: len(t.leaves)]]
 
 
-def errors(found: list[Tensor], truth: list[Tensor]) -> list[float]:
-    """The largest error of each tensor, relative to its largest value."""
-    result = []
-    for ours, true in zip(found, truth, strict=True):
-        assert ours.shape == true.shape and torch.isfinite(ours).all()
-        largest = true.abs().max().item() if true.numel() else 0.0
-        wrong = (ours.double() - true).abs().max().item() if true.numel() else 0.0
-        result.append(wrong / largest if largest else wrong)
-    return result
+# The kernels' driver has every combination; here the glue's: doubles, which go one way, and both layouts once.
+COMBINATIONS = [
+    (torch.float64, "phases", torch.contiguous_format),
+    (torch.float64, "phases", torch.channels_last),
+    *((dtype, way, torch.channels_last) for dtype in DTYPES[1:] for way in WAYS),
+    *((torch.bfloat16, way, torch.contiguous_format) for way in WAYS),
+]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("dtype", "way", "layout"), COMBINATIONS, ids=str)
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_as_good_as_torch(stage: Stage, way: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    """Our error against float64 is at most twice the composed path's, both averaged over a few problems."""
+def test_as_good_as_torch(stage: Stage, dtype: torch.dtype, way: str, layout: torch.memory_format) -> None:
     take(way)
     ours, theirs = [], []
-    for seed in range(20 if stage.h * stage.w == 1 else 3):  # the fewer numbers, the more luck
+    # The fewer numbers, the more luck; doubles have room for any.
+    for seed in range(1 if dtype == torch.float64 else 20 if stage.h * stage.w == 1 else 3):
         exact = make_tensors(stage, dtype, seed=seed)
         truth, true_mask, true_gradients = exact.call(reference.partial_conv2d_upcat)
         t = exact.to(dtype, layout)
@@ -76,10 +72,7 @@ def test_as_good_as_torch(stage: Stage, way: str, dtype: torch.dtype, layout: to
         assert torch.equal(forward(t)[1].expand_as(true_mask), true_mask)
         ours.append(errors(ours_of(t), [truth, *true_gradients]))
         theirs.append(errors([composed, *composed_gradients], [truth, *true_gradients]))
-    least = 1e-12 if dtype == torch.float64 else torch.finfo(dtype).eps
-    for i, name in enumerate(("output", "low", "skip", "weight", "bias")[: len(ours[0])]):
-        error, rival = (sum(found[i] for found in each) / len(each) for each in (ours, theirs))
-        assert error <= max(2 * rival, least), f"{name}: error {error:.3g}, composed {rival:.3g}"
+    assert_no_worse(ours, theirs, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -126,9 +126,9 @@ def test_the_decoders_stage(run_kernels) -> None:
 
 
 def test_the_decoders_stage_backward(run_kernels) -> None:
-    name, some = "test_upcat_backward", "ragged,odd_channels,row,masks_of_batch_1,empty_batch,last,tiles_of_128"
-    calls = [(("rel", name, "--quick", "--dtypes", names), {}) for names in ("bf16", "f16,f64", "f32", "tf32")]
-    calls += [(("rel", name, "--dtypes", names, "--only", some), {}) for names in ("bf16", "tf32")]
+    name, some = "test_upcat_backward", "ragged,odd_channels,row,masks_of_batch_1,empty_batch,last"
+    calls = [(("rel", name, "--quick", "--dtypes", names), {}) for names in ("bf16", "tf32")]
+    calls += [(("rel", name, "--dtypes", names, "--only", some), {}) for names in ("bf16", "f16,f32,f64")]
     few = ("--quick", "--dtypes", "bf16,f32", "--only", some)
     calls += [(("rel", name, *few), {"policy": policy}) for policy in (0, 1, 3, 4)]
     calls.append((("asan", name, *few), {"policy": 1}))

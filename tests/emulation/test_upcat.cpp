@@ -47,15 +47,15 @@ void check_phases(
     }
 }
 
-cuda::Plan plan_of(const Tensors& t, const UpcatProblem& problem, const cuda::Device& device) {
-    return cuda::make_upcat_plan(t.g, problem.low_channels, false, true, device, true, true, true);
+cuda::Plan plan_of(const Tensors& t, const UpcatProblem& problem, const Kind& kind, const cuda::Device& device) {
+    return cuda::make_upcat_plan(t.g, problem.low_channels, false, kind.tf32, device, true, true, true);
 }
 
 void run_case(
     const UpcatCase& spec, const UpcatProblem& problem, const UpcatTruth& truth, const Kind& kind, const Tensors& t,
     const cuda::Device& device, const void* phases, double slope) {
     const Geometry& g = t.g;
-    const cuda::Plan plan = plan_of(t, problem, device);
+    const cuda::Plan plan = plan_of(t, problem, kind, device);
     const std::string what =
         std::string(spec.name) + " " + kind.name + (g.layout == Layout::nhwc ? " nhwc" : " nchw") + " sm_" +
         std::to_string(device.arch) + " x " + std::to_string(device.multiprocessors) +
@@ -110,7 +110,8 @@ void run_devices(
             if (operations == 0) run_case(spec, problem, truth, kind, t, device, phases.data(), 0);
             if (options.quick || spec.n < 2) continue;
             // As if the batch did not fit into 32-bit offsets; and an image.
-            for (device.max_elements = 1000; !plan_of(t, problem, device).fast; device.max_elements *= 2) continue;
+            for (device.max_elements = 1000; !plan_of(t, problem, kind, device).fast; device.max_elements *= 2)
+                continue;
             run_case(spec, problem, truth, kind, t, device, nullptr, 1);
             device.max_elements = 1000;
             run_case(spec, problem, truth, kind, t, device, nullptr, 1);
