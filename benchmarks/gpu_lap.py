@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +92,23 @@ def architecture() -> str:
 
 
 def nvcc(lap: Lap, name: str, sources: list[Path]) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A program of these sources. Objects are made side by side and kept: drivers share the kernels."""
     arch, target = architecture(), lap.work / name
-    code = f"arch=compute_{arch},code=sm_{arch}"
-    flags = [
-        "-std=c++17",
-        "-O3",
-        "-lineinfo",
-        "-gencode",
-        code,
-        f"-I{ROOT / 'csrc'}",
-        f"-I{EMULATION}",
-        "--threads",
-        "0",
-    ]
-    return target, lap.run(["nvcc", *flags, "-x", "cu", *sources, "-o", target], share=0.5)
+    flags = ["-std=c++17", "-O3", "-lineinfo", "-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    flags += [f"-I{ROOT / 'csrc'}", f"-I{EMULATION}"]
+
+    def compiled(source: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+        made = lap.work / f"{source.name}.o"
+        if made.is_file():
+            return made, subprocess.CompletedProcess([], 0, "", "")
+        return made, lap.run(["nvcc", *flags, "-x", "cu", "-c", source, "-o", made], share=0.5)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = list(pool.map(compiled, sources))
+    failed = [done for _, done in made if done.returncode]
+    if failed:
+        return target, failed[0]
+    return target, lap.run(["nvcc", *flags, *(path for path, _ in made), "-o", target], share=0.5)
 
 
 def build(lap: Lap) -> dict[str, Any]:
@@ -138,19 +142,25 @@ def twins(lap: Lap) -> dict[str, Any]:
     return result
 
 
+STAGE_DRIVERS = ("test_upcat", "test_upcat_backward")  # of the decoder's stage; they have their own cases
+
+
 def drivers(lap: Lap) -> dict[str, Any]:
     """The kernels' own drivers, which know no torch; compute-sanitizer watches them later."""
     kernels = [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("*.cpp"))]
-    program, built = nvcc(lap, "operators", [EMULATION / "operators.cpp", *kernels])
-    if built.returncode:
-        return outcome(built)
     result = {}
-    for arch in architectures():
-        lap.run([sys.executable, EMULATION / "export_cases.py", lap.work / f"cases_{arch}.txt", "--arch", arch])
-        done = lap.run([program, lap.work / f"cases_{arch}.txt", "--arch", arch], share=0.3)
-        result[f"sm_{arch} kernels"] = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
-        if done.returncode:
-            return {**outcome(done), **result}
+    for name in ("operators", *STAGE_DRIVERS):
+        program, built = nvcc(lap, name, [EMULATION / f"{name}.cpp", *kernels])
+        if built.returncode:
+            return {**outcome(built), **result}
+        for arch in architectures():
+            cases = lap.work / f"cases_{arch}.txt"
+            lap.run([sys.executable, EMULATION / "export_cases.py", cases, "--arch", arch])
+            own = [cases] if name == "operators" else ["--quick"]
+            done = lap.run([program, *own, "--arch", arch], share=0.3)
+            result[f"{name}, sm_{arch} kernels"] = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
+            if done.returncode:
+                return {**outcome(done), **result}
     return {"outcome": "passed", **result}
 
 
@@ -180,13 +190,15 @@ def sanitizer(lap: Lap) -> dict[str, Any]:
         return {"outcome": "not run: no compute-sanitizer"}
     result: dict[str, Any] = {"outcome": "passed"}
     cases = "no_mask,holes_on_top,last,two_blocks_of_odd_size,groups,deep,tiles_of_256"
-    runs = [(tool, "80", cases) for tool in ("memcheck", "racecheck", "initcheck")]
-    runs += [("memcheck", arch, "wgmma_256,wgmma_dilated,wgmma_four_blocks") for arch in architectures()[1:]]
-    for tool, arch, only in runs:
-        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", lap.work / "operators"]
-        listed = [lap.work / f"cases_{arch}.txt", "--quick", "--arch", arch, "--only", only]
-        done = lap.run([*command, *listed], share=0.4)
-        result[f"{tool} sm_{arch}"] = (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1]
+    runs = [("operators", tool, "80", cases) for tool in ("memcheck", "racecheck", "initcheck")]
+    runs += [(name, tool, "80", "ragged,last") for name in STAGE_DRIVERS for tool in ("memcheck", "racecheck")]
+    wgmma = {"operators": "wgmma_256,wgmma_dilated,wgmma_four_blocks", "test_upcat": "ragged"}
+    runs += [(name, "memcheck", arch, only) for arch in architectures()[1:] for name, only in wgmma.items()]
+    for name, tool, arch, only in runs:
+        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", lap.work / name]
+        listed = [lap.work / f"cases_{arch}.txt"] if name == "operators" else []
+        done = lap.run([*command, *listed, "--quick", "--arch", arch, "--only", only], share=0.4)
+        result[f"{tool} {name} sm_{arch}"] = (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1]
         if done.returncode:
             result["outcome"] = f"failed: {tool} ({done.returncode})"
     return result
