@@ -117,11 +117,13 @@ class Stage(nn.Module):
                 shift = shift + bias.double() * scale
             weight = (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype)
             bias = shift.to(weight.dtype)
-        # Laid out as channels_last kernels read it; the layout of the results follows the features alone.
-        weight = weight.contiguous(memory_format=torch.channels_last)
+        # As the kernels read it, so that no call copies it: ours on a GPU by channels last, a CPU's library as the
+        # model is laid out. The layout of the results follows the features alone.
+        layout = torch.channels_last if weight.device.type == "cuda" else ops.memory_format(conv.weight)
+        weight = weight.contiguous(memory_format=layout)
         phases = None
         if isinstance(conv, PartialConvUpCat2d):
-            phases = ops_upcat.upcat_phases(weight, conv.low_channels)
+            phases = ops_upcat.upcat_phases(weight, conv.low_channels).contiguous(memory_format=layout)
         made_of = [
             (source, _version(source), source.data_ptr(), _sample(source) if source.device.type == "cpu" else None)
             for source in sources

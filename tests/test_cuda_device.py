@@ -7,7 +7,7 @@ import torch
 from cases import BY_NAME, make_tensors
 
 import pconv_cuda
-from pconv_cuda import _extension, ops
+from pconv_cuda import PConvUNet, _extension, ops
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or _extension.cuda_module() is None, reason="needs a GPU and the CUDA kernels"
@@ -82,6 +82,33 @@ def test_nothing_synchronises() -> None:
         layer(x, mask)[0].sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_network_under_a_graph_without_waiting_and_with_the_same_bits(fused: bool) -> None:
+    """Encoder layers, decoder stages in phases and direct, and the last stage, in one graph."""
+    torch.manual_seed(0)
+    model = PConvUNet(levels=4, width=16).cuda().to(torch.bfloat16, memory_format=torch.channels_last).eval()
+    image = torch.randn(2, 3, 128, 128, device="cuda", dtype=torch.bfloat16)
+    mask = torch.rand(2, 1, 128, 128, device="cuda") > 0.3
+    if fused:
+        model.fuse()
+    else:
+        gradients = [torch.autograd.grad(model(image, mask)[0].sum(), list(model.parameters())) for _ in range(2)]
+        assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    with torch.no_grad():
+        model(image, mask)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model(image, mask)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = model(image, mask)[0]
+        image.neg_()
+        graph.replay()
+        assert torch.equal(captured, model(image, mask)[0])
 
 
 def test_more_than_2_to_the_31_elements() -> None:
