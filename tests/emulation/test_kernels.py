@@ -131,6 +131,7 @@ def test_the_decoders_stage_backward(run_kernels) -> None:
     calls += [(("rel", name, "--dtypes", names, "--only", some), {}) for names in ("bf16", "f16,f32,f64")]
     few = ("--quick", "--dtypes", "bf16,f32", "--only", some)
     calls += [(("rel", name, *few), {"policy": policy}) for policy in (0, 1, 3, 4)]
+    calls.append((("rel", name, "--quick", "--arch", "90", "--dtypes", "bf16", "--only", "ragged,tiles_of_128"), {}))
     calls.append((("asan", name, *few), {"policy": 1}))
     calls.append((("tsan", name, "--quick", "--dtypes", "bf16", "--only", "odd_channels"), {"policy": 1}))
     assert_all_pass(run_kernels, calls)
