@@ -60,7 +60,7 @@ void scale_gradient(
     void* bias_grad);  // [K] or nullptr
 
 // ---- the decoder's stage: a 3x3 convolution of [low, doubled | skip]. The geometry is that convolution's, with
-// c = Cu + Cs, h = p and w = q even, stride 1 and padding 1; cpu/upcat.h has the index arithmetic.
+// c = Cu + Cs, h = p and w = q even, stride 1 and padding 1; cpu/phases.h has the index arithmetic.
 
 // The filters' low half as four 2x2 filters, one for each parity (a, b) of the output's row and column.
 void upcat_phases(

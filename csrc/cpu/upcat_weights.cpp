@@ -4,7 +4,7 @@
 #include "by_dtype.h"
 #include "numeric.h"
 #include "parallel.h"
-#include "upcat.h"
+#include "phases.h"
 
 namespace pconv::cpu {
 namespace {
