@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from pconv_cuda import PConvUNet
+from pconv_cuda import InpaintingLoss, PConvUNet
+from pconv_cuda.losses import gram_matrix, total_variation
 
 
 def plain(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
@@ -56,6 +57,33 @@ def published_network(model: PConvUNet, image: Tensor, mask: Tensor) -> Tensor:
         x, m = published(*joined, stage.conv.weight, stage.conv.bias, 1, 1)
         x = stage.activation(stage.norm(x))
     return x
+
+
+def usual_loss(loss: InpaintingLoss, mask: Tensor, output: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """The six terms as popular trainers compute them: products with the mask, VGG16 run three times, NCHW."""
+    assert loss.features is not None
+    m = mask.to(output.dtype).expand_as(output)
+    composite = m * truth + (1 - m) * output
+    terms = {
+        "valid": (m * (output - truth)).abs().mean(),
+        "hole": ((1 - m) * (output - truth)).abs().mean(),
+        "perceptual": output.new_zeros(()), "style_out": output.new_zeros(()), "style_comp": output.new_zeros(()),
+        "tv": total_variation(composite, ~mask),
+    }  # fmt: skip
+
+    def features(x: Tensor) -> list[Tensor]:
+        found = []
+        for layer in loss.features.features:
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                found.append(x)
+        return found
+
+    for out, comp, true in zip(features(output), features(composite), features(truth), strict=True):
+        terms["perceptual"] = terms["perceptual"] + F.l1_loss(out, true) + F.l1_loss(comp, true)
+        terms["style_out"] = terms["style_out"] + F.l1_loss(gram_matrix(out), gram_matrix(true))
+        terms["style_comp"] = terms["style_comp"] + F.l1_loss(gram_matrix(comp), gram_matrix(true))
+    return {name: weight * terms[name] for name, weight in loss.weights.items()}
 
 
 def unfused_single(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
