@@ -71,7 +71,7 @@ def usual_loss(loss: InpaintingLoss, mask: Tensor, output: Tensor, truth: Tensor
         "tv": total_variation(composite, ~mask),
     }  # fmt: skip
 
-    def features(x: Tensor) -> list[Tensor]:
+    def features(x: Tensor) -> list[Tensor]:  # VGG16Features itself would turn the picture to channels_last
         found = []
         for layer in loss.features.features:
             x = layer(x)
