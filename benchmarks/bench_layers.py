@@ -7,17 +7,12 @@ Each test times one rival set in turns; pytest-benchmark's own columns show our 
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from cases import LAYERS, Case, blob_mask
 
 from benchmarks import measure, rivals
 from pconv_cuda.functional import partial_conv2d
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from cases import LAYERS, Case, blob_mask  # noqa: E402  (the one list of cases lies beside the tests)
 
 HOLE_SHARE = 0.25
 

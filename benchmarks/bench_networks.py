@@ -5,19 +5,15 @@ pytest benchmarks/bench_networks.py --benchmark-json=networks.json
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cases import blob_mask
 
 from benchmarks import measure, memory, rivals
 from pconv_cuda import PConvUNet
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from cases import blob_mask  # noqa: E402  (the lists of cases lie beside the tests)
 
 HOLE_SHARE = 0.25
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -8,20 +8,15 @@ convolution of the joined tensor with one mask a source; ``unfused_full`` the pu
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import blob_mask
+from cases_upcat import PAPER_STAGES, Stage
 
 from benchmarks import measure, rivals
 from pconv_cuda import reference
 from pconv_cuda.functional import partial_conv2d_sources, partial_conv2d_upcat
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from cases import blob_mask  # noqa: E402  (the lists of cases lie beside the tests)
-from cases_upcat import PAPER_STAGES, Stage  # noqa: E402
 
 HOLE_SHARE = 0.25
 

@@ -9,18 +9,14 @@ same as trained ones.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from cases import blob_mask
 from torch import Tensor
 
 from benchmarks import measure, rivals
 from pconv_cuda import InpaintingLoss, PConvUNet
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from cases import blob_mask  # noqa: E402  (the lists of cases lie beside the tests)
 
 HOLE_SHARE = 0.25
 RIVALS = ("plain", "ours", "usual")

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cases import Case, blob_mask, paper_layers
 
 from benchmarks import rivals
 from pconv_cuda import ops
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from cases import Case, blob_mask, paper_layers  # noqa: E402  (the one list of cases lies beside the tests)
 
 HOLE_SHARE = 0.25
 Call = Callable[[], Any]

@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cases_upcat import Stage
 
 from benchmarks import bench_stages, gpu_layers, rivals
 from benchmarks.gpu_layers import Call, blob_mask
 from pconv_cuda import PConvUNet
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from cases_upcat import Stage  # noqa: E402  (the lists of cases lie beside the tests)
 
 HOLE_SHARE = gpu_layers.HOLE_SHARE
 

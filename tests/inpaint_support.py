@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from pconv_cuda.inpainting.pictures import read_picture
+from pconv_cuda.inpainting.windows import Box
 from pconv_cuda.models import PConvUNet
+
+SIZES = [(1, 1), (1, 7), (5, 3), (17, 23)]  # (H, W)
 
 
 def small_network(levels: int, width: int = 4, seed: int = 0) -> PConvUNet:
@@ -38,3 +44,20 @@ def smooth_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     waves = [np.sin(rows + k) * np.cos(columns * (1 + k / 3)) for k in range(3)]
     picture = 127 + 90 * np.stack(waves, -1) + rng.normal(0, 6, (height, width, 3))
     return picture.clip(0, 255).astype(np.uint8)
+
+
+def random_hole(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    hole = rng.random((height, width)) < 0.4
+    if height * width > 1:
+        hole[0, 0], hole[-1, -1] = False, True
+    return hole
+
+
+def paint_and_save(source: Path, target: Path, hole: np.ndarray, colours: np.ndarray, **options) -> None:
+    picture = read_picture(source)
+    assert picture.size == hole.shape
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    if len(rows):
+        box = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        picture.paint(box, colours[box.slices], hole[box.slices], **options)
+    picture.save(target, picture.format)

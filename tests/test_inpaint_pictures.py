@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from deep_png import deep_png
+from inpaint_support import SIZES, paint_and_save, random_hole
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.deep import DeepPicture
 from pconv_cuda.inpainting.pictures import Picture, read_picture
-from pconv_cuda.inpainting.windows import Box
-
-SIZES = [(1, 1), (1, 7), (5, 3), (17, 23)]  # (H, W)
 
 
 def random_picture(mode: str, height: int, width: int, rng: np.random.Generator) -> Image.Image:
@@ -38,23 +35,6 @@ def random_picture(mode: str, height: int, width: int, rng: np.random.Generator)
     if mode == "CMYK":
         return Image.merge("CMYK", [Image.fromarray(samples[..., i].copy()) for i in range(4)])
     return Image.fromarray(samples)
-
-
-def random_hole(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    hole = rng.random((height, width)) < 0.4
-    if height * width > 1:
-        hole[0, 0], hole[-1, -1] = False, True
-    return hole
-
-
-def paint_and_save(source: Path, target: Path, hole: np.ndarray, colours: np.ndarray, **options) -> None:
-    picture = read_picture(source)
-    assert picture.size == hole.shape
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    if len(rows):
-        box = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-        picture.paint(box, colours[box.slices], hole[box.slices], **options)
-    picture.save(target, picture.format)
 
 
 def raw(image: Image.Image) -> np.ndarray:
@@ -145,120 +125,6 @@ def test_a_transparent_colour_becomes_an_alpha_channel(tmp_path: Path) -> None:
         before, after = raw(old.convert("RGBA")), raw(new.convert("RGBA"))
     np.testing.assert_array_equal(after[~hole], before[~hole])
     assert (after[hole] == (9, 8, 7, 255)).all()
-
-
-def filtered_row(kind: int, row: bytes, above: bytes, size: int) -> bytes:
-    """One PNG row by the standard's formulas (ISO/IEC 15948, 9.2), byte by byte."""
-    result = bytearray([kind])
-    for i, value in enumerate(row):
-        left, corner = (row[i - size], above[i - size]) if i >= size else (0, 0)
-        up = above[i]
-        estimate = left + up - corner
-        paeth = min((left, up, corner), key=lambda candidate: abs(estimate - candidate))
-        result.append((value - (0, left, up, (left + up) // 2, paeth)[kind]) % 256)
-    return bytes(result)
-
-
-def deep_png(samples: np.ndarray, extra: list[tuple[bytes, bytes]] = (), *, interlaced: bool = False) -> bytes:
-    """A 16-bit PNG (H, W, 2..4) by the standard's text, with all five filters in turn."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, channels = samples.shape
-    if interlaced:
-        starts = [
-            (0, 0, 8, 8),
-            (0, 4, 8, 8),
-            (4, 0, 8, 4),
-            (0, 2, 4, 4),
-            (2, 0, 4, 2),
-            (0, 1, 2, 2),
-            (1, 0, 2, 1),
-        ]
-        passes = [samples[y::dy, x::dx] for y, x, dy, dx in starts]
-    else:
-        passes = [samples]
-    stream = b""
-    for part in passes:
-        if part.size:
-            rows = [bytes(part.shape[1] * channels * 2), *(row.astype(">u2").tobytes() for row in part)]
-            for i in range(len(part)):
-                stream += filtered_row((i + 4) % 5, rows[i + 1], rows[i], channels * 2)
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, interlaced)
-    parts = [chunk(b"IHDR", header), *(chunk(*pair) for pair in extra)]
-    return b"".join([b"\x89PNG\r\n\x1a\n", *parts, chunk(b"IDAT", zlib.compress(stream)), chunk(b"IEND", b"")])
-
-
-def read_back(written: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Samples of a 16-bit PNG whose rows all have filter 2, without the code under test."""
-    at = written.index(b"IDAT")
-    (length,) = struct.unpack(">I", written[at - 4 : at])
-    rows = np.frombuffer(zlib.decompress(written[at + 4 : at + 4 + length]), np.uint8).reshape(shape[0], -1)
-    assert (rows[:, 0] == 2).all()
-    plain = np.cumsum(rows[:, 1:], axis=0, dtype=np.uint8)
-    return plain.view(">u2").astype(np.uint16).reshape(shape)
-
-
-@pytest.mark.parametrize("interlaced", [False, True])
-@pytest.mark.parametrize("size", [(1, 1), (2, 9), (13, 6), (21, 19)])
-@pytest.mark.parametrize("channels", [2, 3, 4])
-def test_sixteen_bit_png_is_decoded_exactly(
-    channels: int, size: tuple[int, int], interlaced: bool, tmp_path: Path
-) -> None:
-    samples = np.random.default_rng(7).integers(0, 65536, (*size, channels), dtype=np.uint16)
-    (tmp_path / "in.png").write_bytes(deep_png(samples, interlaced=interlaced))
-    picture = read_picture(tmp_path / "in.png")
-    assert isinstance(picture, DeepPicture)
-    np.testing.assert_array_equal(picture.samples, samples)
-    with Image.open(tmp_path / "in.png") as other:  # the file is sound: Pillow sees the upper bytes
-        if channels > 2:
-            np.testing.assert_array_equal(np.asarray(other), samples >> 8)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("suffix", "channels"), [("png", 2), ("png", 3), ("png", 4), ("tiff", 3), ("tiff", 4)])
-def test_sixteen_bit_colour(suffix: str, channels: int, size: tuple[int, int], tmp_path: Path) -> None:
-    rng = np.random.default_rng(channels)
-    samples = rng.integers(0, 65536, (*size, channels), dtype=np.uint16)
-    source, target = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
-    if suffix == "png":
-        source.write_bytes(deep_png(samples, [(b"gAMA", struct.pack(">I", 45455))]))
-    else:
-        extra = ["unassalpha"] if channels == 4 else None
-        tifffile.imwrite(source, samples, photometric="rgb", extrasamples=extra, planarconfig="contig")
-    hole, colours = random_hole(*size, rng), rng.random((*size, 3), dtype=np.float32)
-    paint_and_save(source, target, hole, colours)
-    if suffix == "png":
-        written = target.read_bytes()
-        assert b"gAMA" in written
-        after = read_back(written, samples.shape)
-    else:
-        after = tifffile.imread(target).reshape(samples.shape)
-    assert after.dtype == np.uint16
-    np.testing.assert_array_equal(after[~hole], samples[~hole])
-    if channels > 2:
-        np.testing.assert_allclose(after[hole][:, :3], colours[hole] * 65535, atol=0.51)
-    if channels != 3:
-        np.testing.assert_array_equal(after[..., -1], samples[..., -1])
-    with Image.open(target) as new:  # a reader of its own finds it valid
-        new.load()
-        assert new.size == size[::-1]
-
-
-def test_sixteen_bit_is_not_cut_down_on_the_way_to_another_format(tmp_path: Path) -> None:
-    (tmp_path / "in.png").write_bytes(deep_png(np.zeros((2, 2, 3), np.uint16), []))
-    picture = read_picture(tmp_path / "in.png")
-    assert isinstance(picture, DeepPicture)
-    with pytest.raises(PConvError, match="16-bit colour"):
-        picture.save(tmp_path / "out.jpg", "JPEG")
-    grey = Picture(Image.fromarray(np.zeros((2, 2), np.uint16)), "PNG")
-    for name in ("JPEG", "WEBP", "BMP"):
-        with pytest.raises(PConvError, match="16-bit samples"):
-            grey.save(tmp_path / "out", name)
-    with pytest.raises(PConvError, match="transparency"):
-        Picture(Image.new("RGBA", (2, 2)), "PNG").save(tmp_path / "out.jpg", "JPEG")
-    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
