@@ -51,6 +51,24 @@ void few_channels(
     float slope,                                        // as above
     float* y);                                          // [N, P, Q, K]
 
+// A 3x3 convolution of stride 1 and padding 1, or its adjoint (the convolution that is its gradient by x).
+struct Conv3x3 {
+    int64_t n, c, k, h, w;
+    bool relu, adjoint;
+};
+
+// Whether this machine has the vectors that winograd below needs.
+bool has_winograd();
+
+// y = act(convolution(gate > 0 ? x : 0, weight) + bias) for fp32 and channels_last, in a quarter of the products.
+void winograd(
+    const Conv3x3& conv,
+    const float* x,                                     // [N, H, W, C]
+    const float* gate,                                  // the same, or nullptr: open everywhere
+    const float* weight, const int64_t weight_step[4],  // [K, C, 3, 3], adjoint: [C, K, 3, 3], its strides in elements
+    const float* bias,                                  // [K] or nullptr
+    float* y);                                          // [N, H, W, K]
+
 // scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
 // The sum is taken in a fixed order: the same bits whatever the number of threads.
 void scale_gradient(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pconv_cuda import ops_conv3x3
 from pconv_cuda.errors import PConvError, require
 
 __all__ = ["VGG16Features"]
@@ -63,8 +64,10 @@ class VGG16Features(nn.Module):
         x = image.contiguous(memory_format=torch.channels_last)
         found = []
         for layer in self.features:
-            x = layer(x)
-            if isinstance(layer, nn.MaxPool2d):
+            if isinstance(layer, nn.Conv2d):
+                x = _conv_relu(x, layer)
+            elif isinstance(layer, nn.MaxPool2d):
+                x = layer(x)
                 found.append(x)
         return found
 
@@ -86,6 +89,13 @@ class VGG16Features(nn.Module):
                     f"vgg: {source}: {key}: expected shape {tuple(tensor.shape)}, got {tuple(weights[key].shape)}"
                 )
         self.load_state_dict({key: weights[key] for key in wanted})
+
+
+def _conv_relu(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A convolution and the ReLU behind it."""
+    if ops_conv3x3.serves(x, layer.weight, layer.bias):
+        return ops_conv3x3.conv3x3(x, None, layer.weight, layer.bias, True)
+    return torch.relu_(layer(x))
 
 
 def _imagenet_weights() -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 // No torch header here: pybind11 and the stable ABI have nothing to do with each other.
 #include "plan_info.h"
 
+#include "../launchers.h"
+
 #include <pybind11/pybind11.h>
 
 #include <stdexcept>
@@ -40,6 +42,7 @@ py::dict build_info() {
     info["stable_abi"] = "2.11";
     info["compiler"] = compiler();
     info["cpu"] = instruction_set();
+    info["conv3x3"] = pconv::cpu::has_winograd();
     return info;
 }
 

@@ -34,3 +34,8 @@
 // (K, C, 3, 3) -> (4 K, low_channels, 2, 2): row (2 a + b) K + k holds filter k for the output pixels (2 p + a, 2 q +
 // b).
 #define PCONV_UPCAT_PHASES_SCHEMA "(Tensor weight, int low_channels) -> Tensor"
+
+// act(conv(gate > 0 ? input : 0, weight) + bias), stride 1, padding 1, channels_last out. weight (K, C, 3, 3); adjoint:
+// the convolution's gradient by its input, from (N, K, H, W) to (N, C, H, W).
+#define PCONV_CONV3X3_SCHEMA \
+    "(Tensor input, Tensor? gate, Tensor weight, Tensor? bias, bool relu=False, bool adjoint=False) -> Tensor"
