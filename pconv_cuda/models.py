@@ -239,8 +239,8 @@ class PConvUNet(nn.Module):
     def _stages(self) -> list[Stage]:
         return [cast(Stage, stage) for stage in (*self.encoder, *self.decoder)]
 
-    def _encoder_norms(self) -> list[nn.BatchNorm2d]:
-        return [module for module in self.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    def _encoder_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:  # SyncBatchNorm is one, and no BatchNorm2d
+        return [module for module in self.encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically."""

@@ -282,6 +282,34 @@ def test_two_gloo_processes_give_the_step_of_the_whole_batch(photos, tmp_path):
     assert [line["step"] for line in _log(tmp_path / "two")] == [1, 2, 3]
 
 
+def test_with_frozen_statistics_two_processes_have_the_loss_curve_of_one(photos, tmp_path):
+    changes = {"model.levels": 3, "train.batch_size": 4, "train.steps": 5, "log.every": 1}
+    curves = {}
+    for kind in ("frozen", "process"):
+        settings = {**changes, "train.batch_norm": kind}
+        done = _torchrun({**TINY, "data.images": photos, **settings}, tmp_path / f"two-{kind}")
+        assert done.returncode == 0, done.stderr
+        train(_config(photos, **settings), tmp_path / f"one-{kind}")
+        curves[kind] = [
+            [line["loss/total"] for line in _log(tmp_path / f"{processes}-{kind}")] for processes in ("one", "two")
+        ]
+        assert len(curves[kind][0]) == len(curves[kind][1]) == 5
+    assert curves["frozen"][0] == pytest.approx(curves["frozen"][1], rel=1e-5)
+    assert _same(_weights(tmp_path / "two-frozen"), _weights(tmp_path / "one-frozen"), 1e-4)
+    # with statistics of each process's own share the curve is another one, and the comparison has to see it
+    assert curves["process"][0] != pytest.approx(curves["process"][1], rel=1e-5)
+
+
+def test_frozen_statistics_stay_and_sync_needs_gpus(photos, tmp_path):
+    train(_config(photos, **{"train.steps": 2, "train.batch_norm": "frozen"}), tmp_path)
+    weights = _weights(tmp_path)
+    means = [value for name, value in weights.items() if name.endswith("running_mean")]
+    assert means and all((mean == 0).all() for mean in means)
+    if not torch.accelerator.is_available():
+        with pytest.raises(PConvError, match="train.batch_norm: sync needs GPUs.*no CPU kernels"):
+            train(_config(photos, **{"train.batch_norm": "sync"}), tmp_path / "sync")
+
+
 def test_two_processes_go_through_both_stages_with_accumulation_and_validation(photos, tmp_path):
     changes = {"train.batch_size": 4, "train.accumulate": 2, "train.finetune_after": 2, "train.steps": 4}
     changes |= {"checkpoint.every": 2, "data.validation": photos, "data.validation_samples": 3}

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a key of the configuration; repeatable",
     )
     add("--steps", metavar="N", type=int, help="steps of the whole run (train.steps)")
+    add("--sync-bn", action="store_true", help="BatchNorm statistics over all processes (GPUs only)")
     add("--resume", metavar="auto|never|PATH", default="auto", help="where to go on from (default: auto)")
     add("--print-config", action="store_true", help="print the configuration as YAML and stop")
 
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
     named = {"data.images": args.data, "data.masks": args.masks, "train.steps": args.steps}
     overrides = {key: value for key, value in named.items() if value is not None}
+    if args.sync_bn:
+        overrides["train.batch_norm"] = "sync"
     config = load_config(args.config, args.set, overrides)
     if args.print_config:
         print(to_yaml(config), end="")

@@ -69,6 +69,11 @@ class TrainConfig:
     finetune_lr: float = _key(5e-5, "Adam's learning rate in stage 2", above=0)
     seed: int = _key(0, "of the first weights and every random draw", least=0)
     precision: str = _key("fp32", "fp32 | bf16 | fp16 (mixed precision)", one_of=("fp32", "bf16", "fp16"))
+    batch_norm: str = _key(
+        "process",
+        "statistics while training: process (each its own) | sync (of all processes, GPUs only) | frozen",
+        one_of=("process", "sync", "frozen"),
+    )
     channels_last: bool = _key(True, "memory format of pictures and weights; the faster one on most devices")
 
 
