@@ -15,10 +15,10 @@ import torch
 from cases import blob_mask
 from torch import Tensor
 
-from benchmarks import measure, rivals
+from benchmarks import rivals
+from benchmarks.settings import Settings, record
 from pconv_cuda import InpaintingLoss, PConvUNet
 
-HOLE_SHARE = 0.25
 RIVALS = ("plain", "ours", "usual")
 Terms = dict[str, Tensor]
 
@@ -26,20 +26,26 @@ Terms = dict[str, Tensor]
 class Step:
     """One rival's network, loss and optimiser, and one batch. Calling it makes one step."""
 
-    def __init__(self, name: str, size: int, batch: int, dtype: torch.dtype = torch.float32, **network: int) -> None:
+    def __init__(
+        self, name: str, size: int, batch: int, dtype: torch.dtype = torch.float32, *, device: str = "cpu",
+        precision: torch.dtype = torch.float32, holes: float = 0.25, **network: int,
+    ) -> None:  # fmt: skip
+        """``dtype`` of weights and pictures; ``precision`` other than fp32 is autocast's."""
         self.usual = name == "usual"
+        self.autocast = torch.autocast(device, precision, enabled=precision != torch.float32)
         generator = torch.Generator().manual_seed(0)
         # Trainers of the usual kind keep torch's default layout, ours has channels_last by default.
         layout = torch.contiguous_format if self.usual else torch.channels_last
         truth = torch.randn(batch, 3, size, size, generator=generator, dtype=dtype)
-        self.truth = truth.contiguous(memory_format=layout)
-        self.mask = blob_mask(batch, size, size, HOLE_SHARE, generator)
+        self.truth = truth.to(device).contiguous(memory_format=layout)
+        self.mask = blob_mask(batch, size, size, holes, generator).to(device)
         self.image = torch.where(self.mask, self.truth, 0.0)
         torch.manual_seed(0)
         conv = "plain" if name == "plain" else "partial"
-        self.model = PConvUNet(conv=conv, **network).to(dtype=dtype, memory_format=layout).train()
-        self.loss = InpaintingLoss(vgg="random").to(dtype).to(memory_format=layout)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2e-4)
+        self.model = PConvUNet(conv=conv, **network).to(device, dtype, memory_format=layout).train()
+        self.loss = InpaintingLoss(vgg="random").to(device, dtype).to(memory_format=layout)
+        # As pconv train has it; the popular trainers take Adam's default settings.
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2e-4, fused=None if self.usual else True)
 
     def terms(self) -> Terms:
         if self.usual:
@@ -50,7 +56,8 @@ class Step:
     def gradients(self) -> tuple[Terms, dict[str, Tensor]]:
         """The loss' terms and every parameter's gradient, without a step of the optimiser."""
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.terms()
+        with self.autocast:
+            terms = self.terms()
         torch.stack(list(terms.values())).sum().backward()
         return terms, {name: parameter.grad for name, parameter in self.model.named_parameters()}
 
@@ -59,14 +66,14 @@ class Step:
         self.optimizer.step()
 
 
-def test_training_step(benchmark, rounds: int) -> None:
-    steps: dict[str, Callable[[], None]] = {name: Step(name, 256, 2, levels=7) for name in RIVALS}
-    times = measure.alternate(steps, max(rounds // 4, 5), warmup=1)
-    benchmark.group = "training step with VGG16, 7 levels, 256x256, batch 2"
-    benchmark.extra_info.update(
-        rivals=measure.summary(times, "plain"), machine=measure.machine(), hole_share=HOLE_SHARE
-    )
-    benchmark.pedantic(steps["ours"], rounds=3)
+def test_training_step(benchmark, settings: Settings) -> None:
+    steps: dict[str, Callable[[], None]] = {
+        name: Step(name, settings.size, settings.batch, device=settings.device, precision=settings.dtype,
+                   holes=settings.holes, levels=settings.levels)
+        for name in RIVALS
+    }  # fmt: skip
+    rounds = max(settings.rounds // 4, 5)
+    record(benchmark, settings, steps, "training", "training step with VGG16", True, warmup=1, rounds=rounds)
 
 
 def worst_difference(ours: Step, other: Step) -> float:

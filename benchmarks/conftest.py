@@ -4,16 +4,54 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import paper_layers
+from cases_upcat import paper_stages
+
+from benchmarks import measure
+from benchmarks.settings import Settings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rounds", type=int, default=30, help="how often every rival runs")
-    parser.addoption("--threads", type=int, default=1, help="threads of torch")
+    add = parser.addoption
+    add("--rounds", type=int, default=30, help="how often every rival runs")
+    add("--threads", type=int, default=1, help="threads of torch")
+    add("--device", default="cpu", choices=["cpu", "cuda"])
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    add("--size", type=int, default=256, help="side of the network's pictures; layers have the sizes that follow")
+    add("--batch", type=int, default=2)
+    add("--holes", type=float, default=0.25, help="share of the pixels")
+    add("--compiled", action="store_true", help="rivals under torch.compile too")
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    get = config.getoption
+    return Settings(
+        get("--device"), getattr(torch, get("--dtype")), get("--size"), get("--batch"), get("--holes"), get("--rounds"),
+        get("--compiled"),
+    )  # fmt: skip
 
 
 @pytest.fixture
-def rounds(request: pytest.FixtureRequest) -> int:
-    return request.config.getoption("--rounds")
+def settings(request: pytest.FixtureRequest) -> Settings:
+    return settings_of(request.config)
+
+
+@pytest.fixture(scope="session")
+def ceilings(request: pytest.FixtureRequest) -> dict[str, float]:
+    torch.set_num_threads(request.config.getoption("--threads"))
+    chosen = settings_of(request.config)
+    return measure.ceilings(chosen.device, chosen.dtype)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The network's layers and stages at the size and batch that were asked for."""
+    chosen = settings_of(metafunc.config)
+    if "layer" in metafunc.fixturenames:
+        layers = paper_layers(chosen.size, chosen.batch)[: chosen.levels]
+        metafunc.parametrize("layer", layers, ids=lambda case: case.name)
+    if "stage" in metafunc.fixturenames:
+        stages = paper_stages(chosen.size, chosen.batch, chosen.levels)
+        metafunc.parametrize("stage", stages, ids=lambda stage: stage.name)
 
 
 @pytest.fixture(autouse=True)

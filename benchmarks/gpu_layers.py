@@ -21,40 +21,15 @@ from typing import Any
 import torch
 from cases import Case, blob_mask, paper_layers
 
-from benchmarks import rivals
+from benchmarks import measure, rivals
 from pconv_cuda import ops
 
 HOLE_SHARE = 0.25
 Call = Callable[[], Any]
 
 
-def ceilings(dtype: torch.dtype) -> dict[str, float]:
-    """What this device reaches: a large copy in bytes/s (read + written), a large matrix product in FLOP/s."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    copy = statistics.median(timed({"copy": lambda: target.copy_(source)}, rounds=20)["copy"])
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-    product = statistics.median(timed({"product": lambda: a @ b}, rounds=20)["product"])
-    return {"copy_bytes_per_s": 2 * source.numel() / copy, "product_flop_per_s": 2 * 8192**3 / product}
-
-
-def timed(calls: dict[str, Call], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
-    """Device seconds of every call; in each round every rival runs once, the first one moving on."""
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    names = list(calls)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(warmup + rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            flush.zero_()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            calls[name]()
-            end.record()
-            end.synchronize()
-            if turn >= warmup:
-                times[name].append(start.elapsed_time(end) / 1e3)
-    return times
+def timed(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
+    return measure.alternate(calls, rounds, device="cuda")
 
 
 def calls_of(case: Case, dtype: torch.dtype, backward: bool) -> dict[str, Call]:
@@ -94,7 +69,7 @@ def floor_seconds(case: Case, ceiling: dict[str, float]) -> dict[str, float]:
     return {"arithmetic": flops / ceiling["product_flop_per_s"], "bytes": moved / ceiling["copy_bytes_per_s"]}
 
 
-def measure(case: Case, dtype: torch.dtype, ceiling: dict[str, float], rounds: int) -> dict[str, Any]:
+def measure_layer(case: Case, dtype: torch.dtype, ceiling: dict[str, float], rounds: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "layer": case.name,
         "floor_us": {k: v * 1e6 for k, v in floor_seconds(case, ceiling).items()},
@@ -131,7 +106,7 @@ def main() -> int:
         "size": args.size,
         "hole_share": HOLE_SHARE,
         "wgmma": os.environ.get("PCONV_WGMMA") == "1",
-        "ceilings": ceilings(dtype),
+        "ceilings": measure.ceilings("cuda", dtype),
         "layers": [],
     }
     # The layers bound by arithmetic first: they are what the claims are about.
@@ -141,7 +116,7 @@ def main() -> int:
         if time.monotonic() > stop:
             result["cut_short_before"] = name
             break
-        result["layers"].append(measure(cases[name], dtype, result["ceilings"], args.rounds))
+        result["layers"].append(measure_layer(cases[name], dtype, result["ceilings"], args.rounds))
         partial = args.out.with_suffix(".tmp")
         partial.write_text(json.dumps(result, indent=1) + "\n")
         os.replace(partial, args.out)

@@ -20,25 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases_upcat import Stage
+from cases_upcat import Stage, paper_stages
 
 from benchmarks import bench_stages, gpu_layers, rivals
 from benchmarks.gpu_layers import Call, blob_mask
 from pconv_cuda import PConvUNet
 
 HOLE_SHARE = gpu_layers.HOLE_SHARE
-
-
-def paper_stages(size: int, batch: int, levels: int) -> list[Stage]:
-    """Every decoder stage of the paper's network, the deepest last: the shallow ones are where the time goes."""
-    widths = [3] + [64 * min(2**level, 8) for level in range(levels)]
-    return [
-        Stage(
-            f"dec{i + 1}", n=batch, low=widths[i + 1], skip=widths[i], k=widths[i], h=size >> (i + 1),
-            w=size >> (i + 1), bias=i == 0,
-        )
-        for i in range(levels)
-    ]  # fmt: skip
 
 
 def stage_calls(stage: Stage, dtype: torch.dtype, backward: bool) -> dict[str, Call]:

@@ -15,12 +15,34 @@ import torch
 Rivals = dict[str, Callable[[], Any]]
 
 
-def alternate(rivals: Rivals, rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+def _on_host(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _on_gpu() -> Callable[[Callable[[], Any]], float]:
+    """Device seconds by CUDA events, behind a flush of the L2 cache."""
+    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+
+    def seconds(call: Callable[[], Any]) -> float:
+        flush.zero_()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    return seconds
+
+
+def alternate(rivals: Rivals, rounds: int, warmup: int = 3, device: str = "cpu") -> dict[str, list[float]]:
     """Seconds of every call. In each round every rival runs once, so that drift and noise hit all alike.
 
     The order moves on by one each round: nobody always follows the rival that leaves the caches cold.
     """
-    names = list(rivals)
+    names, seconds = list(rivals), _on_gpu() if device == "cuda" else _on_host
     times: dict[str, list[float]] = {name: [] for name in rivals}
     collecting = gc.isenabled()
     gc.collect()
@@ -29,10 +51,9 @@ def alternate(rivals: Rivals, rounds: int, warmup: int = 3) -> dict[str, list[fl
         for turn in range(warmup + rounds):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                start = time.perf_counter()
-                rivals[name]()
+                taken = seconds(rivals[name])
                 if turn >= warmup:
-                    times[name].append(time.perf_counter() - start)
+                    times[name].append(taken)
     finally:
         if collecting:
             gc.enable()
@@ -43,15 +64,25 @@ def summary(times: dict[str, list[float]], base: str) -> dict[str, Any]:
     """Median, least and most in milliseconds; ``ratio``: the median over the rounds of a call's time over ``base``'s.
 
     Times of one round are compared with each other, so that a slow minute of the machine does not decide;
-    ``ratio_of_min`` compares the best rounds.
+    ``ratio_of_min`` compares the best rounds. ``noise`` is the ratio's own uncertainty as a share of it: half of the
+    median's 95 % interval by the notch rule, 1.57 times the quartiles' distance over the root of the rounds.
     """
     best = min(times[base])
+
+    def noise(ratios: list[float]) -> float:
+        if len(ratios) < 2:
+            return float("inf")
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        return 1.57 * (high - low) / len(ratios) ** 0.5 / middle
+
+    paired = {name: [a / b for a, b in zip(values, times[base], strict=True)] for name, values in times.items()}
     return {
         name: {
             "median_ms": round(statistics.median(values) * 1e3, 4),
             "min_ms": round(min(values) * 1e3, 4),
             "max_ms": round(max(values) * 1e3, 4),
-            "ratio": round(statistics.median(a / b for a, b in zip(values, times[base], strict=True)), 4),
+            "ratio": round(statistics.median(paired[name]), 4),
+            "noise": round(noise(paired[name]), 4),
             "ratio_of_min": round(min(values) / best, 4),
         }
         for name, values in times.items()
@@ -70,3 +101,26 @@ def machine() -> dict[str, Any]:
         "cpu": model, "cores": os.cpu_count(), "gpu": device, "torch": torch.__version__,
         "threads": torch.get_num_threads(), "load": load, "python": platform.python_version(),
     }  # fmt: skip
+
+
+def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
+    """What this device reaches now: a large copy in bytes/s (read + written), large products in FLOP/s.
+
+    The products are the best of a matrix product and a wide 3x3 convolution: on some CPUs the library's convolution is
+    the faster of the two, and a floor from the slower one would lie above what is reached.
+    """
+    big = 1 << 30 if device == "cuda" else 1 << 28
+    source = torch.zeros(big, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    side = 8192 if device == "cuda" else 1536
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    x = torch.randn(4, 256, 64, 64).to(device, dtype, memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3).to(device, dtype, memory_format=torch.channels_last)
+    work: Rivals = {
+        "copy": lambda: target.copy_(source),
+        "product": lambda: a @ b,
+        "convolution": lambda: torch.nn.functional.conv2d(x, weight, padding=1),
+    }
+    least = {name: min(values) for name, values in alternate(work, 5, warmup=1, device=device).items()}
+    products = max(2 * side**3 / least["product"], 2 * 9 * 256**2 * 4 * 64**2 / least["convolution"])
+    return {"copy_bytes_per_s": 2 * big / least["copy"], "product_flop_per_s": products}

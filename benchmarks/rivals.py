@@ -39,6 +39,36 @@ def published(
     return _renormalised(F.conv2d(x * full_mask, weight, bias, stride, padding), ratio, alive, bias), alive
 
 
+def stock(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """The best that stock operators do: a mask of one channel, a select, exact counts by a box sum."""
+    with torch.no_grad():
+        count = box_count(mask, tuple(weight.shape[2:]), stride, padding)
+        ratio = torch.where(count > 0, weight[0, 0].numel() / count, 0.0).to(x.dtype)
+    return _with_bias(F.conv2d(torch.where(mask, x, 0.0), weight, None, stride, padding) * ratio, count, bias)
+
+
+def stock_stage(low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor, weight: Tensor, bias: Tensor | None):
+    """The same for a decoder's stage: each source has its mask of one channel, counts are weighed by channels."""
+    up_mask = F.interpolate(low_mask.float(), scale_factor=2, mode="nearest")
+    with torch.no_grad():
+        count = low.shape[1] * box_count(up_mask, (3, 3), 1, 1) + skip.shape[1] * box_count(skip_mask, (3, 3), 1, 1)
+        ratio = torch.where(count > 0, weight[0].numel() / count, 0.0).to(low.dtype)
+    # The select commutes with the doubling: a quarter of the pixels.
+    up = F.interpolate(torch.where(low_mask, low, 0.0), scale_factor=2, mode="nearest")
+    joined = torch.cat((up, torch.where(skip_mask, skip, 0.0)), dim=1)
+    return _with_bias(F.conv2d(joined, weight, None, 1, 1) * ratio, count, bias)
+
+
+def box_count(mask: Tensor, window: tuple[int, ...], stride: int, padding: int) -> Tensor:
+    """Valid pixels of each window as floats, exact: (N, 1, P, Q)."""
+    ones = torch.ones(1, 1, *window, device=mask.device)
+    return F.conv2d(mask.float(), ones, None, stride, padding)
+
+
+def _with_bias(y: Tensor, count: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y + torch.where(count > 0, bias.view(1, -1, 1, 1), 0.0).to(y.dtype)
+
+
 def published_network(model: PConvUNet, image: Tensor, mask: Tensor) -> Tensor:
     """The U-Net as the published trainers run it: masks of every channel, doubled, joined and convolved as images are.
 

@@ -49,9 +49,7 @@ def _fake(
 ) -> Tensor:
     n, _, h, w = input.shape
     channels = weight.shape[1 if adjoint else 0]
-    return torch.empty(
-        (n, channels, h, w), dtype=input.dtype, device=input.device, memory_format=torch.channels_last
-    )
+    return torch.empty((n, channels, h, w), dtype=input.dtype, device=input.device, memory_format=torch.channels_last)
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

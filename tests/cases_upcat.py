@@ -56,16 +56,17 @@ STAGES = [
 ]
 BY_NAME = {stage.name: stage for stage in STAGES}
 
-# The paper's stages at 256 x 256, by output size.
-PAPER_STAGES = [
-    Stage("dec7_512+512to512_4", low=512, skip=512, k=512, h=2, w=2, bias=False),
-    Stage("dec6_512+512to512_8", low=512, skip=512, k=512, h=4, w=4, bias=False),
-    Stage("dec5_512+512to512_16", low=512, skip=512, k=512, h=8, w=8, bias=False),
-    Stage("dec4_512+256to256_32", low=512, skip=256, k=256, h=16, w=16, bias=False),
-    Stage("dec3_256+128to128_64", low=256, skip=128, k=128, h=32, w=32, bias=False),
-    Stage("dec2_128+64to64_128", low=128, skip=64, k=64, h=64, w=64, bias=False),
-    Stage("dec1_64+3to3_256", low=64, skip=3, k=3, h=128, w=128),
-]
+
+def paper_stages(size: int = 256, batch: int = 2, levels: int = 7) -> list[Stage]:
+    """Every decoder stage of the paper's network; the shallow ones, dec4 and up, are where the time goes."""
+    widths = [3] + [64 * min(2**level, 8) for level in range(levels)]
+    return [
+        Stage(
+            f"dec{i + 1}", n=batch, low=widths[i + 1], skip=widths[i], k=widths[i], h=size >> (i + 1),
+            w=size >> (i + 1), bias=i == 0,
+        )
+        for i in reversed(range(levels))
+    ]  # fmt: skip
 
 
 def make_mask(kind: str, n: int, h: int, w: int, generator: torch.Generator) -> Tensor | None:
