@@ -21,12 +21,12 @@ TILE = 512
 VARIANTS = {"plain": {"conv": "plain"}, "ours": {}, "composed": {"fused": False}}
 
 
-def calls(height: int, width: int, settings: Settings, tile: int, **network: int) -> measure.Rivals:
+def calls(rows: int, columns: int, settings: Settings, tile: int, **network: int) -> measure.Rivals:
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(3, height, width, generator=generator).to(settings.device)
+    image = torch.rand(3, rows, columns, generator=generator).to(settings.device)
     # Holes of some hundred pixels, scratches and stains of a scan, not noise: drawn small and enlarged.
-    small = blob_mask(1, height // 8, width // 8, settings.holes / 2, generator)
-    mask = torch.nn.functional.interpolate(small.float(), size=(height, width))[0].to(settings.device) > 0
+    small = blob_mask(1, rows // 8, columns // 8, settings.holes / 2, generator)
+    mask = torch.nn.functional.interpolate(small.float(), size=(rows, columns))[0].to(settings.device) > 0
     contestants: measure.Rivals = {}
     for name, options in VARIANTS.items():
         torch.manual_seed(0)

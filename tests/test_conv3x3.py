@@ -13,7 +13,7 @@ from pconv_cuda.vgg import VGG16Features
 HERE = ops_conv3x3._HERE
 needs_vectors = pytest.mark.skipif(not HERE, reason="this build or CPU has neither AVX-512 nor AVX2")
 
-# n, c, k, h, w: one pixel, less than a tile, tiles cut off on either side, vectors of channels cut off, blocks of filters
+# n, c, k, h, w: one pixel, less than a tile, tiles and vectors of channels cut off, several blocks of filters
 SHAPES = [
     (1, 1, 1, 1, 1), (2, 3, 5, 7, 9), (1, 17, 33, 4, 4), (3, 16, 80, 5, 3), (1, 70, 1, 13, 2), (2, 64, 64, 12, 17),
 ]  # fmt: skip

@@ -17,6 +17,8 @@ _OPTIONAL = {
     ("tensorboard", "tensorboard"): ("train", "training logs"),
     ("rich", "rich"): ("train", "progress bars"),
     ("yaml", "pyyaml"): ("train", "configurations"),
+    ("matplotlib", "matplotlib"): ("bench", "plots"),
+    ("pytest_benchmark", "pytest-benchmark"): ("bench", "benchmarks"),
     ("skimage", "scikit-image"): ("quickstart", "packaged photographs"),
     ("sklearn", "scikit-learn"): ("quickstart", "packaged photographs"),
 }

@@ -77,7 +77,8 @@ def _make_accelerator(config: TrainingConfig) -> Any:
         raise PConvError("train.precision: fp16 needs a GPU, and this is a CPU; expected fp32 or bf16 here")
     if config.train.batch_norm == "sync" and accelerator.device.type == "cpu":
         raise PConvError(
-            "train.batch_norm: sync needs GPUs, for torch's SyncBatchNorm has no CPU kernels; expected process or frozen"
+            "train.batch_norm: sync needs GPUs, for torch's SyncBatchNorm has no CPU kernels; expected process or "
+            "frozen here"
         )
     return accelerator
 

@@ -1,0 +1,120 @@
+"""What the benchmarks make of their figures: floors, reports, verdicts. That they run is `pytest benchmarks -k smoke`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import compare, floors, measure, report, suites  # noqa: E402
+from pconv_cuda.errors import PConvError  # noqa: E402
+
+
+# size, levels, backward, GFLOP with phases, MB in bf16, all at batch 6: worked out apart from this code, by hand
+@pytest.mark.parametrize(
+    ("size", "levels", "backward", "gflop", "megabytes"),
+    [(512, 8, False, 334.6, 583.6), (512, 8, True, 996.5, 1754.7), (256, 7, False, 83.5, 180.9), (256, 7, True, 248.5, 578.9)],
+)  # fmt: skip
+def test_floors_of_the_network(size: int, levels: int, backward: bool, gflop: float, megabytes: float) -> None:
+    work = floors.network(size, 6, levels, 2, backward)
+    assert work.flops / 1e9 == pytest.approx(gflop, rel=0.005)
+    assert work.bytes / 1e6 == pytest.approx(megabytes, rel=0.02)
+
+
+def test_the_floor_is_the_slower_of_the_two_and_a_networks_is_its_layers() -> None:
+    ceilings = {"copy_bytes_per_s": 1e9, "product_flop_per_s": 1e9}
+    found = floors.milliseconds(floors.Work(2e6, 3e6), ceilings)
+    assert found == {"arithmetic": 2.0, "bytes": 3.0, "least": 3.0}
+    both = floors.Work(4e6, 4e6, (floors.Work(1e6, 3e6), floors.Work(3e6, 1e6)))
+    assert floors.milliseconds(both, ceilings)["least"] == 6.0
+
+
+def result(path: Path, ratio: float, noise: float = 0.01, name: str = "enc2", kind: str = "layer", **changes) -> Path:
+    """A file of pytest-benchmark's form with one case, forward and forward + backward."""
+    rivals = {
+        rival: {"median_ms": 10 * value, "min_ms": 9 * value, "max_ms": 12 * value, "ratio": value, "noise": noise}
+        for rival, value in {"plain": 1.0, "ours": ratio, "stock": 1.3, "unfused_full": 2.6}.items()
+    }
+    row = {
+        "kind": kind, "name": name, "size": 256, "batch": 2, "hole_share": 0.25, "dtype": "float32", "device": "cpu",
+        "rivals": rivals, "floor": {"least": 7.0}, "machine": measure.machine(), **changes,
+    }  # fmt: skip
+    old = json.loads(path.read_text())["benchmarks"] if path.exists() else []
+    new = [{"extra_info": {**row, "which": which}} for which in ("forward", "forward + backward")]
+    path.write_text(json.dumps({"datetime": "2026-11-25T10:00:00", "benchmarks": [*old, *new]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("new", "noise", "meaning"),
+    [(1.25, 0.01, "slower"), (0.9, 0.01, "faster"), (1.25, 0.1, "no difference"), (1.05, 0.01, "no difference")],
+)
+def test_a_verdict_only_beyond_the_noise(tmp_path: Path, new: float, noise: float, meaning: str) -> None:
+    text = compare.table(result(tmp_path / "old.json", 1.04, noise), result(tmp_path / "new.json", new, noise))
+    assert text.count(f"| {meaning} |") == 2
+
+
+def test_comparisons_that_cannot_be_made(tmp_path: Path) -> None:
+    old = result(tmp_path / "old.json", 1.0)
+    with pytest.raises(PConvError, match="no case in common"):
+        compare.table(old, result(tmp_path / "other.json", 1.0, batch=6))
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "foreign.json").write_text('{"benchmarks": [{"extra_info": {}}]}')
+    for name, pattern in {"broken": "no result", "foreign": "found none with rivals", "absent": "no result"}.items():
+        with pytest.raises(PConvError, match=pattern):
+            compare.table(old, tmp_path / f"{name}.json")
+
+
+def test_noise_of_constant_times_is_none_and_of_wild_ones_large() -> None:
+    assert measure.summary({"plain": [1.0] * 9, "ours": [2.0] * 9}, "plain")["ours"]["noise"] == 0
+    wild = measure.summary({"plain": [1.0] * 9, "ours": [1, 2, 3, 4, 5, 6, 7, 8, 9]}, "plain")["ours"]
+    assert wild["ratio"] == 5 and wild["noise"] > 0.4
+
+
+def test_report_and_readme_block(tmp_path: Path) -> None:
+    path = result(tmp_path / "a.json", 1.07)
+    result(path, 0.73, name="network of 7 levels", kind="network")
+    for changes in ({"batch": 6}, {"hole_share": 0.5}, {"size": 128}):
+        result(path, 1.1, **changes)
+    report.write([path], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| enc2, forward | 10.0 | 1.07 | 1.30 | 2.60 | 0.70 |" in text
+    for name in ("layers.png", "networks.png", "scaling.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    block = report.readme_block(report.newest(tmp_path))
+    assert "| enc2, forward | 10.0 | **1.07** | 1.30 | 2.60 | 0.70 |" in block
+    assert "Not measured on a GPU yet" in block and block.count("enc2, forward |") == 1
+
+
+def test_the_readmes_table_is_that_of_the_newest_result() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = report.readme_block(report.newest(ROOT / "benchmarks" / "results"))
+    assert block in text, "run: python -m benchmarks.report --readme"
+
+
+def test_suites_name_files_and_options_that_exist() -> None:
+    for calls in suites.SUITES.values():
+        for call in calls:
+            files = [word for word in suites.words(call) if word.endswith(".py")]
+            assert files and all((ROOT / file).is_file() for file in files)
+    assert suites.words("a.py -k 'one or two'") == ["benchmarks/a.py", "-k", "one or two"]
+
+
+def test_pconv_bench_from_end_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pconv_cuda", "bench"]
+    done = subprocess.run(
+        [*command, "--suite", "smoke", "--out", tmp_path], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "smoke, forward + backward" in (tmp_path / "report.md").read_text()
+    same = tmp_path / "results.json"
+    done = subprocess.run([*command, "--compare", same, same], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.count("no difference") == 2
+    done = subprocess.run([*command, "--rounds", "0"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "--rounds: expected at least 1, got 0" in done.stderr
