@@ -2,8 +2,9 @@
 
 pytest benchmarks/bench_photo.py --benchmark-json=photo.json
 
-``ours`` is what ``pconv inpaint`` runs (after fuse()), ``composed`` the same without the fused stages, ``plain`` a network
-of ordinary convolutions. On a CPU a call takes a minute or two; every rival runs once for each ten of ``--rounds``.
+``ours`` is what ``pconv inpaint`` runs (after fuse()), ``composed`` the same without the fused stages, ``plain`` a
+network of ordinary convolutions. On a CPU a call takes a minute or two, and a rival runs once for each ten of
+``--rounds``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     pytest benchmarks/bench_stages.py --benchmark-json=stages.json
 
 ``plain`` (upsample, cat, F.conv2d) is what a network of ordinary convolutions does; ``composed`` the partial
-convolution of the joined tensor with one mask a source; ``stock`` the same by stock operators; ``unfused_full`` the published layer on
-the joined tensor.
+convolution of the joined tensor with one mask a source; ``stock`` the same by stock operators; ``unfused_full`` the
+published layer on the joined tensor.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from pconv_cuda.errors import require
 Row = dict[str, Any]
 # rival -> colour and mark; the same in every picture
 LOOK = {
-    "ours": ("#0a7d33", "o"), "stock": ("#e08a00", "s"), "composed": ("#e08a00", "D"), "unfused_single": ("#b36ae2", "v"),
-    "unfused_full": ("#c62828", "^"), "published": ("#c62828", "^"), "usual": ("#c62828", "^"), "ours_fused": ("#4fb477", "*"),
+    "ours": ("#0a7d33", "o"), "ours_fused": ("#4fb477", "*"), "stock": ("#e08a00", "s"), "composed": ("#e08a00", "D"),
+    "unfused_single": ("#b36ae2", "v"), "unfused_full": ("#c62828", "^"), "published": ("#c62828", "^"),
+    "usual": ("#c62828", "^"),
 }  # fmt: skip
 WHICH = ("forward", "forward + backward")
 
@@ -74,7 +75,8 @@ def networks(rows: list[Row]) -> Any:
         ylim=(0, 1.4 * max((v["ratio"] for r in chosen for v in r["rivals"].values()), default=1)),
     )
     labels = [
-        f"{r['name']}\n{r['which']}, {r['size']} px, batch {r['batch']}\nplain {r['rivals']['plain']['median_ms']:.0f} ms"
+        f"{r['name']}\n{r['which']}, {r['size']} px, batch {r['batch']}\n"
+        f"plain {r['rivals']['plain']['median_ms']:.0f} ms"
         for r in chosen
     ]
     axis.set_xticks(range(len(chosen)), labels, fontsize=7)

@@ -104,10 +104,11 @@ def readme_block(rows: list[Row]) -> str:
     base = [row for row in base if all(row[name] == setting[name] for name in names)]
     lines = [
         BEGIN,
-        f"Times over those of plain convolutions of the same shape, {setting['size']} px network, batch {setting['batch']}, "
-        f"{setting['hole_share']:.0%} holes, {setting['dtype']}",
-        f"({where(setting)}; medians of alternating rounds). *Stock* is the best that torch's own operators do, *published* the",
-        "layer, network and training step that people use today, *floor* the least that the device's measured ceilings allow.",
+        f"Times over those of plain convolutions of the same shape: {setting['size']} px network, batch "
+        f"{setting['batch']}, {setting['hole_share']:.0%} holes, {setting['dtype']}",
+        f"({where(setting)}; medians of alternating rounds). *Stock* is the best that torch's own operators do,",
+        "*published* the layer, network and training step that people use today, *floor* the least that the device's",
+        "measured ceilings allow.",
         "",
         "| | plain, ms | **pconv_cuda** | stock | published | floor |",
         "|---|---|---|---|---|---|",

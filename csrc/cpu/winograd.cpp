@@ -90,12 +90,12 @@ std::vector<Line> buffer(int64_t count) { return std::vector<Line>(round_up(coun
 // G g G^T of one filter, in double: it is little work, and the rounding of the result is then the only one.
 void transform_filter(const double g[9], double out[36]) {
     const double na = 2 * a * a * (a * a - b * b), nb = 2 * b * b * (b * b - a * a);
-    const double rows[6][3] = {{1 / (a * a * b * b), 0, 0}, {1 / na, a / na, a * a / na},  {1 / na, -a / na, a * a / na},
-                               {1 / nb, b / nb, b * b / nb}, {1 / nb, -b / nb, b * b / nb}, {0, 0, 1}};
+    const double rows[6][3] = {{1 / (a * a * b * b), 0, 0},   {1 / na, a / na, a * a / na},
+                               {1 / na, -a / na, a * a / na}, {1 / nb, b / nb, b * b / nb},
+                               {1 / nb, -b / nb, b * b / nb}, {0, 0, 1}};
     double half[6][3];
     for (int i = 0; i < 6; ++i)
-        for (int s = 0; s < 3; ++s)
-            half[i][s] = rows[i][0] * g[s] + rows[i][1] * g[3 + s] + rows[i][2] * g[6 + s];
+        for (int s = 0; s < 3; ++s) half[i][s] = rows[i][0] * g[s] + rows[i][1] * g[3 + s] + rows[i][2] * g[6 + s];
     for (int i = 0; i < 6; ++i)
         for (int j = 0; j < 6; ++j)
             out[6 * i + j] = half[i][0] * rows[j][0] + half[i][1] * rows[j][1] + half[i][2] * rows[j][2];
@@ -143,7 +143,8 @@ void winograd(
         std::vector<Line> v = buffer(36 * kTogether * c), m = buffer(36 * kTogether * k);
         for (int64_t i = begin; i < end; ++i)
             tiles.compute(
-                p, i * kTogether, std::min(kTogether, count - i * kTogether), filters.data()->values, floats(v), floats(m));
+                p, i * kTogether, std::min(kTogether, count - i * kTogether), filters.data()->values, floats(v),
+                floats(m));
     });
 }
 

@@ -140,8 +140,8 @@ PCONV_TARGET void multiply_all(const Problem& p, int64_t tiles, const float* v, 
         for (int64_t block = 0; block < k; block += kBlock)
             for (int64_t t = 0; t < tiles; t += kTiles)
                 multiply_fitting(
-                    std::min(kTiles, tiles - t), std::min(kBlock, k - block) / kLanes, v + t * c,
-                    filters + block * p.c, p.c, c, k, m + t * k + block);
+                    std::min(kTiles, tiles - t), std::min(kBlock, k - block) / kLanes, v + t * c, filters + block * p.c,
+                    p.c, c, k, m + t * k + block);
 }
 
 PCONV_TARGET void transform_output(const Problem& p, int64_t first, int64_t tiles, const float* m) {
