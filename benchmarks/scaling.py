@@ -18,7 +18,8 @@ from benchmarks import measure
 STEPS = 8
 SETTINGS = {
     "data.images": "packaged", "data.size": 64, "data.workers": 0, "model.levels": 5, "model.width": 32,
-    "loss.vgg": "random", "train.batch_size": 8, "log.every": 1, "log.tensorboard": False, "log.pictures": 0, "checkpoint.every": 100,
+    "loss.vgg": "random", "train.batch_size": 8, "log.every": 1, "log.tensorboard": False, "log.pictures": 0,
+    "checkpoint.every": 100,
 }  # fmt: skip
 
 
