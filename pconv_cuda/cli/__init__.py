@@ -19,6 +19,7 @@ VERBS = {
     "quickstart": "train a small network on packaged photographs and restore pictures with it",
     "train": "train a network by the paper's recipe",
     "inpaint": "fill the holes of pictures",
+    "eval": "print the paper's table for networks and baselines",
     "convert": "read weights of other implementations",
 }
 
