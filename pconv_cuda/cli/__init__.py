@@ -20,6 +20,7 @@ VERBS = {
     "train": "train a network by the paper's recipe",
     "inpaint": "fill the holes of pictures",
     "eval": "print the paper's table for networks and baselines",
+    "compare": "train the partial and the plain network alike and evaluate both",
     "convert": "read weights of other implementations",
 }
 

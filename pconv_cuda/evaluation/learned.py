@@ -67,8 +67,8 @@ def find_perceptual(wanted: str) -> tuple[Perceptual | None, str]:
         path, net = Path(wanted), ""
     state = _tensors(path, "--lpips")
     if not net:
-        shape = tuple(state["features.0.weight"].shape) if "features.0.weight" in state else ()
-        net = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}.get(shape, "")
+        shape = list(state["features.0.weight"].shape) if "features.0.weight" in state else []
+        net = "alex" if shape == [64, 3, 11, 11] else "vgg" if shape == [64, 3, 3, 3] else ""
         if not net:
             raise PConvError(f"--lpips: expected torchvision's weights of AlexNet or VGG16, but {path} holds others")
     try:

@@ -32,8 +32,8 @@ COLUMNS: dict[str, tuple[str, bool, int]] = {
 }
 ABOUT = (
     f"All numbers are of the composited 8-bit picture (the method's colours in the hole, the true ones elsewhere), "
-    f"data range {DATA_RANGE:.0f}. l1 is the mean absolute difference in percent of the range, PSNR in dB (peak 255; equal "
-    f"pictures count as {_PSNR_OF_EQUALS:.0f} dB), each a mean over pictures of the picture's value. SSIM: Gaussian "
+    f"data range {DATA_RANGE:.0f}. l1 is the mean absolute difference in percent of the range, PSNR in dB (peak 255; "
+    f"equal pictures count as {_PSNR_OF_EQUALS:.0f} dB), each a mean over pictures of the picture's value. SSIM: Gaussian "
     f"window of {SSIM_WINDOW} px, sigma {_SSIM_SIGMA}, K 0.01 and 0.03, mean over RGB. 'In the hole': the same over "
     "hole pixels alone."
 )

@@ -87,7 +87,7 @@ def _fingerprint(names: Sequence[str]) -> str:
 
 @dataclass
 class MaskSet:
-    """``counts``: masks of each cell, None where any number can be drawn; ``load(cell, k)``: bool (S, S), True valid."""
+    """``counts``: masks of each cell, None where any can be drawn; ``load(cell, k)``: bool (S, S), True valid."""
 
     counts: dict[Cell, int | None]
     load: Callable[[Cell, int], np.ndarray]
@@ -98,8 +98,8 @@ class MaskSet:
 def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[Cell], progress: Any = None) -> MaskSet:
     """The masks of a folder, or ``paper``: drawn by seed.
 
-    A folder that is laid out as SHARE/border|inside, as ``pconv masks make`` does, is taken at its word; of any other one
-    the cell of each mask is measured.
+    A folder that is laid out as SHARE/border|inside, as ``pconv masks make`` does, is taken at its word; of any other
+    one the cell of each mask is measured.
 
     Raises:
         PConvError: no folder, no mask in any cell, an unknown polarity.
@@ -147,8 +147,8 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
     if shares and np.mean(shares) > _MUCH:
         other = POLARITIES[1 - POLARITIES.index(polarity)]
         warnings.warn(
-            f"--masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the other "
-            f"way round, add --polarity {other}",
+            f"--masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the "
+            f"other way round, add --polarity {other}",
             stacklevel=2,
         )
     if resized:
