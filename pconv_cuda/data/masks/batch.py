@@ -82,7 +82,8 @@ def _piece(limits: Limits, aim: int, kind: str, rng: np.random.Generator, device
         kind = "occlusion" if rng.random() < 0.7 else "strokes"
     if kind == "occlusion":
         return _inconsistent(random_scene(limits, aim, rng), limits, device)
-    return _discs(*(torch.as_tensor(one, device=device) for one in random_dabs(limits, aim, rng)), limits)
+    y, x, radius = (torch.as_tensor(one, device=device) for one in random_dabs(limits, aim, rng))
+    return _discs(y, x, radius, limits)
 
 
 def _polygons(vertices: Tensor, limits: Limits) -> Tensor:

@@ -26,7 +26,7 @@ _COS, _SIN = np.cos(_WAVES[:, None] * _ANGLES), np.sin(_WAVES[:, None] * _ANGLES
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape of frame 1 and its way to frame 2: p -> ``centre`` + ``linear`` (p - ``centre``) + ``shift``, in (y, x)."""
+    """A shape of frame 1; to frame 2 leads p -> ``centre`` + ``linear`` (p - ``centre``) + ``shift``, in (y, x)."""
 
     vertices: np.ndarray  # (n, 2)
     centre: np.ndarray  # (2,)
@@ -158,7 +158,7 @@ def _window(
     boxes = [(other[0].start, other[0].stop, other[1].start, other[1].stop) for other in nearer if other is not None]
     if patch is None or not boxes:
         return None
-    edges = np.array(boxes)
+    edges: np.ndarray = np.array(boxes)
     y, x = (edges[:, 0].min(), edges[:, 1].max()), (edges[:, 2].min(), edges[:, 3].max())
     corners = np.array([(a, b) for a in y for b in x], dtype=float)
     corners = (corners - centre) @ linear.T + there
