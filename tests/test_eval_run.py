@@ -227,3 +227,31 @@ def test_two_networks_are_compared_picture_by_picture(material):
     gaps = [by[pair, "partial"] - by[pair, "plain"] for pair, m in by if m == "plain" and "border" in pair]
     assert row["method"] == "partial - plain" and row["mean"] == pytest.approx(np.mean(gaps))
     assert "Differences between networks" in (material / "r/table.md").read_text()
+
+
+def test_the_papers_masks_are_drawn_by_number(material):
+    """Twelve cells, each mask within its share, inside ones away from the border; the same pictures again from files."""
+    one = settings(material, masks="paper", weights=(), baselines=("mean",), count=2, size=64)
+    report = evaluate(one, material / "r")
+    assert report["complete"] and report["measured"] == 24
+    for record in report["pictures"]:
+        low, high = map(float, record["pair"].split("/")[0].split("-"))
+        assert low < record["share"] <= high
+    masks = open_masks("paper", 64, 0, "white-hole", [Cell((0.2, 0.3), False), Cell((0.2, 0.3), True)])
+    for cell in masks.counts:
+        assert cell_of(masks.load(cell, 1)) == cell
+        folder = material / "made" / cell.key
+        folder.mkdir(parents=True)
+        for number in range(2):
+            white = np.uint8(~masks.load(cell, number)) * 255
+            Image.fromarray(white).save(folder / f"{number:05d}.png")
+    from_files = settings(material, masks=str(material / "made"), weights=(), baselines=("mean",), count=2, size=64)
+    with pytest.warns(UserWarning, match="no mask for"):
+        again = evaluate(from_files, material / "files")
+    drawn = [record for record in report["pictures"] if record["pair"].startswith("0.2-0.3")]
+    assert sorted(again["pictures"], key=str) == sorted(drawn, key=str)
+
+
+def test_a_hole_share_that_cannot_be_met_is_an_error(material):
+    with pytest.raises(PConvError, match="hole_share|size"):
+        open_masks("paper", 2, 0, "white-hole", [Cell((0.01, 0.1), True)]).load(Cell((0.01, 0.1), True), 0)

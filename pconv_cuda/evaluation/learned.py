@@ -42,7 +42,7 @@ class Perceptual:
 
     @torch.no_grad()
     def __call__(self, restored: np.ndarray, truth: np.ndarray) -> float:
-        pair = [torch.from_numpy(np.ascontiguousarray(one)).permute(2, 0, 1)[None].float() for one in (restored, truth)]
+        pair = [torch.from_numpy(np.array(one)).permute(2, 0, 1)[None].float() for one in (restored, truth)]
         return float(self.network(*(one / 127.5 - 1 for one in pair)).squeeze())
 
 
@@ -76,7 +76,7 @@ def find_perceptual(wanted: str) -> tuple[Perceptual | None, str]:
     except MissingExtra as error:
         return None, f"LPIPS left out: {error}"
     # its own constructor would download the backbone: a random one takes the file's weights instead
-    network = module._NoTrainLpips(net=net, pnet_rand=True, verbose=False)
+    network = module._NoTrainLpips(net=net, pnet_rand=True)
     layers = {
         name: tensor
         for slice_ in network.net.children()
@@ -116,7 +116,7 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        planes = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+        planes = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
         return np.asarray(self.network(planes).reshape(-1).float().cpu().numpy())
 
 

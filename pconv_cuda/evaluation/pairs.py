@@ -14,12 +14,12 @@ import numpy as np
 
 from pconv_cuda.data.images import find_files, load_rgb
 from pconv_cuda.data.masks import POLARITIES, hole_pixels
+from pconv_cuda.data.masks.shares import Limits
+from pconv_cuda.data.testset import PAPER_SHARES, paper_mask
 from pconv_cuda.errors import PConvError, require
 
-__all__ = ["PAIRING", "SHARES", "Cell", "MaskSet", "Pair", "Pictures", "open_masks", "plan_pairs"]
+__all__ = ["PAIRING", "Cell", "MaskSet", "Pair", "Pictures", "open_masks", "plan_pairs"]
 
-SHARES = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))  # open below, closed above
-_BORDER = 50 / 512  # of the side: the paper's 50 px
 _WHITE = 128
 _MUCH = 0.6  # masks with more hole than this are usually the wrong way round
 PAIRING = "pair k of a cell is picture k modulo the number of pictures under the cell's mask k modulo their number"
@@ -37,7 +37,7 @@ class Cell:
         return f"{self.share[0]:g}-{self.share[1]:g}/{'border' if self.border else 'inside'}"
 
 
-ALL_CELLS = tuple(Cell(share, border) for border in (True, False) for share in SHARES)
+ALL_CELLS = tuple(Cell(share, border) for border in (True, False) for share in PAPER_SHARES)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[
     if polarity not in POLARITIES:
         raise PConvError(f"--polarity: expected {' or '.join(POLARITIES)}, got {polarity!r}")
     if masks == "paper":
-        from pconv_cuda.data.testset import paper_mask
 
         def draw(cell: Cell, number: int) -> np.ndarray:
             return np.asarray(paper_mask(cell.share, cell.border, number, size=size, seed=seed))
@@ -185,9 +184,9 @@ def _read(path: Path, size: int, polarity: str) -> tuple[np.ndarray, tuple[int, 
 
 def cell_of(valid: np.ndarray) -> Cell | None:
     """The cell of a mask (S, S) by its hole share and by whether a hole lies within 50 px (at 512) of the border."""
-    holes, edge = int(np.count_nonzero(~valid)), max(1, round(_BORDER * min(valid.shape)))
-    border = bool((~valid).sum() > (~valid[edge:-edge, edge:-edge]).sum())
-    for share in SHARES:
+    holes = int(np.count_nonzero(~valid))
+    border = Limits.of(*valid.shape, (0.0, 1.0), None).in_band(~valid)
+    for share in PAPER_SHARES:
         fewest, most = hole_pixels(valid.size, share)
         if fewest <= holes <= most:
             return Cell(share, border)
