@@ -230,7 +230,7 @@ def test_two_networks_are_compared_picture_by_picture(material):
 
 
 def test_the_papers_masks_are_drawn_by_number(material):
-    """Twelve cells, each mask within its share, inside ones away from the border; the same pictures again from files."""
+    """Twelve cells, each mask within its share, inside ones away from the border; the same again from files."""
     one = settings(material, masks="paper", weights=(), baselines=("mean",), count=2, size=64)
     report = evaluate(one, material / "r")
     assert report["complete"] and report["measured"] == 24

@@ -185,7 +185,7 @@ def _read(path: Path, size: int, polarity: str) -> tuple[np.ndarray, tuple[int, 
 def cell_of(valid: np.ndarray) -> Cell | None:
     """The cell of a mask (S, S) by its hole share and by whether a hole lies within 50 px (at 512) of the border."""
     holes = int(np.count_nonzero(~valid))
-    border = Limits.of(*valid.shape, (0.0, 1.0), None).in_band(~valid)
+    border = Limits.of(valid.shape[0], valid.shape[1], (0.0, 1.0), None).in_band(~valid)
     for share in PAPER_SHARES:
         fewest, most = hole_pixels(valid.size, share)
         if fewest <= holes <= most:
