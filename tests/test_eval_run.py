@@ -214,6 +214,7 @@ def test_intervals():
     repeated = interval(np.repeat(values, 10), np.repeat(np.arange(200), 10).astype(str), 0, 2000)
     assert repeated[2] - repeated[1] == pytest.approx(high - low, rel=0.1)
     assert interval([1.0, 4.0, 4.0], ["a", "b", "b"], 0, 100)[0] == 3.0
+    assert interval([1.0, 4.0], ["a", "a"], 0, 100) == (2.5, None, None)
 
 
 @pytest.mark.filterwarnings("ignore:--masks")

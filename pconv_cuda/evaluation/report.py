@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,10 @@ def _markdown(results: Mapping[str, Any], methods: Sequence[Method], broken: Map
         ]
         lines += [f"- left out: {why}" for why in broken] + [""] * bool(broken)
     lines += [ABOUT, ""]
-    lines += [f"Brackets: {LEVEL:.0%} bootstrap interval over pictures, {settings['resamples']} resamples.", ""]
+    lines += [
+        f"Brackets: {LEVEL:.0%} bootstrap interval over pictures, {settings['resamples']} resamples; none of one picture.",
+        "",
+    ]
     lines += [
         f"Pictures ({settings['images']}): the middle square, resized to {settings['size']} px. Masks: "
         f"{settings['masks']}. Seed {settings['seed']}; {PAIRING}.",
@@ -183,7 +185,7 @@ def _cell(row: Row | None, digits: int, signed: bool) -> str:
         return "-"
     sign = "+" if signed else ""
     text = f"{row['mean']:{sign}.{digits}f}"
-    if row["low"] is not None and not math.isnan(row["low"]):
+    if row["low"] is not None:
         text += f" [{row['low']:{sign}.{digits}f}, {row['high']:{sign}.{digits}f}]"
     return text + ("*" if row["pictures"] < row["wanted"] else "")
 

@@ -11,8 +11,11 @@ __all__ = ["LEVEL", "interval"]
 LEVEL = 0.95
 
 
-def interval(values: Sequence[float], pictures: Sequence[str], seed: int, resamples: int) -> tuple[float, float, float]:
-    """``(mean, low, high)``: the percentile bootstrap's interval of :data:`LEVEL`.
+Interval = tuple[float, float | None, float | None]
+
+
+def interval(values: Sequence[float], pictures: Sequence[str], seed: int, resamples: int) -> Interval:
+    """``(mean, low, high)``: the percentile bootstrap's interval of :data:`LEVEL`; of one picture there is none.
 
     Pictures are drawn again, not values: where one picture stands under several masks its values belong together.
 
@@ -23,6 +26,8 @@ def interval(values: Sequence[float], pictures: Sequence[str], seed: int, resamp
     names, place = np.unique(np.asarray(pictures), return_inverse=True)
     sums = np.bincount(place, np.asarray(values, np.float64))
     counts = np.bincount(place).astype(np.float64)
+    if len(names) < 2:
+        return float(sums.sum() / counts.sum()), None, None
     # keyed by the number of pictures too: methods of one cell meet the same draws
     draws = np.random.default_rng([seed, len(names)]).integers(len(names), size=(resamples, len(names)))
     means = sums[draws].sum(1) / counts[draws].sum(1)
