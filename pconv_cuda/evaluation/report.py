@@ -143,7 +143,7 @@ def _markdown(results: Mapping[str, Any], methods: Sequence[Method], broken: Map
         lines += [f"- left out: {why}" for why in broken] + [""] * bool(broken)
     lines += [ABOUT, ""]
     lines += [
-        f"Brackets: {LEVEL:.0%} bootstrap interval over pictures, {settings['resamples']} resamples; none of one picture.",
+        f"Brackets: {LEVEL:.0%} bootstrap interval over pictures (not of one), {settings['resamples']} resamples.",
         "",
     ]
     lines += [
