@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pconv_cuda import weights
 from pconv_cuda._arguments import check_binary, padded_mask
+from pconv_cuda._reach import closed_side
 from pconv_cuda._stages import Stage
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
@@ -37,6 +38,9 @@ class PConvUNet(nn.Module):
         mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
         fused: whether decoder stages run as one operator (:class:`pconv_cuda.PartialConvUpCat2d`); False doubles and
             joins in memory: the same numbers but for rounding, for comparison.
+        windows, first_bias, head: of published networks that differ from the paper's (see ``pconv convert``): the
+            encoder's window sizes, odd, one a level; a bias in the first convolution; ``"sigmoid"`` puts LeakyReLU, a
+            1x1 convolution and a sigmoid behind the last stage.
     """
 
     def __init__(
@@ -49,6 +53,9 @@ class PConvUNet(nn.Module):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         fused: bool = True,
+        windows: tuple[int, ...] | None = None,
+        first_bias: bool = False,
+        head: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("levels", levels), ("width", width)):
@@ -56,7 +63,10 @@ class PConvUNet(nn.Module):
                 raise ValueError(f"{name}: expected a positive integer, got {value!r}")
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
+        if head not in (None, "sigmoid"):
+            raise ValueError(f"head: expected None or 'sigmoid', got {head!r}")
         self.in_channels, self.levels, self.width, self.conv = in_channels, levels, width, conv
+        self.windows, self.first_bias, self.head = _window_sizes(windows, levels), bool(first_bias), head
         self.mean = _per_channel("mean", mean, IMAGENET_MEAN, in_channels)
         self.std = _per_channel("std", std, IMAGENET_STD, in_channels)
 
@@ -65,11 +75,11 @@ class PConvUNet(nn.Module):
         down = PartialConv2d if partial else nn.Conv2d
         self.encoder = nn.ModuleList(
             Stage(
-                down(widths[i], widths[i + 1], window, 2, window // 2, bias=False),
+                down(widths[i], widths[i + 1], window, 2, window // 2, bias=self.first_bias and i == 0),
                 norm=i > 0,
                 activation=nn.ReLU(inplace=True),
             )
-            for i, window in enumerate(([7, 5, 5] + [3] * levels)[:levels])
+            for i, window in enumerate(self.windows)
         )
 
         def up(low: int, skip: int, out: int, bias: bool = False) -> nn.Conv2d:
@@ -77,19 +87,22 @@ class PConvUNet(nn.Module):
                 return PartialConvUpCat2d(low, skip, out, bias=bias)
             return nn.Conv2d(low + skip, out, 3, 1, 1, bias=bias)
 
+        def leaky() -> nn.Module:
+            return nn.LeakyReLU(0.2, inplace=True)
+
         # From the deepest to the last, which joins the picture itself and ends without norm and activation.
         self.decoder = nn.ModuleList(
             Stage(
                 up(widths[i + 1], widths[i], widths[i]),
                 norm=True,
-                activation=nn.LeakyReLU(0.2, inplace=True),
+                activation=leaky(),
                 fused=fused,
             )
             for i in range(levels - 1, 0, -1)
         )
-        self.decoder.append(
-            Stage(up(widths[1], in_channels, in_channels, bias=True), norm=False, activation=None, fused=fused)
-        )
+        last = up(widths[1], in_channels, in_channels, bias=True)
+        self.decoder.append(Stage(last, norm=False, activation=leaky() if head else None, fused=fused))
+        self.head_conv = nn.Conv2d(in_channels, in_channels, 1) if head else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -102,7 +115,9 @@ class PConvUNet(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """What :meth:`from_pretrained` needs beside the weights; goes into config.json."""
-        names = ("in_channels", "levels", "width", "conv", "mean", "std")
+        names = ["in_channels", "levels", "width", "conv", "mean", "std"]
+        names += ["windows"] * (self.windows != _window_sizes(None, self.levels))  # the paper's need no mention
+        names += ["first_bias"] * self.first_bias + ["head"] * (self.head is not None)
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -112,6 +127,8 @@ class PConvUNet(nn.Module):
         Found by growing masks alone, for every offset to the grid of 2^levels pixels; well placed, a hole may be
         up to 2^(levels + 2) + 13 pixels wide. Whether a given hole closed, the returned mask says.
         """
+        if self.windows != _window_sizes(None, self.levels):
+            return closed_side(self.windows)
         return {1: 8, 2: 18}.get(self.levels, 3 * 2**self.levels + 14)
 
     def forward(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -160,6 +177,8 @@ class PConvUNet(nn.Module):
             low, low_mask = cast(Stage, stage).decode(low, low_mask, *features.pop())
         if self.conv == "plain":
             low_mask = torch.ones_like(low[:, :1], dtype=torch.bool)
+        if self.head is not None:
+            low = torch.where(low_mask, torch.sigmoid(self.head_conv(low)), 0.0)
         return low[..., :height, :width], low_mask[..., :height, :width]
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -279,6 +298,13 @@ def _one_channel_if_equal(mask: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or mask.is_meta or type(mask) is not Tensor:
         return mask
     return first if torch.equal(mask, first.expand_as(mask)) else mask
+
+
+def _window_sizes(given: Any, levels: int) -> tuple[int, ...]:
+    windows = ([7, 5, 5] + [3] * levels)[:levels] if given is None else list(given)
+    if len(windows) != levels or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in windows):
+        raise ValueError(f"windows: expected {levels} odd sizes, one a level, got {given!r}")
+    return tuple(windows)
 
 
 def _per_channel(name: str, given: Any, imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:

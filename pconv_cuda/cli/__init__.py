@@ -20,6 +20,9 @@ VERBS = {
     "train": "train a network by the paper's recipe",
     "inpaint": "fill the holes of pictures",
     "bench": "compare speeds on this machine, or two results with each other",
+    "eval": "print the paper's table for networks and baselines",
+    "compare": "train the partial and the plain network alike and evaluate both",
+    "convert": "read weights of other implementations",
 }
 
 

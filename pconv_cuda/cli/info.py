@@ -21,6 +21,10 @@ _OPTIONAL = {
     ("pytest_benchmark", "pytest-benchmark"): ("bench", "benchmarks"),
     ("skimage", "scikit-image"): ("quickstart", "packaged photographs"),
     ("sklearn", "scikit-learn"): ("quickstart", "packaged photographs"),
+    ("matplotlib", "matplotlib"): ("eval", "plots of an evaluation"),
+    ("cv2", "opencv-python-headless"): ("eval", "baselines of an evaluation"),
+    ("torch_fidelity", "torch-fidelity"): ("eval", "FID"),
+    ("h5py", "h5py"): ("convert", "reading .h5"),
 }
 
 

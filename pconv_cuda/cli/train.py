@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add = parser.add_argument
     add("--data", metavar="DIR|packaged", help="training pictures: a folder, or the packaged photographs")
-    add("--masks", metavar="DIR|strokes", help="mask files (white is the hole), or strokes drawn on line")
+    add(
+        "--masks",
+        metavar="DIR|KIND",
+        help="mask files (white is the hole), or a kind drawn on line: strokes, occlusion (the paper's family), mixed",
+    )
     add("--out", metavar="RUN", help="folder of the run: weights, checkpoints, logs")
     add("--config", metavar="FILE", help="YAML; what it leaves out has its default")
     add(

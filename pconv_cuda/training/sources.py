@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pconv_cuda.data.images import FolderImages, ImageSource, MemoryImages
-from pconv_cuda.data.masks import FolderMasks, MaskSource, StrokeMasks
+from pconv_cuda.data.masks import KINDS, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.data.pairs import Pairs, StepBatches
 from pconv_cuda.errors import PConvError
@@ -31,7 +31,9 @@ class RunData:
 
 def _masks(config: TrainingConfig) -> MaskSource:
     if config.data.masks == "strokes":
-        return StrokeMasks(config.data.hole_share)
+        return StrokeMasks(config.data.hole_share)  # the first masks of this package: runs that go on need their bits
+    if config.data.masks in KINDS:
+        return DrawnMasks(config.data.masks, config.data.hole_share)
     return FolderMasks(config.data.masks, config.data.polarity)
 
 

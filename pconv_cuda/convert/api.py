@@ -1,0 +1,82 @@
+"""From a checkpoint file to a folder that ``PConvUNet.from_pretrained`` takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pconv_cuda import weights
+from pconv_cuda.convert.folding import fold
+from pconv_cuda.convert.formats import FORMATS, recognise
+from pconv_cuda.convert.keras import read_keras
+from pconv_cuda.convert.reading import H5_SUFFIXES, read_h5, read_tensors
+from pconv_cuda.errors import PConvError
+from pconv_cuda.files import atomic_path
+from pconv_cuda.models import PConvUNet
+
+__all__ = ["Conversion", "convert"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """``source``: the format; ``config``, ``state`` (float64) of the PConvUNet; ``notes``: sentences for people."""
+
+    source: str
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    notes: list[str]
+
+
+def convert(
+    file: str | Path, out: str | Path | None = None, *, format: str = "auto", levels: int | None = None
+) -> Conversion:
+    """Read a checkpoint of another implementation; write model.safetensors, config.json and conversion.json.
+
+    Args:
+        file: of ``torch.save`` (a state dict, or one nested in a checkpoint), .safetensors, or Keras's .h5.
+        out: folder to write to; None writes nothing.
+        format: one of :data:`FORMATS`, or ``"auto"``: recognised by key names.
+        levels: of tanimutomo's network, whose files hold levels that are not in use.
+
+    Raises:
+        PConvError: a file that cannot be read without running its code, of no known network, or of a topology that
+            PConvUNet does not have. Nothing is written then.
+    """
+    path = Path(file)
+    if format not in ("auto", *FORMATS):
+        raise PConvError(f"--format: expected auto or one of {', '.join(FORMATS)}, got {format!r}")
+    h5 = path.suffix.lower() in H5_SUFFIXES
+    if h5 and format not in ("auto", "keras") or not h5 and format == "keras":
+        raise PConvError(f"--format {format}: {'.h5 files are keras' if h5 else 'expected an .h5 file'}, got {path}")
+    network = read_keras(read_h5(path)) if h5 else recognise(read_tensors(path), format, levels)
+    if levels is not None and network.source != "tanimutomo":
+        raise PConvError(f"--levels: the file tells how many levels {network.source}'s network has; leave it out")
+    config, state = fold(network)
+    bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise PConvError(f"FILE: {path} holds NaN or infinity in {', '.join(bad[:3])}")
+    negative = [name for name, tensor in state.items() if name.endswith("running_var") and bool((tensor < 0).any())]
+    if negative:
+        raise PConvError(f"FILE: {path} has a negative variance in {', '.join(negative[:3])}")
+    if out is not None:
+        _write(Path(out), path, network.source, config, state, network.notes)
+    return Conversion(network.source, config, state, network.notes)
+
+
+def _write(
+    out: Path, file: Path, source: str, config: dict[str, Any], state: dict[str, Tensor], notes: list[str]
+) -> None:
+    model = PConvUNet(**config)
+    weights.fill(model, state, file)  # rounds to float32, once
+    try:
+        model.save_pretrained(out)
+        with atomic_path(out / "conversion.json") as partial:
+            text = json.dumps({"file": file.name, "format": source, "notes": notes}, indent=2)
+            partial.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PConvError(f"-o: {out} cannot be written ({error})") from error

@@ -1,0 +1,192 @@
+"""The published implementations, told apart by their key names, each with what its arithmetic does differently.
+
+Facts about each were read in its source: names and order of layers, biases, norms, the range of pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pconv_cuda.convert.layers import NORM_PARTS, ForeignLayer, ForeignNetwork
+from pconv_cuda.convert.plain import read_plain
+from pconv_cuda.errors import PConvError
+
+__all__ = ["FORMATS", "recognise"]
+
+_ASSUMED = "assumed, since no key tells it: ReLU in the encoder, LeakyReLU 0.2 in the decoder, nearest doubling"
+_IMAGENET = "pictures are normalised with ImageNet's mean and std, as its scripts do"
+_NO_SUM = "its layers divide by sum(M) without sum(1): every weight is divided by C R S, which is exact"
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Patterns with the groups ``side``, ``number`` and ``part``; ``ones`` are the mask's constant filters."""
+
+    conv: str
+    norm: str
+    ones: str = r"(?!)"  # never matches
+    prefix: str = ""  # keys that do not begin with it belong to other networks
+
+
+_NAMES = {
+    "naoto0804": _Names(
+        conv=r"(?P<side>enc|dec)_(?P<number>\d+)\.conv\.input_conv\.(?P<part>weight|bias)",
+        norm=r"(?P<side>enc|dec)_(?P<number>\d+)\.bn\.(?P<part>\w+)",
+        ones=r"(enc|dec)_\d+\.conv\.mask_conv\.weight",
+    ),
+    "bobqywei": _Names(
+        conv=r"(?P<side>enc|dec)oder_(?P<number>\d+)\.input_conv\.(?P<part>weight|bias)",
+        norm=r"(?P<side>enc|dec)oder_(?P<number>\d+)\.batch_normalization\.(?P<part>\w+)",
+        ones=r"(enc|dec)oder_\d+\.mask_conv\.weight",
+    ),
+    "mmagic": _Names(
+        conv=r"(?:enc|dec)oder\.(?P<side>enc|dec)(?P<number>\d+)\.conv\.(?P<part>weight|bias)",
+        norm=r"(?:enc|dec)oder\.(?P<side>enc|dec)(?P<number>\d+)\.bn\.(?P<part>\w+)",
+        ones=r"(?:enc|dec)oder\.(enc|dec)\d+\.conv\.weight_mask_updater",
+        prefix="generator.",
+    ),
+    "tanimutomo": _Names(
+        conv=r"(?P<side>enc|dec)_(?P<number>\d+)\.conv\.(?P<part>weight|bias)",
+        norm=r"(?!)",
+    ),
+}
+# The order matters: NVIDIA's layer has nn.Conv2d's keys, so that any name fits it.
+FORMATS = (*_NAMES, "keras", "nvidia")
+
+
+def recognise(state: Mapping[str, Tensor], wanted: str = "auto", levels: int | None = None) -> ForeignNetwork:
+    """The network whose key names ``state`` has.
+
+    Args:
+        state: of :func:`~pconv_cuda.convert.reading.read_tensors`.
+        wanted: one of :data:`FORMATS`, or auto.
+        levels: how many of tanimutomo's eight levels were in use.
+
+    Raises:
+        PConvError: no format fits, or the one that was asked for does not; the keys are named.
+    """
+    if any(re.fullmatch(r"encoder\.0\.conv\.weight", key) for key in state):
+        raise PConvError("FILE: these are weights of this package: give the run's folder to --weights as it is")
+    for name, names in _NAMES.items():
+        own = {key.removeprefix(names.prefix): value for key, value in state.items() if key.startswith(names.prefix)}
+        if names.prefix and not own:
+            own = dict(state)  # the bare generator
+        fits = sum(bool(re.fullmatch(names.conv, key)) for key in own) >= 2
+        if wanted == name and not fits:
+            raise PConvError(f"--format {name}: no key such as {_example(names.conv)}; found {_some(state)}")
+        strangers = [
+            key for key in own if not any(re.fullmatch(one, key) for one in (names.conv, names.norm, names.ones))
+        ]
+        if wanted == name or (wanted == "auto" and fits and not strangers):
+            if strangers:
+                raise PConvError(f"--format {name}: keys that it does not have: {_some(strangers)}")
+            network = _SPECIAL[name](_layers(name, own, names, levels))
+            dropped = len(state) - len(own)
+            if dropped:
+                network.notes.append(f"{dropped} tensors of other networks (losses, discriminators) were left out")
+            return network
+    return read_plain(state)
+
+
+def _example(pattern: str) -> str:
+    return re.sub(r"\(\?P?<?\w*>?|\(\?:|\||\\d\+|\)", lambda m: "N" if m[0] == r"\d+" else "", pattern).replace(
+        "\\", ""
+    )
+
+
+def _some(keys: Mapping[str, Tensor] | list[str]) -> str:
+    names = list(keys)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _layers(source: str, state: Mapping[str, Tensor], names: _Names, levels: int | None) -> ForeignNetwork:
+    """Sorts tensors into layers; the mask's filters must be ones, or the masks would mean something else."""
+    parts: dict[tuple[str, int], dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        if re.fullmatch(names.ones, key):
+            if not bool((tensor == 1).all()):
+                raise PConvError(f"FILE: {key} is expected to hold ones alone: its masks are not counts")
+            continue
+        for kind, pattern in (("", names.conv), ("norm.", names.norm)):
+            if match := re.fullmatch(pattern, key):
+                layer = parts.setdefault((match["side"], int(match["number"])), {})
+                layer[kind + match["part"]] = tensor
+                break
+    depth = max(number for _, number in parts)
+    if levels is not None and not 1 <= levels <= depth:
+        raise PConvError(f"--levels: expected 1 to {depth}, the levels in the file, got {levels}")
+    used = range(1, (levels or depth) + 1)
+    missing = [f"{side} {number}" for side in ("enc", "dec") for number in used if (side, number) not in parts]
+    if missing:
+        raise PConvError(f"FILE: layers are missing: {', '.join(missing)}")
+    encoder = [_layer(f"enc {number}", parts["enc", number]) for number in used]
+    decoder = [_layer(f"dec {number}", parts["dec", number]) for number in reversed(used)]
+    return ForeignNetwork(source, encoder, decoder, details={"depth": depth, "asked": levels})
+
+
+def _layer(name: str, parts: Mapping[str, Tensor]) -> ForeignLayer:
+    if "weight" not in parts:
+        raise PConvError(f"FILE: layer {name} has no weight")
+    norm = {part: parts[f"norm.{part}"] for part in NORM_PARTS if f"norm.{part}" in parts}
+    if norm and len(norm) != len(NORM_PARTS):
+        raise PConvError(f"FILE: the batch norm of layer {name} is expected to have {', '.join(NORM_PARTS)}")
+    return ForeignLayer(name, parts["weight"], parts.get("bias"), norm or None)
+
+
+def _window(weight: Tensor) -> int:
+    return weight[0].numel()
+
+
+def _naoto(network: ForeignNetwork) -> ForeignNetwork:
+    network.divisor = _window
+    network.notes += [_NO_SUM, _IMAGENET, _ASSUMED]
+    return network
+
+
+def _mmagic(network: ForeignNetwork) -> ForeignNetwork:
+    network.mean = network.std = (0.5, 0.5, 0.5)
+    network.reversed_channels = True
+    network.notes += [
+        "its layers agree with the paper (an epsilon of 1e-8 beside counts of at least 1 is lost in fp32)",
+        "its pipeline feeds BGR in [-1, 1]: channels are put into RGB, mean and std are 0.5",
+        _ASSUMED,
+    ]
+    return network
+
+
+def _tanimutomo(network: ForeignNetwork) -> ForeignNetwork:
+    depth, asked = network.details["depth"], network.details["asked"]
+    levels = asked or min(7, depth)  # what its predict.py builds; the file has all eight either way
+    network.encoder, network.decoder = network.encoder[:levels], network.decoder[-levels:]
+    network.mean, network.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if asked is None and depth > levels:
+        network.notes.append(
+            f"the file has {depth} levels of which its predict.py uses {levels}: so does this; --levels"
+        )
+    network.notes += [
+        "its batch norms were never registered, so it has none: ours become the identity",
+        "pictures stay in [0, 1], as its scripts have them",
+        "NOT EXACT: its layers multiply twice by the ratio where they have a bias, which only the last one has; there "
+        "the outputs differ wherever the ratio is not 1: along the image border and around holes",
+        _ASSUMED,
+    ]
+    return network
+
+
+_SPECIAL: dict[str, Callable[[ForeignNetwork], ForeignNetwork]] = {
+    "naoto0804": _naoto,
+    "bobqywei": _naoto,
+    "mmagic": _mmagic,
+    "tanimutomo": _tanimutomo,
+}
+
+
+def identity_norm(channels: int, like: Tensor, eps: float) -> dict[str, Tensor]:
+    """A batch norm that changes nothing: (x - 0) / sqrt((1 - eps) + eps)."""
+    ones = torch.ones(channels, dtype=like.dtype)
+    return {"weight": ones, "bias": ones * 0, "running_mean": ones * 0, "running_var": ones - eps}

@@ -1,0 +1,107 @@
+"""Tensors out of checkpoint files. Nothing but tensors is unpickled: a checkpoint can run no code here."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pconv_cuda.errors import PConvError, require
+
+__all__ = ["H5_SUFFIXES", "read_h5", "read_tensors"]
+
+H5_SUFFIXES = (".h5", ".hdf5", ".keras")
+_NESTS = ("state_dict", "model_state_dict", "model", "generator", "net", "network", "ema", "params")
+_PREFIX = "module."  # of DataParallel
+_DEPTH = 3
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file or in a checkpoint of ``torch.save``, nested ones too.
+
+    Raises:
+        PConvError: no such file, no checkpoint, one with Python objects beside its tensors, or without tensors.
+    """
+    if not path.is_file():
+        raise PConvError(f"FILE: expected a checkpoint, but {path} is no file")
+    if path.suffix == ".safetensors":
+        safetensors = require("safetensors.torch", "inpaint", why="reading .safetensors")
+        try:
+            return safetensors.load_file(str(path))
+        except Exception as error:  # SafetensorError, OSError
+            raise PConvError(f"FILE: {path} is not a readable safetensors file ({error})") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).strip().splitlines()[0]
+        raise PConvError(
+            f"FILE: {path} holds Python objects beside its tensors, or is no checkpoint, and nothing but tensors is "
+            f"unpickled here ({first}); where you trust it, load it with the code that it came from and save its "
+            "state_dict() alone"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise PConvError(f"FILE: {path} cannot be read as a checkpoint ({error})") from error
+    found = list(_state_dicts(content, ()))
+    if not found:
+        kinds = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
+        raise PConvError(f"FILE: no state_dict of convolutions in {path}; it holds {kinds}")
+    # The named nests first; of several the one with the most convolutions (an EMA copy has as many: the first wins).
+    _, state = min(found, key=lambda entry: (_rank(entry[0]), -_convolutions(entry[1])))
+    return {_bare(name): tensor for name, tensor in state.items()}
+
+
+def _state_dicts(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Every dictionary in ``content`` that holds weights of convolutions, with the keys that lead to it."""
+    if not isinstance(content, Mapping) or len(path) > _DEPTH:
+        return
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if _convolutions(tensors):
+        yield path, tensors
+    for key, value in content.items():
+        if isinstance(key, str):
+            yield from _state_dicts(value, (*path, key))
+
+
+def _convolutions(state: Mapping[str, Tensor]) -> int:
+    return sum(tensor.dim() == 4 for tensor in state.values())
+
+
+def _rank(path: tuple[str, ...]) -> int:
+    return _NESTS.index(path[-1]) + 1 if path and path[-1] in _NESTS else (0 if not path else len(_NESTS) + 1)
+
+
+def _bare(name: str) -> str:
+    while name.startswith(_PREFIX):
+        name = name[len(_PREFIX) :]
+    return name
+
+
+def read_h5(path: Path) -> dict[str, Tensor]:
+    """``layer/weight`` -> tensor, as Keras lays them out in memory, of a weights file or of a whole model's.
+
+    Raises:
+        PConvError: no such file, not HDF5, or nothing in it.
+    """
+    h5py = require("h5py", "convert", why="reading .h5")
+    if not path.is_file():
+        raise PConvError(f"FILE: expected a checkpoint, but {path} is no file")
+    tensors: dict[str, Tensor] = {}
+
+    def collect(name: str, item: Any) -> None:
+        parts = name.split("/")
+        if isinstance(item, h5py.Dataset) and len(parts) >= 2 and "optimizer_weights" not in parts:
+            tensors[f"{parts[-2]}/{parts[-1].partition(':')[0]}"] = torch.from_numpy(item[()])
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(collect)
+    except (OSError, TypeError, ValueError) as error:
+        raise PConvError(f"FILE: {path} is not a readable HDF5 file of numbers ({error})") from error
+    if not tensors:
+        raise PConvError(f"FILE: no weights in {path}")
+    return tensors

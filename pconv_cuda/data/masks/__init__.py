@@ -1,0 +1,26 @@
+"""Masks: drawn in several kinds with exact hole shares, or read from folders.
+
+Inside, a mask is True where the pixel is valid. In files white is the hole, unless ``polarity``
+says otherwise.
+"""
+
+from pconv_cuda.data.masks.batch import draw_masks_batch
+from pconv_cuda.data.masks.brush import irregular_mask
+from pconv_cuda.data.masks.drawing import KINDS, draw_mask
+from pconv_cuda.data.masks.shares import border_band, border_width, hole_pixels
+from pconv_cuda.data.masks.sources import POLARITIES, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
+
+__all__ = [
+    "KINDS",
+    "POLARITIES",
+    "DrawnMasks",
+    "FolderMasks",
+    "MaskSource",
+    "StrokeMasks",
+    "border_band",
+    "border_width",
+    "draw_mask",
+    "draw_masks_batch",
+    "hole_pixels",
+    "irregular_mask",
+]

@@ -1,0 +1,110 @@
+"""Where masks come from in training: drawn on line, or the files of a folder."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pconv_cuda.data.images import FolderImages
+from pconv_cuda.data.masks.brush import irregular_mask
+from pconv_cuda.data.masks.drawing import KINDS, VERSION, draw_mask
+from pconv_cuda.data.masks.shares import hole_pixels
+from pconv_cuda.errors import PConvError, require
+
+__all__ = ["POLARITIES", "DrawnMasks", "FolderMasks", "MaskSource", "StrokeMasks"]
+
+POLARITIES = ("white-hole", "black-hole")
+_THRESHOLD = 128  # of 0..255: from here on a pixel counts as white
+_INVERTED_SHARE = 0.6  # masks with more hole than this are usually the wrong way round
+
+
+class MaskSource(Protocol):
+    """Anything that draws a mask from a generator, and nothing else."""
+
+    def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        """A (size, size) bool mask, True where valid."""
+        ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+class StrokeMasks:
+    """:func:`irregular_mask` as a source of masks."""
+
+    def __init__(self, hole_share: tuple[float, float]) -> None:
+        hole_pixels(10**9, hole_share)  # a range that is none is refused now, not at the first draw
+        self.hole_share = hole_share
+        self.fingerprint = "strokes"
+
+    def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        return irregular_mask(size, size, rng, self.hole_share)
+
+
+class DrawnMasks:
+    """:func:`draw_mask` of one kind as a source of masks."""
+
+    def __init__(self, kind: str, hole_share: tuple[float, float]) -> None:
+        if kind not in KINDS:
+            raise PConvError(f"data.masks: expected one of {', '.join(KINDS)}, got {kind!r}")
+        hole_pixels(10**9, hole_share)
+        self.kind, self.hole_share = kind, hole_share
+        # the number rises when the same generator gives other masks: a run must not go on with those
+        self.fingerprint = f"{kind}, version {VERSION}"
+
+    def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        return draw_mask(size, rng, self.kind, self.hole_share)
+
+
+class FolderMasks:
+    """Mask files of a folder: one is drawn, resized to the nearest pixel, then thresholded.
+
+    Args:
+        folder: searched at any depth.
+        polarity: "white-hole" (what this package writes) or "black-hole".
+
+    Raises:
+        PConvError: unknown polarity, no folder, no file, or (when drawing) not one readable file.
+    """
+
+    def __init__(self, folder: str | Path, polarity: str = "white-hole", what: str = "data.masks") -> None:
+        if polarity not in POLARITIES:
+            raise PConvError(f"data.polarity: expected {' or '.join(POLARITIES)}, got {polarity!r}")
+        self.polarity = polarity
+        self.files = FolderImages(folder, what)
+        self.fingerprint = self.files.fingerprint
+        self._warn_if_inverted(folder)
+
+    def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        first = int(rng.integers(len(self.files)))
+        for offset in range(len(self.files)):
+            mask = self._mask((first + offset) % len(self.files), size)
+            if mask is not None:
+                return mask
+        raise PConvError(f"data.masks: none of the {len(self.files)} files can be read; the warnings say why")
+
+    def _mask(self, index: int, size: int | None = None) -> np.ndarray | None:
+        array = self.files.load(index)
+        if array is None:
+            return None
+        pil_image = require("PIL.Image", "inpaint", why="reading masks")
+        picture = pil_image.fromarray(array).convert("L")
+        if size is not None:
+            picture = picture.resize((size, size), pil_image.Resampling.NEAREST)
+        white = np.asarray(picture) >= _THRESHOLD
+        return ~white if self.polarity == "white-hole" else white
+
+    def _warn_if_inverted(self, folder: str | Path) -> None:
+        every = max(1, len(self.files) // 16)  # a few, spread over the folder, are enough
+        masks = [self._mask(index) for index in range(0, len(self.files), every)]
+        shares = [1 - mask.mean() for mask in masks if mask is not None]
+        if shares and np.mean(shares) > _INVERTED_SHARE:
+            other = POLARITIES[1 - POLARITIES.index(self.polarity)]
+            warnings.warn(
+                f"data.masks: the masks in {str(folder)!r} are {np.mean(shares):.0%} hole when read as "
+                f"{self.polarity}; if they are the other way round, set data.polarity={other}",
+                stacklevel=3,
+            )

@@ -1,0 +1,74 @@
+"""The plot by hole share, and the sheet of best, median and worst pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pconv_cuda.errors import PConvError, require
+from pconv_cuda.evaluation.methods import Method
+from pconv_cuda.evaluation.metrics import COLUMNS
+from pconv_cuda.evaluation.pairs import Pair
+from pconv_cuda.files import atomic_path
+
+__all__ = ["write_plot", "write_sheet"]
+
+_PLOTTED = ("hole_psnr", "l1", "ssim")
+_LARGEST = 256  # px of a picture on the sheet
+
+
+def write_plot(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """Each metric over the middle of the hole share, with its interval; holes at the border and inside side by side."""
+    figure_module = require("matplotlib.figure", "eval", why="the plot")  # no pyplot: it keeps state and wants a screen
+    figure = figure_module.Figure(figsize=(10, 3.2 * len(_PLOTTED)), layout="constrained")
+    axes = figure.subplots(len(_PLOTTED), 2, sharex=True, sharey="row", squeeze=False)
+    for line, metric in enumerate(_PLOTTED):
+        for column, border in enumerate(("border", "inside")):
+            axis = axes[line][column]
+            for name in names:
+                own = [r for r in rows if (r["metric"], r["border"], r["method"]) == (metric, border, name)]
+                at = [sum(map(float, row["share"].split("-"))) / 2 for row in own]
+                means, low, high = (np.array([row[key] for row in own], float) for key in ("mean", "low", "high"))
+                errors = np.maximum(np.stack((means - low, high - means)), 0)
+                axis.errorbar(at, means, errors, marker="o", markersize=3, capsize=2, linewidth=1.2, label=name)
+            axis.grid(alpha=0.3)
+            axis.set_title("holes at the border" if border == "border" else "no holes at the border", fontsize=9)
+            axis.set_xlabel("hole share")
+            axis.set_ylabel(COLUMNS[metric][0])
+    axes[0][0].legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def write_sheet(
+    path: Path, examples: Sequence[tuple[str, Pair]], methods: Sequence[Method], restored: Callable[[Pair], Any]
+) -> None:
+    """A row an example: the picture with its holes white, each method's, the truth."""
+    pil_image, draw = require("PIL.Image", "eval", why="the sheet"), require("PIL.ImageDraw", "eval")
+    rows = []
+    for label, pair in examples:
+        try:
+            truth, valid, composites = restored(pair)
+        except PConvError:
+            continue  # the file is gone since it was measured
+        holed = np.where(valid[..., None], truth, np.uint8(255))
+        rows.append((f"{label} of {methods[0].name} ({pair.cell.key})", [holed, *composites, truth]))
+    if not rows:
+        return
+    headings = ["holes", *(method.name for method in methods), "truth"]
+    side, gap, head = min(_LARGEST, rows[0][1][0].shape[0]), 6, 18
+    sheet = pil_image.new("RGB", (gap + len(headings) * (side + gap), len(rows) * (2 * head + side + gap)), "white")
+    pen = draw.Draw(sheet)
+    for number, (label, pictures) in enumerate(rows):
+        top = number * (2 * head + side + gap)
+        pen.text((gap, top + 3), label, fill="black")
+        for column, (heading, picture) in enumerate(zip(headings, pictures, strict=True)):
+            left = gap + column * (side + gap)
+            pen.text((left, top + head + 3), heading, fill="black")
+            small = pil_image.fromarray(picture).resize((side, side), pil_image.Resampling.BOX)
+            sheet.paste(small, (left, top + 2 * head))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")

@@ -1,0 +1,164 @@
+"""The evaluation itself: every method on every pair, resumable, and then its report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pconv_cuda.errors import PConvError, require
+from pconv_cuda.evaluation.learned import find_inception, find_perceptual
+from pconv_cuda.evaluation.methods import BASELINES, Method, baselines, networks
+from pconv_cuda.evaluation.metrics import SSIM_WINDOW, measure
+from pconv_cuda.evaluation.pairs import ALL_CELLS, MaskSet, Pair, Pictures, open_masks, plan_pairs
+from pconv_cuda.evaluation.report import write_report
+from pconv_cuda.evaluation.store import Store
+from pconv_cuda.training.progress import Progress
+
+__all__ = ["Settings", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``pconv eval`` takes; see its help."""
+
+    images: str
+    masks: str = "paper"
+    weights: Sequence[str] = ()
+    baselines: Sequence[str] = tuple(BASELINES)
+    count: int | None = None
+    size: int = 512
+    seed: int = 0
+    shares: Sequence[str] = ()
+    polarity: str = "white-hole"
+    lpips: str = "auto"
+    fid: str = "auto"
+    resamples: int = 1000
+    device: str = "auto"
+
+
+def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
+    """Restores every picture by every method, measures, and writes the report into ``out``.
+
+    Killed at any moment, the same call goes on and gives the same files. What cannot be read is left out, reported and
+    marked.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        PConvError: no pictures or masks, an unknown method, or an ``out`` with results of other settings.
+    """
+    for module in ("torchmetrics", "matplotlib", "PIL"):
+        require(module, "eval", why="evaluating")  # now, not after hours
+    if settings.size < SSIM_WINDOW:
+        raise PConvError(f"--size: expected at least {SSIM_WINDOW} px, SSIM's window, got {settings.size}")
+    if settings.seed < 0 or settings.resamples < 1:
+        raise PConvError(f"--seed, --resamples: expected >= 0, >= 1, got {settings.seed}, {settings.resamples}")
+    cells = [cell for cell in ALL_CELLS if not settings.shares or cell.key.split("/")[0] in settings.shares]
+    names = {cell.key.split("/")[0] for cell in ALL_CELLS}
+    if unknown := [share for share in settings.shares if share not in names]:
+        raise PConvError(f"--shares: expected some of {', '.join(sorted(names))}, got {', '.join(unknown)}")
+    methods = networks(settings.weights, settings.device) + baselines(settings.baselines)
+    if not methods:
+        raise PConvError("--weights: expected a network or some --baselines to evaluate, got neither")
+    pictures = Pictures(settings.images, settings.size)
+    masks = open_masks(settings.masks, settings.size, settings.seed, settings.polarity, cells)
+    perceptual, about_lpips = find_perceptual(settings.lpips)
+    inception, about_fid = find_inception(settings.fid)
+    identity = {
+        "images": pictures.identity,
+        "masks": masks.identity,
+        "size": settings.size,
+        "seed": settings.seed,
+        "lpips": perceptual.identity if perceptual else None,
+        "fid": inception.identity if inception else None,
+    }
+    store = Store(Path(out), identity, {method.name: method.identity for method in methods})
+    pairs = plan_pairs(len(pictures), masks, settings.count)
+    work = _Work(pictures, masks, methods, store, perceptual, inception)
+    notes = [about_lpips, about_fid, *masks.notes]
+    failed: dict[str, str] = {}
+    try:
+        failed = work.do(pairs)
+    finally:  # an interrupted evaluation too leaves a table, which says that it is partial
+        report = write_report(store, pairs, methods, settings, identity, notes, failed, work.restored, work.broken)
+    return report
+
+
+class _Work:
+    """The loop over pairs, and what it needs again for the sheet of pictures."""
+
+    def __init__(
+        self, pictures: Pictures, masks: MaskSet, methods: list[Method], store: Store, perceptual: Any, inception: Any
+    ) -> None:
+        self.pictures, self.masks, self.methods, self.store = pictures, masks, methods, store
+        self.perceptual, self.inception = perceptual, inception
+        self.broken: dict[str, str] = {}  # what cannot be read -> why
+
+    def _load(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        available = self.masks.counts[pair.cell]
+        number = pair.number % available if available else pair.number
+        valid = self.masks.load(pair.cell, number)
+        if valid.all():
+            raise PConvError(f"mask {number} of {pair.cell.key} has no hole")
+        return self.pictures.load(pair.image), valid
+
+    def restored(self, pair: Pair) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """(truth, valid, each method's composite)"""
+        truth, valid = self._load(pair)
+        return truth, valid, [method.restore(truth, valid) for method in self.methods]
+
+    def _is_done(self, pair: Pair, method: str) -> bool:
+        done = (pair.key, method) in self.store.records
+        return done and (self.inception is None or self.store.feature_path(method, pair.key).is_file())
+
+    def do(self, pairs: Sequence[Pair]) -> dict[str, str]:
+        """Fills the store. Returns ``pair/method`` -> why, for what could not be measured."""
+        failed: dict[str, str] = {}
+        missing = [(pair, [one for one in self.methods if not self._is_done(pair, one.name)]) for pair in pairs]
+        missing = [(pair, methods) for pair, methods in missing if methods]
+        done = len(pairs) - len(missing)
+        with Progress("picture", len(pairs), done, every=max(1, len(pairs) // 50)) as progress:
+            if done:
+                progress.say(f"{done} of {len(pairs)} pictures are done in {self.store.folder}")
+            for pair, methods in missing:
+                try:
+                    truth, valid = self._load(pair)
+                except PConvError as error:
+                    failed |= {f"{pair.key} {method.name}": str(error) for method in methods}
+                    self._report_once(str(error), progress)
+                    progress.advance()
+                    continue
+                if self.inception is not None and not self.store.feature_path("truth", pair.key).is_file():
+                    self.store.add_feature("truth", pair.key, self.inception(truth))
+                for method in methods:
+                    try:
+                        self._measure(pair, method, truth, valid)
+                    except (PConvError, MemoryError, RuntimeError, ValueError, ArithmeticError) as error:
+                        why = f"{method.name} on {pair.key}: {error or type(error).__name__}"
+                        failed[f"{pair.key} {method.name}"] = why
+                        self._report_once(why, progress)
+                progress.advance(self.pictures.name(pair.image))
+        return failed
+
+    def _report_once(self, why: str, progress: Progress) -> None:
+        if why not in self.broken:
+            self.broken[why] = why
+            progress.say(f"left out: {why}")
+
+    def _measure(self, pair: Pair, method: Method, truth: np.ndarray, valid: np.ndarray) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            restored = method.restore(truth, valid)
+        values = measure(restored, truth, valid)
+        if self.perceptual is not None:
+            values["lpips"] = self.perceptual(restored, truth)
+        if self.inception is not None:
+            self.store.add_feature(method.name, pair.key, self.inception(restored))
+        image, share = self.pictures.name(pair.image), round(float(1 - valid.mean()), 6)
+        self.store.add({"pair": pair.key, "method": method.name, "image": image, "share": share, **values})

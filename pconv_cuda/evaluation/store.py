@@ -1,0 +1,90 @@
+"""The results of an evaluation on disk: a line for each picture and method, so that a kill loses one at most.
+
+R/settings.json what they depend on; R/records.jsonl; R/features/METHOD/CELL-NUMBER.npy for FID.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pconv_cuda.errors import PConvError
+from pconv_cuda.files import atomic_path
+
+__all__ = ["Store"]
+
+Key = tuple[str, str]  # pair, method
+
+
+class Store:
+    """Opens ``folder`` for ``settings``; other pairs and methods of the same settings may be added later.
+
+    Raises:
+        PConvError: it holds results of other settings, or of another network of the same name: what differs is named.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], methods: Mapping[str, str]) -> None:
+        self.folder, self.path = folder, folder / "records.jsonl"
+        file = folder / "settings.json"
+        known: dict[str, str] = {}
+        if file.is_file():
+            try:
+                old = json.loads(file.read_text(encoding="utf-8"))
+                known = old["methods"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise PConvError(f"--out: {file} is not the settings of an evaluation ({error})") from error
+            before, now = dict(old["settings"]), dict(settings)
+            differing = [(key, before.get(key), now.get(key)) for key in sorted({*before, *now})]
+            differing += [(f"weights of {name}", known[name], methods[name]) for name in methods if name in known]
+            lines = [f"{key}: {old!r} there, {new!r} now" for key, old, new in differing if old != new]
+            if lines:
+                raise PConvError(
+                    f"--out: {folder} holds results of other settings:\n  "
+                    + "\n  ".join(lines)
+                    + "\ntake another --out"
+                )
+        elif self.path.exists():
+            raise PConvError(f"--out: {folder} has results without {file.name}; take another --out")
+        try:
+            with atomic_path(file) as temporary:
+                text = json.dumps({"settings": dict(settings), "methods": {**known, **methods}}, indent=2)
+                temporary.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise PConvError(f"--out: {folder} cannot be written ({error})") from error
+        self.records: dict[Key, dict[str, Any]] = {}
+        self._read()
+
+    def _read(self) -> None:
+        """Takes whole lines; a last half one, of a kill, is cut off."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # lost to a power cut: it is done again
+                continue
+            self.records[record["pair"], record["method"]] = record
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keeps a record ("pair", "method", and its values), on disk when this returns."""
+        self.records[record["pair"], record["method"]] = record
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def feature_path(self, method: str, pair: str) -> Path:
+        return self.folder / "features" / method / f"{pair.replace('/', '-')}.npy"
+
+    def add_feature(self, method: str, pair: str, feature: np.ndarray) -> None:
+        with atomic_path(self.feature_path(method, pair)) as temporary, open(temporary, "wb") as file:
+            np.save(file, feature)
