@@ -40,9 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     stats.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
+    video = actions.add_parser(
+        "from-video",
+        help="what is covered or uncovered between consecutive frames of a video",
+        description="Write a mask for each pair of consecutive frames: optical flow forwards and back, and a hole where "
+        "the two do not lead home. Needs the extra [video].",
+    )
+    video.add_argument("video", metavar="VIDEO", help="any file that OpenCV decodes")
+    video.add_argument("--out", metavar="DIR", required=True, help="folder of the masks")
+    video.add_argument("--every", metavar="N", type=int, default=1, help="a pair every N frames (default: %(default)s)")
+    video.add_argument("--size", metavar="S", type=int, help="side of the middle square (default: the whole frames)")
+
 
 def run(args: argparse.Namespace) -> int:
-    return {"make": _make, "stats": _stats}[args.action](args)
+    return {"make": _make, "stats": _stats, "from-video": _from_video}[args.action](args)
 
 
 def _make(args: argparse.Namespace) -> int:
@@ -64,4 +75,15 @@ def _stats(args: argparse.Namespace) -> int:
             stacklevel=1,
         )
     print(json.dumps(stats.as_dict(), indent=1) if args.json else table(stats))
+    return 0
+
+
+def _from_video(args: argparse.Namespace) -> int:
+    from pconv_cuda.data.video import masks_from_video
+
+    made = masks_from_video(args.video, args.out, every=args.every, size=args.size)
+    print(
+        f"{args.out}: {len(made['files'])} masks from {made['pairs']} pairs of frames "
+        f"({len(made['empty'])} without a hole, {len(made['cuts'])} cuts); manifest.json"
+    )
     return 0

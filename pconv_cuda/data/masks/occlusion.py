@@ -70,7 +70,7 @@ def random_scene(limits: Limits, wanted: int, rng: np.random.Generator) -> list[
     count = int(rng.integers(3, 8))
     # of all sizes, small ones more often; where much is wanted small ones cannot give it
     least = 0.02 + 0.2 * wanted / (height * width)
-    radius = side * np.exp(rng.uniform(math.log(least), math.log(0.45), count))
+    radius = side * np.exp(rng.uniform(math.log(least), math.log(0.36), count))
     # centres are uniform in the plane, turned or not: those about the picture are drawn where they end up
     around = np.array([height, width]) * (0.5 if edge else 0.6)
     places = around * rng.uniform(-1, 1, (count, 2)) + np.array([limits.height, limits.width]) / 2
