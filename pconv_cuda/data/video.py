@@ -104,8 +104,11 @@ def occluded(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def optical_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(height, width, 2) float32, (x, y) in pixels: where each pixel of ``first`` is in ``second``, by OpenCV's DIS."""
     cv2 = require("cv2", "video", why="masks from a video")
-    # made anew each time: the object carries a flow over as the next one's start
-    return np.asarray(cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None))
+    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # the preset's flow of half the resolution misses strips a few pixels wide, which most occlusions are
+    method.setFinestScale(0)
+    method.setPatchStride(1)
+    return np.asarray(method.calc(first, second, None))
 
 
 def inconsistent_flow(forward: np.ndarray, back: np.ndarray) -> np.ndarray:
