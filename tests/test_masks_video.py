@@ -118,6 +118,34 @@ def test_specks_are_removed_and_large_parts_kept():
     assert kept.sum() == 100 and kept[50:60, 50:60].all()
 
 
+def test_a_call_that_was_cut_off_goes_on(tmp_path, monkeypatch):
+    path = write(tmp_path / "square.avi", frames(4))
+    whole = masks_from_video(path, tmp_path / "whole", progress=False)
+    calls, real = [], module.occluded
+
+    def failing(*pair):
+        calls.append(pair)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*pair)
+
+    monkeypatch.setattr(module, "occluded", failing)
+    out = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        masks_from_video(path, out, progress=False)
+    assert [one.name for one in out.iterdir()] == ["000000.png"]
+    # masks of a video of the same name are none of this one's
+    (tmp_path / "other").mkdir()
+    other = write(tmp_path / "other/square.avi", frames(4, 5))
+    with pytest.raises(PConvError, match="other settings .video_sha256"):
+        masks_from_video(other, out, progress=False)
+    (out / "000001.png").write_bytes(b"cut short")
+    assert masks_from_video(path, out, progress=False) == whole
+    assert len(calls) == 2 + 2
+    for one in whole["files"]:
+        assert (out / one["path"]).read_bytes() == (tmp_path / "whole" / one["path"]).read_bytes()
+
+
 def test_every_and_size(tmp_path):
     path = write(tmp_path / "square.avi", frames(7))
     made = masks_from_video(path, tmp_path / "masks", every=3, size=96, progress=False)
@@ -154,7 +182,7 @@ def test_bad_input(tmp_path, capsys):
         ("one.avi", "x", {"every": 0}, "--every: expected at least 1"),
         ("one.avi", "x", {"size": 8}, "--size: expected at least 32 px"),
         ("one.avi", "text.avi", {}, "--out: expected a folder"),
-        ("one.avi", "pictures", {}, "holds pictures and no manifest"),
+        ("one.avi", "pictures", {}, "not written by `pconv masks`"),
     ):
         with pytest.raises(PConvError, match=message):
             masks_from_video(tmp_path / video, tmp_path / out, progress=False, **more)

@@ -21,7 +21,7 @@ from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
 from pconv_cuda.training.progress import Progress
 
-__all__ = ["FORMAT", "digest", "make_masks", "write_mask"]
+__all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "write_mask"]
 
 FORMAT = "pconv masks"  # in manifest.json, and the key of the text in each PNG
 _COLUMNS = 4  # masks of each share and border on the contact sheet
@@ -64,7 +64,7 @@ def make_masks(
     with Progress("masks", len(places), every=500, enabled=progress) as bar:
         for share, border, number in places:
             name = PaperMask(share, border, number, np.empty(0)).name
-            hole = _there(root / name, settings)
+            hole = read_written(root / name, settings)
             if hole is not None and known.get(name, digest(hole)) == digest(hole):
                 kept += 1
             else:
@@ -136,11 +136,11 @@ def _known(root: Path, settings: dict[str, Any]) -> dict[str, str]:
         files = {one["path"]: one["sha256"] for one in manifest["files"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PConvError(f"{path}: no manifest of `pconv masks make` ({error}); use another folder") from None
-    _refuse_others(path, {name: manifest.get(name) for name in settings}, settings)
+    refuse_others(path, {name: manifest.get(name) for name in settings}, settings)
     return files
 
 
-def _there(path: Path, settings: dict[str, Any]) -> np.ndarray | None:
+def read_written(path: Path, settings: dict[str, Any]) -> np.ndarray | None:
     """The hole of a file that an earlier call wrote; None where there is none, or it is damaged.
 
     Raises:
@@ -157,13 +157,13 @@ def _there(path: Path, settings: dict[str, Any]) -> np.ndarray | None:
     except Exception:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         return None
     if text is None:
-        raise PConvError(f"{path}: not written by `pconv masks make`, and it is not overwritten; use another folder")
-    _refuse_others(path, {name: text.get(name) for name in settings}, settings)
-    whole = hole is not None and hole.shape == (settings["size"],) * 2 and digest(hole) == text["sha256"]
-    return hole if whole else None
+        raise PConvError(f"{path}: not written by `pconv masks`, and it is not overwritten; use another folder")
+    refuse_others(path, {name: text.get(name) for name in settings}, settings)
+    return hole if hole is not None and digest(hole) == text.get("sha256") else None
 
 
-def _refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    """An error that names the settings ``asked`` for that differ from those ``there``, if any do."""
     differing = [
         f"{name} {there[name]!r} there, {asked[name]!r} asked for" for name in asked if there[name] != asked[name]
     ]

@@ -7,6 +7,7 @@ what is uncovered as seen in the second, and pixels that leave the picture are n
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.data.images import MANIFEST
-from pconv_cuda.data.mask_files import FORMAT, digest, write_mask
+from pconv_cuda.data.mask_files import FORMAT, digest, read_written, refuse_others, write_mask
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
 from pconv_cuda.training.progress import Progress
@@ -35,7 +36,7 @@ def masks_from_video(
     """Writes a mask for frames i and i + 1, i = 0, ``every``, 2 ``every``, ..., as ``out``/000000.png (its i).
 
     White is the hole. Pairs without a hole, and those with more than 0.6 of hole (cuts between scenes), give no file.
-    ``out``/manifest.json is written last.
+    ``out``/manifest.json is written last. Whole files of an earlier call with the same video and settings are kept.
 
     Args:
         video: any file that OpenCV decodes.
@@ -46,12 +47,11 @@ def masks_from_video(
         and ``cuts`` (frame numbers left out).
 
     Raises:
-        PConvError: no video, one without two frames, impossible settings, no mask found in it, or a manifest of
-            something else in ``out``.
+        PConvError: no video, one without two frames, impossible settings, no mask found in it, or masks of other
+            settings or other pictures in ``out``.
     """
     path, root = Path(video), Path(out)
-    settings = {"kind": "video", "video": path.name, "every": every, "size": size}
-    _check(path, root, settings)
+    settings = _settings(path, root, every, size)
     cv2 = require("cv2", "video", why="masks from a video")
     entries: list[dict[str, Any]] = []
     empty, cuts, pairs = [], [], 0
@@ -62,7 +62,11 @@ def masks_from_video(
         promised = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         with Progress("pairs", max(1, (promised + every - 2) // every), every=50, enabled=progress) as bar:
             for frame, first, second in _pairs(capture, every, size):
-                hole = occluded(first, second)
+                name = f"{frame:06d}.png"
+                hole = read_written(root / name, {**settings, "frame": frame})
+                there = hole is not None
+                if hole is None:
+                    hole = occluded(first, second)
                 pairs += 1
                 share = float(hole.mean())
                 if not hole.any():
@@ -70,8 +74,8 @@ def masks_from_video(
                 elif share > _CUT:
                     cuts.append(frame)
                 else:
-                    name = f"{frame:06d}.png"
-                    write_mask(root / name, hole, {**settings, "frame": frame})
+                    if not there:
+                        write_mask(root / name, hole, {**settings, "frame": frame})
                     entries.append(
                         {"path": name, "frame": frame, "hole_share": round(share, 6), "sha256": digest(hole)}
                     )
@@ -175,28 +179,27 @@ def _grey(frame: np.ndarray, size: int | None) -> np.ndarray:
     return np.asarray(frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
 
 
-def _check(path: Path, root: Path, settings: dict[str, Any]) -> None:
+def _settings(path: Path, root: Path, every: int, size: int | None) -> dict[str, Any]:
+    """What decides about the masks. Refuses what cannot be, and a folder that holds something else."""
     if not path.is_file():
         raise PConvError(f"VIDEO: expected a video file, got {str(path)!r}, which is no file")
-    if settings["every"] < 1:
-        raise PConvError(f"--every: expected at least 1, got {settings['every']}")
-    if settings["size"] is not None and settings["size"] < _SHORTEST:
-        raise PConvError(f"--size: expected at least {_SHORTEST} px, got {settings['size']}")
+    if every < 1:
+        raise PConvError(f"--every: expected at least 1, got {every}")
+    if size is not None and size < _SHORTEST:
+        raise PConvError(f"--size: expected at least {_SHORTEST} px, got {size}")
     if root.exists() and not root.is_dir():
         raise PConvError(f"--out: expected a folder, got {str(root)!r}, which is a file")
-    if not (root / MANIFEST).exists():
-        if root.is_dir() and any(root.rglob("*.png")):
-            # cut off earlier, or somebody's pictures: nobody can tell which masks belong together
-            raise PConvError(f"--out: {root} holds pictures and no manifest; use another folder, or empty this one")
-        return
-    try:
-        there = json.loads((root / MANIFEST).read_text())
-        differing = [
-            f"{name} {there.get(name)!r} there, {settings[name]!r} asked for"
-            for name in settings
-            if there.get(name) != settings[name]
-        ]
-    except (OSError, ValueError, AttributeError) as error:
-        raise PConvError(f"{root / MANIFEST}: no manifest of `pconv masks` ({error}); use another folder") from None
-    if differing:
-        raise PConvError(f"--out: {root} holds masks of other settings ({'; '.join(differing)}); use another folder")
+    video = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**22):
+            video.update(chunk)
+    settings = {"kind": "video", "video": path.name, "video_sha256": video.hexdigest(), "every": every, "size": size}
+    if (root / MANIFEST).exists():
+        try:
+            there = json.loads((root / MANIFEST).read_text())
+            refuse_others(root / MANIFEST, {name: there.get(name) for name in settings}, settings)
+        except (OSError, ValueError, AttributeError) as error:
+            raise PConvError(f"{root / MANIFEST}: no manifest of `pconv masks` ({error}); use another folder") from None
+    for one in sorted(root.glob("*.png")):
+        read_written(one, settings)  # refuses what is none of these masks
+    return settings
