@@ -70,6 +70,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "cut")
     assert not (tmp_path / "cut/manifest.json").exists()
+    (tmp_path / "cut/0.01-0.1/border/.00003.png.4711.tmp").write_text("a kill's leftover")
     assert make(tmp_path / "cut") == {**whole, "kept": 7}
     assert len(calls) == 8 + 17
     # nothing is left to do
@@ -90,6 +91,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     Image.fromarray(pixels).save(second, pnginfo=info)
     assert make(tmp_path / "cut") == {**whole, "kept": 22}
     assert first.read_bytes() == good
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -169,6 +169,15 @@ def test_cuts_and_still_frames_give_no_mask(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_what_a_cut_short_video_gives_is_kept_and_marked(tmp_path):
+    whole = write(tmp_path / "whole.avi", frames(8)).read_bytes()
+    (tmp_path / "part.avi").write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.warns(UserWarning, match="pairs of frames could be decoded, by its header .* has 7"):
+        made = masks_from_video(tmp_path / "part.avi", tmp_path / "masks", progress=False)
+    assert made["expected_pairs"] == 7 and 1 <= made["pairs"] < 7
+    assert len(made["files"]) == made["pairs"] == len(list((tmp_path / "masks").glob("*.png")))
+
+
 def test_bad_input(tmp_path, capsys):
     path = write(tmp_path / "one.avi", frames(1))
     assert main(["masks", "from-video", str(path), "--out", str(tmp_path / "x")]) == 1

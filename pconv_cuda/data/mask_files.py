@@ -18,10 +18,10 @@ from pconv_cuda.data.masks.drawing import KINDS, VERSION
 from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.data.testset import PAPER_COUNT, PAPER_SHARES, PaperMask, paper_mask
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.files import atomic_path
+from pconv_cuda.files import TEMPORARY, atomic_path
 from pconv_cuda.training.progress import Progress
 
-__all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "write_mask"]
+__all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "remove_leftovers", "write_mask"]
 
 FORMAT = "pconv masks"  # in manifest.json, and the key of the text in each PNG
 _COLUMNS = 4  # masks of each share and border on the contact sheet
@@ -88,6 +88,7 @@ def make_masks(
                 picked[share, border, number] = hole
             bar.advance()
     _write_sheet(root / CONTACT_SHEET, picked)
+    remove_leftovers(root)
     manifest = {"format": FORMAT, "polarity": "white-hole", **settings, "count": count, "files": entries}
     with atomic_path(root / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=1) + "\n")
@@ -106,6 +107,12 @@ def write_mask(path: Path, hole: np.ndarray, settings: dict[str, Any]) -> None:
     text.add_text(FORMAT, json.dumps({**settings, "sha256": digest(hole)}))
     with atomic_path(path) as temporary:
         pil_image.fromarray(hole).save(temporary, format="PNG", pnginfo=text, optimize=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Removes the temporary files of calls that were killed; another call at work in the folder would lose one."""
+    for path in root.rglob(TEMPORARY.format(name="*.png", process="*")):
+        path.unlink(missing_ok=True)
 
 
 def _check(settings: dict[str, Any], count: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.data.images import MANIFEST
-from pconv_cuda.data.mask_files import FORMAT, digest, read_written, refuse_others, write_mask
+from pconv_cuda.data.mask_files import FORMAT, digest, read_written, refuse_others, remove_leftovers, write_mask
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
 from pconv_cuda.training.progress import Progress
@@ -43,8 +44,8 @@ def masks_from_video(
         size: the frames' middle square is resized to this side before the flow; None keeps the frames as they are.
 
     Returns:
-        The manifest: format, settings, ``files`` (path, frame, hole_share, sha256), ``pairs`` looked at, ``empty``
-        and ``cuts`` (frame numbers left out).
+        The manifest: format, settings, ``files`` (path, frame, hole_share, sha256), ``pairs`` looked at,
+        ``expected_pairs`` by the video's header, ``empty`` and ``cuts`` (frame numbers left out).
 
     Raises:
         PConvError: no video, one without two frames, impossible settings, no mask found in it, or masks of other
@@ -54,13 +55,13 @@ def masks_from_video(
     settings = _settings(path, root, every, size)
     cv2 = require("cv2", "video", why="masks from a video")
     entries: list[dict[str, Any]] = []
-    empty, cuts, pairs = [], [], 0
+    empty, cuts, pairs, expected = [], [], 0, 0
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
             raise PConvError(f"VIDEO: OpenCV cannot decode {str(path)!r}")
-        promised = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        with Progress("pairs", max(1, (promised + every - 2) // every), every=50, enabled=progress) as bar:
+        expected = max(0, (int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) + every - 2) // every)
+        with Progress("pairs", max(1, expected), every=50, enabled=progress) as bar:
             for frame, first, second in _pairs(capture, every, size):
                 name = f"{frame:06d}.png"
                 hole = read_written(root / name, {**settings, "frame": frame})
@@ -84,13 +85,20 @@ def masks_from_video(
         capture.release()
     if not pairs:
         raise PConvError(f"VIDEO: expected at least two frames, OpenCV reads fewer from {str(path)!r}")
+    if pairs < expected:
+        warnings.warn(
+            f"VIDEO: {pairs} pairs of frames could be decoded, by its header {str(path)!r} has {expected}; "
+            "it may be damaged or cut short",
+            stacklevel=2,
+        )
     if not entries:
         raise PConvError(
             f"VIDEO: no mask in {pairs} pairs of frames of {str(path)!r}: nothing covers or uncovers anything in "
             f"{len(empty)} of them, and {len(cuts)} are more than {_CUT:.0%} hole (cuts)"
         )
-    manifest = {"format": FORMAT, "polarity": "white-hole", **settings, "pairs": pairs, "empty": empty, "cuts": cuts}
-    manifest["files"] = entries
+    manifest = {"format": FORMAT, "polarity": "white-hole", **settings, "expected_pairs": expected}
+    manifest.update(pairs=pairs, empty=empty, cuts=cuts, files=entries)
+    remove_leftovers(root)
     with atomic_path(root / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
