@@ -50,7 +50,7 @@ def test_the_files_are_the_paper_s_masks(tmp_path):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 4 * 88 and sheet.height > 6 * 88
     # the sheet is a picture of masks, and no mask: training and evaluation must not take it for one
-    assert len(find_files(tmp_path, "x")) == 24
+    assert len(find_files(tmp_path, "x")) == len(find_files(tmp_path.parent, "x")) == 24
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -125,9 +125,12 @@ def test_bad_input_of_make(tmp_path, capsys):
     assert not (tmp_path / "new").exists()
     foreign = tmp_path / "foreign/0.01-0.1/border/00000.png"
     foreign.parent.mkdir(parents=True)
-    Image.new("L", (48, 48)).save(foreign)
-    with pytest.raises(PConvError, match="not written by"):
-        make(tmp_path / "foreign")
+    for kind in ("PNG", "JPEG"):
+        Image.new("L", (48, 48)).save(foreign, format=kind)
+        before = foreign.read_bytes()
+        with pytest.raises(PConvError, match="not written by"):
+            make(tmp_path / "foreign")
+        assert foreign.read_bytes() == before
     other = tmp_path / "other"
     other.mkdir()
     (other / "manifest.json").write_text("[]")
@@ -215,3 +218,13 @@ def test_no_mask_is_an_error(tmp_path, capsys):
     assert "not one of 1 pictures can be read" in capsys.readouterr().err
     with pytest.raises(PConvError, match="--polarity: expected auto"):
         mask_stats(tmp_path, "grey-hole")
+
+
+def test_without_rich_a_terminal_gets_lines(tmp_path, monkeypatch, capsys):
+    import importlib.util
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    make(tmp_path, count=1, progress=True)
+    assert "masks 12/12" in capsys.readouterr().err

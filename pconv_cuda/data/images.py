@@ -37,6 +37,8 @@ CONTACT_SHEET, MANIFEST = "sheet.png", "manifest.json"
 def find_files(folder: str | Path, what: str) -> list[Path]:
     """Picture files under ``folder``, at any depth, in an order that does not depend on the file system.
 
+    A contact sheet beside the manifest of mask files is left out.
+
     Args:
         folder: where to look.
         what: the argument's name, for the error.
@@ -48,8 +50,7 @@ def find_files(folder: str | Path, what: str) -> list[Path]:
     if not root.is_dir():
         raise PConvError(f"{what}: expected a folder of pictures, got {str(folder)!r}, which is no folder")
     files = [path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    if (root / MANIFEST).is_file():
-        files = [path for path in files if path != root / CONTACT_SHEET]
+    files = [path for path in files if path.name != CONTACT_SHEET or not path.with_name(MANIFEST).is_file()]
     if not files:
         kinds = " ".join(IMAGE_SUFFIXES)
         raise PConvError(f"{what}: no picture in {str(folder)!r}; looked for {kinds} in it and all folders below")

@@ -159,12 +159,16 @@ def read_written(path: Path, settings: dict[str, Any]) -> np.ndarray | None:
     try:
         with pil_image.open(path) as picture:
             picture.load()
-            text = json.loads(picture.text[FORMAT]) if FORMAT in picture.text else None
             hole = np.array(picture) if picture.mode == "1" else None
+            text = getattr(picture, "text", {}).get(FORMAT)  # of a PNG alone
     except Exception:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         return None
-    if text is None:
-        raise PConvError(f"{path}: not written by `pconv masks`, and it is not overwritten; use another folder")
+    try:
+        text = dict(json.loads(text or ""))
+    except (ValueError, TypeError):
+        raise PConvError(
+            f"{path}: not written by `pconv masks`, and it is not overwritten; use another folder"
+        ) from None
     refuse_others(path, {name: text.get(name) for name in settings}, settings)
     return hole if hole is not None and digest(hole) == text.get("sha256") else None
 

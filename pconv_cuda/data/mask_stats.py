@@ -212,7 +212,8 @@ def _manifest(root: Path) -> dict[str, Any] | None:
     """The manifest of this package, where the folder has one; another program's file of that name counts as none."""
     try:
         found = json.loads((root / MANIFEST).read_text())
-        ours = found["format"] == FORMAT and found["polarity"] in POLARITIES and isinstance(found["files"], list)
+        ours = found["format"] == FORMAT and found["polarity"] in POLARITIES
+        ours = ours and all(isinstance(one["path"], str) for one in found["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if ours else None
