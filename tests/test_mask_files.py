@@ -29,6 +29,7 @@ def test_the_choices_of_the_command_are_the_library_s():
 
 
 def test_the_files_are_the_paper_s_masks(tmp_path):
+    tmp_path = tmp_path / "set"
     assert main(["masks", "make", "--out", str(tmp_path), "--size", "48", "--count", "2", "--seed", "3"]) == 0
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     entries = {one["path"]: one for one in manifest["files"]}
