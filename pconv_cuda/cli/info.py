@@ -21,7 +21,7 @@ _OPTIONAL = {
     ("skimage", "scikit-image"): ("quickstart", "packaged photographs"),
     ("sklearn", "scikit-learn"): ("quickstart", "packaged photographs"),
     ("matplotlib", "matplotlib"): ("bench", "plots"),
-    ("cv2", "opencv-python-headless"): ("eval", "baselines of an evaluation"),
+    ("cv2", "opencv-python-headless"): ("video", "masks from video, baselines of an evaluation"),
     ("torch_fidelity", "torch-fidelity"): ("eval", "FID"),
     ("h5py", "h5py"): ("convert", "reading .h5"),
 }

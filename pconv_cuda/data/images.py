@@ -17,7 +17,9 @@ from pconv_cuda.data.draws import Stream, generator
 from pconv_cuda.errors import PConvError, require
 
 __all__ = [
+    "CONTACT_SHEET",
     "IMAGE_SUFFIXES",
+    "MANIFEST",
     "FolderImages",
     "ImageSource",
     "MemoryImages",
@@ -28,10 +30,14 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+# what `pconv masks` writes beside its masks: the sheet is a picture of masks, and no mask
+CONTACT_SHEET, MANIFEST = "sheet.png", "manifest.json"
 
 
 def find_files(folder: str | Path, what: str) -> list[Path]:
     """Picture files under ``folder``, at any depth, in an order that does not depend on the file system.
+
+    A contact sheet beside the manifest of mask files is left out.
 
     Args:
         folder: where to look.
@@ -44,6 +50,7 @@ def find_files(folder: str | Path, what: str) -> list[Path]:
     if not root.is_dir():
         raise PConvError(f"{what}: expected a folder of pictures, got {str(folder)!r}, which is no folder")
     files = [path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    files = [path for path in files if path.name != CONTACT_SHEET or not path.with_name(MANIFEST).is_file()]
     if not files:
         kinds = " ".join(IMAGE_SUFFIXES)
         raise PConvError(f"{what}: no picture in {str(folder)!r}; looked for {kinds} in it and all folders below")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from typing import Any
@@ -29,7 +30,8 @@ class Progress:
         self._task: Any = None
 
     def __enter__(self) -> Progress:
-        if self.enabled and sys.stderr.isatty():
+        # the extras of inpainting and video do not bring rich: lines will do there
+        if self.enabled and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None:
             rich = require("rich.progress", "train", why="the progress bar")
             console = require("rich.console", "train").Console(stderr=True)
             self._bar = rich.Progress(

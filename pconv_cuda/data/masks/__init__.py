@@ -4,6 +4,7 @@ Inside, a mask is True where the pixel is valid. In files white is the hole, unl
 says otherwise.
 """
 
+from pconv_cuda.data.masks.augmenting import augment
 from pconv_cuda.data.masks.batch import draw_masks_batch
 from pconv_cuda.data.masks.brush import irregular_mask
 from pconv_cuda.data.masks.drawing import KINDS, draw_mask
@@ -17,6 +18,7 @@ __all__ = [
     "FolderMasks",
     "MaskSource",
     "StrokeMasks",
+    "augment",
     "border_band",
     "border_width",
     "draw_mask",

@@ -48,7 +48,9 @@ def draw_mask(
 ) -> np.ndarray:
     """A mask with irregular holes.
 
-    Rotation and cropping are in the drawing: a scene larger than the picture is turned, and the picture cut out.
+    The paper's rotation, enlargement, cropping and dilation are in the drawing: scenes are turned and enlarged before
+    they become pixels, and what a piece lacks of the hole share is dilation. For masks that exist as pixels there is
+    :func:`~pconv_cuda.data.masks.augment`.
 
     Args:
         size: side of a square, or (height, width), pixels.

@@ -19,6 +19,7 @@ from pconv_cuda.data.masks.shares import Limits
 __all__ = ["Shape", "inconsistent", "occlusion", "random_scene"]
 
 _VERTICES = 96
+_ZOOM = 1.4  # a scene is enlarged up to this
 _ANGLES = np.arange(_VERTICES) * (2 * math.pi / _VERTICES)
 _WAVES = np.arange(2, 22)
 _COS, _SIN = np.cos(_WAVES[:, None] * _ANGLES), np.sin(_WAVES[:, None] * _ANGLES)
@@ -37,6 +38,15 @@ class Shape:
         """The vertices in frame 2."""
         return (self.vertices - self.centre) @ self.linear.T + self.centre + self.shift
 
+    def turned(self, matrix: np.ndarray, middle: np.ndarray) -> Shape:
+        """The shape and its motion under p -> ``matrix`` p + ``middle``; ``matrix`` (2, 2) is invertible."""
+        return Shape(
+            self.vertices @ matrix.T + middle,
+            matrix @ self.centre + middle,
+            matrix @ self.linear @ np.linalg.inv(matrix),
+            matrix @ self.shift,
+        )
+
 
 def occlusion(limits: Limits, wanted: int, rng: np.random.Generator) -> np.ndarray:
     """The inconsistent pixels of a random scene, of which about ``wanted`` are aimed at: (height, width) bool."""
@@ -47,26 +57,31 @@ def occlusion(limits: Limits, wanted: int, rng: np.random.Generator) -> np.ndarr
 def random_scene(limits: Limits, wanted: int, rng: np.random.Generator) -> list[Shape]:
     """Shapes from the farthest to the nearest.
 
-    The scene is larger than the picture, is turned and enlarged at random, and the picture is cut out of it. The
-    motions are scaled together, so that what they sweep is about ``wanted`` pixels.
+    The paper turns, enlarges and crops its masks; here all of a scene, outlines and motions, is turned and enlarged
+    before it becomes pixels. It reaches beyond the picture, which is cut out of it: nothing is repeated or mirrored.
+    The motions are scaled together, so that what they sweep is about ``wanted`` pixels.
     """
     edge = limits.edge if limits.border is False else 0
     height, width = limits.height - 2 * edge, limits.width - 2 * edge
     side = max(1, min(height, width))
+    turn, zoom = rng.uniform(0, 2 * math.pi), math.exp(rng.uniform(0, math.log(_ZOOM)))
+    cosine, sine = math.cos(turn), math.sin(turn)
+    matrix = zoom * np.array([[cosine, -sine], [sine, cosine]])
     count = int(rng.integers(3, 8))
     # of all sizes, small ones more often; where much is wanted small ones cannot give it
     least = 0.02 + 0.2 * wanted / (height * width)
-    radius = side * np.exp(rng.uniform(math.log(least), math.log(0.45), count))
+    radius = side * np.exp(rng.uniform(math.log(least), math.log(0.36), count))
+    # centres are uniform in the plane, turned or not: those about the picture are drawn where they end up
     around = np.array([height, width]) * (0.5 if edge else 0.6)
-    centres = around * rng.uniform(-1, 1, (count, 2)) + np.array([height, width]) / 2 + edge
+    places = around * rng.uniform(-1, 1, (count, 2)) + np.array([limits.height, limits.width]) / 2
     common = rng.normal(0, 1, 2)  # the camera's: things that stand move alike, nearer ones farther
     shapes, swept = [], 0.0
     for number in range(count):
-        vertices = centres[number] + radius[number] * _outline(rng)
+        vertices = radius[number] * _outline(rng)
         linear = rng.normal(0, 0.12, (2, 2))
         shift = (common * (0.3 + number / count) + rng.normal(0, 1, 2)) * (0.25 * radius[number] + 0.02 * side)
-        shapes.append(Shape(vertices, centres[number], linear, shift))
-        swept += _swept(shapes[-1]) * _visible(vertices, limits)
+        shapes.append(Shape(vertices, np.zeros(2), linear, shift).turned(matrix, places[number]))
+        swept += _swept(shapes[-1]) * _visible(shapes[-1].vertices, limits)
     # what is swept twice counts once: of an area swept at random, 1 - exp(-swept / area) is covered
     area = height * width
     aim = -area * math.log(1 - min(0.9, wanted / area))
