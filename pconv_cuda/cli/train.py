@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     add = parser.add_argument
-    add("--data", metavar="DIR|packaged|documents", help="training pictures: a folder, packaged photographs, drawn pages")
+    add(
+        "--data",
+        metavar="DIR|packaged|documents",
+        help="training pictures: a folder, packaged photographs, drawn pages",
+    )
     add(
         "--masks",
         metavar="DIR|KIND",

@@ -96,7 +96,7 @@ class Pages:
         return 10**6
 
     def name(self, index: int) -> str:
-        return f"page-{index:05d}"
+        return f"page-{index:05d}.png"
 
     def load(self, index: int) -> np.ndarray:
         return document_page(index, self.size, self.seed, self.fonts)

@@ -94,7 +94,13 @@ class _Work:
     """The loop over pairs, and what it needs again for the sheet of pictures."""
 
     def __init__(
-        self, pictures: Pictures | Pages, masks: MaskSet, methods: list[Method], store: Store, perceptual: Any, inception: Any
+        self,
+        pictures: Pictures | Pages,
+        masks: MaskSet,
+        methods: list[Method],
+        store: Store,
+        perceptual: Any,
+        inception: Any,
     ) -> None:
         self.pictures, self.masks, self.methods, self.store = pictures, masks, methods, store
         self.perceptual, self.inception = perceptual, inception

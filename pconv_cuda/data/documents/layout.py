@@ -120,6 +120,8 @@ def _paragraphs(
         used = 0.0
         while taken < 4000:
             word = pool[int(order[taken])]
+            if initial and taken == 0:
+                word = word[1:]  # its first letter is the large one
             length = face.length(word)
             if used + length + space * len(line) > box.right - left and line:
                 break

@@ -62,15 +62,15 @@ def render_page(
     ink = _turned(write_page(height, width, rng, fonts, style, size), degrees)
     page = old_paper(height, width, rng)
     if rng.random() < 0.75:
-        page *= 1 - rng.uniform(0.05, 0.2) * _reverse(height, width, rng, fonts, style, size)[..., None]
+        page *= 1 - rng.uniform(0.05, 0.2) * _reverse(height, width, rng, fonts, style, size)
     cover = _worn(ink, rng)
-    page += (np.float32(_INKS[int(rng.integers(len(_INKS)))]) - page) * cover[..., None]
+    for plane, shade in zip(page, _INKS[int(rng.integers(len(_INKS)))], strict=True):
+        plane += (shade - plane) * cover
     if rng.random() < (0.6 if style != "latin" else 0.25):
         where, red = seal(height, width, rng, fonts, size)
-        window = page[where]
-        # red lies over black ink as a glaze: it multiplies
-        window *= 1 - red[..., None] * (1 - np.float32(_RED) / 235)
-    return np.clip(page, 0, 255).astype(np.uint8)
+        for plane, shade in zip(page, _RED, strict=True):
+            plane[where] *= 1 - red * (1 - shade / 235)  # red lies over black ink as a glaze
+    return np.ascontiguousarray(np.clip(page, 0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _turned(ink: np.ndarray, degrees: float) -> np.ndarray:
@@ -78,9 +78,7 @@ def _turned(ink: np.ndarray, degrees: float) -> np.ndarray:
     return np.asarray(pil_image.fromarray(ink).rotate(degrees, pil_image.Resampling.BILINEAR))
 
 
-def _reverse(
-    height: int, width: int, rng: np.random.Generator, fonts: Fonts, style: str, size: float
-) -> np.ndarray:
+def _reverse(height: int, width: int, rng: np.random.Generator, fonts: Fonts, style: str, size: float) -> np.ndarray:
     """The other side's ink in mirror writing, 0 to 1, more here and less there.
 
     It is set at half the size and enlarged: what shows through paper is blurred, and a quarter of the work.

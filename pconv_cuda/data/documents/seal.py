@@ -37,7 +37,9 @@ def seal(
     else:
         face = Face(fonts.latin[0], max(4, round(side * 0.3)))
         letters = [chr(65 + one) for one in rng.integers(0, 26, 4)]
-        pen.ellipse((2 * edge, 2 * edge, side - 1 - 2 * edge, side - 1 - 2 * edge), outline=ink, width=max(1, edge // 2))
+        pen.ellipse(
+            (2 * edge, 2 * edge, side - 1 - 2 * edge, side - 1 - 2 * edge), outline=ink, width=max(1, edge // 2)
+        )
     apart = 0.2 if is_round else 0.23
     for place, letter in enumerate(letters):  # down the right column, then down the left one
         x, y = (0.5 + apart, 0.5 - apart)[place // 2], (0.5 - apart, 0.5 + apart)[place % 2]
@@ -47,5 +49,7 @@ def seal(
     left = int(rng.integers(0, max(1, width - turned.width)))
     red = np.asarray(turned, dtype=np.float32)[: height - top, : width - left] / 255
     # pressed unevenly, and paste lacking in spots
-    patchy = 0.75 + 0.3 * smooth_noise(*red.shape, max(2.0, side / 4), rng) + 0.25 * smooth_noise(*red.shape, 2, rng)
-    return (slice(top, top + red.shape[0]), slice(left, left + red.shape[1])), red * np.clip(patchy, 0.1, 1)
+    rows, columns = red.shape
+    patchy = 0.75 + 0.3 * smooth_noise(rows, columns, max(2.0, side / 4), rng)
+    patchy += 0.25 * smooth_noise(rows, columns, 2, rng)
+    return (slice(top, top + rows), slice(left, left + columns)), red * np.clip(patchy, 0.1, 1)

@@ -6,9 +6,9 @@ import numpy as np
 
 __all__ = ["HANJA", "hangul_words", "latin_words"]
 
-_ONSETS = "b c d f g h l m n p r s t v qu st tr pr pl cl sc sp gr br".split() + [""] * 5
-_NUCLEI = "a e i o u a e i o ae ea ie".split()
-_CODAS = "n s r t m l x nt st ns".split() + [""] * 14
+_ONSETS = [*"bcdfghlmnprstv", "qu", "st", "tr", "pr", "pl", "cl", "sc", "sp", "gr", "br"] + [""] * 5
+_NUCLEI = [*"aeiouaeio", "ae", "ea", "ie"]
+_CODAS = [*"nsrtmlx", "nt", "st", "ns"] + [""] * 14
 
 # Parts of a Hangul syllable by their place in Unicode's order; the frequent ones several times.
 _INITIALS = (0, 2, 3, 5, 6, 7, 9, 11, 12, 14, 16, 17, 18, 0, 2, 3, 9, 11, 11, 11, 12, 18)
