@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     pil_image = require("PIL.Image", "inpaint")
     picture = pil_image.fromarray(sheet).quantize(
-        80, pil_image.Quantize.MAXCOVERAGE, dither=pil_image.Dither.NONE
+        200, pil_image.Quantize.MAXCOVERAGE, kmeans=1, dither=pil_image.Dither.NONE
     )  # a third of the bytes
     with atomic_path(Path(args.out)) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
