@@ -173,7 +173,9 @@ def test_stains_are_compact_and_folds_cross_the_page():
         rows, columns = np.nonzero(~damage_mask(200, 200, seed, (0.01, 0.03), ["folds"]))
         assert max(np.ptp(rows), np.ptp(columns)) > 0.7 * 200
         thickest = ndimage.distance_transform_edt(~damage_mask(200, 200, seed, (0.01, 0.03), ["folds"])).max()
-        assert thickest <= 5 < ndimage.distance_transform_edt(box).max()
+        assert thickest <= 7  # two that cross or coincide
+    stains = [damage_mask(200, 200, seed, (0.08, 0.1), ["stains"]) for seed in range(10)]
+    assert np.median([ndimage.distance_transform_edt(~valid).max() for valid in stains]) > 10
 
 
 def test_damage_refuses_what_no_mask_can_be():

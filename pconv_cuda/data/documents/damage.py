@@ -122,7 +122,11 @@ def _worms(height: int, width: int, rng: np.random.Generator, budget: float) -> 
     y = rng.uniform(0, height) + np.cumsum(np.sin(turns) * spacing)
     x = rng.uniform(0, width) + np.cumsum(np.cos(turns) * spacing)
     radii = radius * rng.uniform(0.65, 1.25, count)
-    field = np.zeros((height, width), dtype=np.float32)
+    # the piece's own window: it lies in a small part of the page
+    up, low = max(0, int(y.min() - 2 * radius)), min(height, int(y.max() + 2 * radius) + 1)
+    first, last = max(0, int(x.min() - 2 * radius)), min(width, int(x.max() + 2 * radius) + 1)
+    y, x = y - up, x - first
+    field = np.zeros((low - up, last - first), dtype=np.float32)
     for number in range(count):
         reach = radii[number]
         top, left = max(0, int(y[number] - reach)), max(0, int(x[number] - reach))
@@ -132,7 +136,7 @@ def _worms(height: int, width: int, rng: np.random.Generator, budget: float) -> 
         inside = 1 - (rows * rows + columns * columns) / reach**2
         # earlier holes stand higher: a track that is too long ends sooner instead of getting thinner
         np.maximum(view, np.where(inside > 0, inside + (count - number), 0), out=view)
-    return (slice(0, height), slice(0, width)), field
+    return (slice(up, low), slice(first, last)), field
 
 
 def _tears(height: int, width: int, rng: np.random.Generator, budget: float) -> tuple[Window, np.ndarray]:
@@ -191,8 +195,12 @@ def _folds(height: int, width: int, rng: np.random.Generator, budget: float) -> 
     slope = rng.normal(0, 0.03)
     middle = other * rng.choice([1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4]) + rng.normal(0, 0.02) * other
     course = middle + slope * np.arange(along) + 0.5 * line_noise(along, max(2.0, along / 20), rng)
-    field = wear[:, None] - np.abs(np.arange(other, dtype=np.float32)[None, :] - course[:, None])
-    return (slice(0, height), slice(0, width)), field if upright else field.T
+    course = course.astype(np.float32)
+    reach = float(wear.max()) + 1
+    band = slice(max(0, int(course.min() - reach)), max(0, int(course.max() + reach) + 1))
+    across = np.arange(band.start, min(band.stop, other), dtype=np.float32)
+    field = wear[:, None] - np.abs(across - course[:, None])
+    return ((slice(0, height), band), field) if upright else ((band, slice(0, width)), field.T)
 
 
 # kind -> how it is drawn, and the greatest part of a page that it takes
