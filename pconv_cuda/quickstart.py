@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pconv_cuda.data.documents import damage_mask, document_pages
 from pconv_cuda.data.draws import Stream, generator
 from pconv_cuda.data.masks import irregular_mask
 from pconv_cuda.data.packaged import packaged_images, split
@@ -23,7 +24,9 @@ from pconv_cuda.models import PConvUNet
 from pconv_cuda.training.config import TrainingConfig, load_config
 from pconv_cuda.training.loop import build_network, train
 
-__all__ = ["Case", "held_out_cases", "hole_psnr", "quickstart", "quickstart_config", "restore"]
+__all__ = ["PRESETS", "Case", "held_out_cases", "hole_psnr", "quickstart", "quickstart_config", "restore"]
+
+PRESETS = ("photographs", "document")
 
 # Measured on two cores: 0.18 s a step without VGG16's terms (2.6 minutes in all); with them about eight times that.
 STEPS = 800
@@ -43,7 +46,9 @@ class Case:
     valid: np.ndarray
 
 
-def quickstart_config(steps: int | None = None, seed: int = 0, vgg: str | None = None) -> TrainingConfig:
+def quickstart_config(
+    steps: int | None = None, seed: int = 0, vgg: str | None = None, preset: str = "photographs"
+) -> TrainingConfig:
     """What the quick start trains: the paper's recipe, made small enough for minutes on two cores.
 
     Args:
@@ -51,7 +56,13 @@ def quickstart_config(steps: int | None = None, seed: int = 0, vgg: str | None =
         seed: of weights and draws.
         vgg: as ``loss.vgg``; None takes the ImageNet weights where they lie in torch's cache already,
             and else trains without the terms that need them.
+        preset: "photographs", or "document" for drawn pages with the damage of old ones.
+
+    Raises:
+        PConvError: another preset.
     """
+    if preset not in PRESETS:
+        raise PConvError(f"--preset: expected {' or '.join(PRESETS)}, got {preset!r}")
     if vgg is None:
         vgg = "imagenet" if _cached_vgg() else "none"
     if steps is None:
@@ -60,7 +71,8 @@ def quickstart_config(steps: int | None = None, seed: int = 0, vgg: str | None =
         overrides={
             "model.levels": 5,  # fills holes up to 136 px wide
             "model.width": 16,
-            "data.images": "packaged",
+            "data.images": "packaged" if preset == "photographs" else "documents",
+            "data.masks": "strokes" if preset == "photographs" else "damage",
             "data.hole_share": [0.05, 0.5],
             "data.size": 128 if vgg == "none" else 96,
             "data.workers": 1,
@@ -87,8 +99,12 @@ def _cached_vgg() -> bool:
     return (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
 
 
-def held_out_cases(seed: int = 0, size: int = _PICTURE) -> list[Case]:
-    """The photographs that :func:`quickstart` does not train on, ``size`` px square, with irregular holes."""
+def held_out_cases(seed: int = 0, size: int = _PICTURE, preset: str = "photographs") -> list[Case]:
+    """What :func:`quickstart` does not train on, ``size`` px square: photographs with irregular holes, or drawn pages
+    with damage.
+    """
+    if preset == "document":
+        return _page_cases(seed, size)
     pil_image = require("PIL.Image", "quickstart", why="the quick start")
     _, held_out = split(packaged_images())
     cases = []
@@ -102,6 +118,15 @@ def held_out_cases(seed: int = 0, size: int = _PICTURE) -> list[Case]:
             # a step that no training reaches: these masks are nobody's training masks
             rng = generator(seed, Stream.MASK, 2**31, number, one)
             cases.append(Case(f"{photograph.name}-{one + 1}", truth, irregular_mask(size, size, rng, _HOLES)))
+    return cases
+
+
+def _page_cases(seed: int, size: int) -> list[Case]:
+    cases = []
+    for number, truth in enumerate(document_pages(3, size, seed)):
+        for one in range(_MASKS):
+            rng = generator(seed, Stream.MASK, 2**31, number, one)
+            cases.append(Case(f"page-{number}-{one + 1}", truth, damage_mask(size, size, rng, _HOLES)))
     return cases
 
 
@@ -142,12 +167,13 @@ def quickstart(
     seed: int = 0,
     vgg: str | None = None,
     say: Callable[[str], None] = print,
+    preset: str = "photographs",
 ) -> dict[str, float]:
     """Trains, restores, compares; writes sheet.png, report.json, model.safetensors, config.json, log.jsonl.
 
     Args:
         out: folder of the results.
-        steps, seed, vgg: see :func:`quickstart_config`.
+        steps, seed, vgg, preset: see :func:`quickstart_config`.
         say: takes each line of the report.
 
     Returns:
@@ -161,8 +187,8 @@ def quickstart(
         require(module, "quickstart", why="the quick start")  # now, not after minutes of training
     if steps is not None and steps < 1:
         raise PConvError(f"--steps: expected at least 1, got {steps}")
-    config, out = quickstart_config(steps, seed, vgg), Path(out)
-    cases = held_out_cases(seed)
+    config, out = quickstart_config(steps, seed, vgg, preset), Path(out)
+    cases = held_out_cases(seed, preset=preset)
     if config.loss.vgg == "none":
         say("training with the terms valid, hole, tv; perceptual and style need ImageNet weights of VGG16")
         say("(none at hand: give them with --vgg FILE, or --vgg imagenet to download them)")
@@ -186,6 +212,7 @@ def quickstart(
     _write_sheet(out / "sheet.png", cases, results["after"])
     with atomic_path(out / "report.json") as temporary:
         about = {"pictures": len(cases), "steps": config.train.steps, "seed": seed, "vgg": config.loss.vgg}
+        about |= {} if preset == "photographs" else {"preset": preset}
         temporary.write_text(json.dumps({**report, **about}, indent=2) + "\n")
     for line in _report_lines(report, len(cases)):
         say(line)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a network; repeatable, the first is compared",
     )
-    add("--images", metavar="DIR", required=True, help="pictures to restore")
+    add("--images", metavar="DIR|documents", required=True, help="pictures to restore, or drawn pages")
     add("--out", metavar="R", required=True, help="folder of the results")
     add_common(parser)
 

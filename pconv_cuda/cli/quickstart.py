@@ -17,9 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in its cache, else none)",
     )
 
+    add(
+        "--preset",
+        metavar="photographs|document",
+        default="photographs",
+        help="photographs with strokes (default), or drawn pages of documents with the damage of old ones",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     from pconv_cuda.quickstart import quickstart
 
-    quickstart(args.out, args.steps, args.seed, args.vgg)
+    quickstart(args.out, args.steps, args.seed, args.vgg, preset=args.preset)
     return 0

@@ -17,11 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     add = parser.add_argument
-    add("--data", metavar="DIR|packaged", help="training pictures: a folder, or the packaged photographs")
+    add(
+        "--data",
+        metavar="DIR|packaged|documents",
+        help="training pictures: a folder, packaged photographs, drawn pages",
+    )
     add(
         "--masks",
         metavar="DIR|KIND",
-        help="mask files (white is the hole), or a kind drawn on line: strokes, occlusion (the paper's family), mixed",
+        help="mask files (white is the hole), or a kind drawn on line: strokes, occlusion (the paper's family), mixed, "
+        "damage (of old pages)",
     )
     add("--out", metavar="RUN", help="folder of the run: weights, checkpoints, logs")
     add("--config", metavar="FILE", help="YAML; what it leaves out has its default")

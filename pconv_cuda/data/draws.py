@@ -20,6 +20,7 @@ class Stream(IntEnum):
     ORDER = 0
     CROP = 1
     MASK = 2
+    PAGE = 3
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from pconv_cuda.data.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.data.images import find_files, load_rgb
 from pconv_cuda.data.masks import POLARITIES, hole_pixels
 from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.data.testset import PAPER_SHARES, paper_mask
 from pconv_cuda.errors import PConvError, require
 
-__all__ = ["PAIRING", "Cell", "MaskSet", "Pair", "Pictures", "open_masks", "plan_pairs"]
+__all__ = ["PAIRING", "Cell", "MaskSet", "Pages", "Pair", "Pictures", "open_masks", "open_pictures", "plan_pairs"]
 
 _WHITE = 128
 _MUCH = 0.6  # masks with more hole than this are usually the wrong way round
@@ -54,6 +55,8 @@ class Pair:
 class Pictures:
     """The files of a folder as squares: the middle of each, resized (Lanczos) to ``size``."""
 
+    usual_count: int | None = None  # pairs of a cell where none are asked for: as many as there are files
+
     def __init__(self, folder: str | Path, size: int) -> None:
         self.files, self.root, self.size = find_files(folder, "--images"), Path(folder), size
 
@@ -78,6 +81,30 @@ class Pictures:
         top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
         square = pil_image.fromarray(array[top : top + side, left : left + side])
         return np.asarray(square.resize((self.size, self.size), pil_image.Resampling.LANCZOS))
+
+
+class Pages:
+    """Drawn pages of documents, as many as are asked for, under the interface of :class:`Pictures`."""
+
+    usual_count: int | None = 24
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.fonts = size, seed, find_fonts()
+        self.identity = pages_fingerprint(size, seed, self.fonts)
+
+    def __len__(self) -> int:
+        return 10**6
+
+    def name(self, index: int) -> str:
+        return f"page-{index:05d}.png"
+
+    def load(self, index: int) -> np.ndarray:
+        return document_page(index, self.size, self.seed, self.fonts)
+
+
+def open_pictures(images: str, size: int, seed: int) -> Pictures | Pages:
+    """The pictures of a folder, or ``documents``: pages drawn by seed."""
+    return Pages(size, seed) if images == "documents" else Pictures(images, size)
 
 
 def _fingerprint(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from pconv_cuda.errors import PConvError, require
 from pconv_cuda.evaluation.learned import find_inception, find_perceptual
 from pconv_cuda.evaluation.methods import BASELINES, Method, baselines, networks
 from pconv_cuda.evaluation.metrics import SSIM_WINDOW, measure
-from pconv_cuda.evaluation.pairs import ALL_CELLS, MaskSet, Pair, Pictures, open_masks, plan_pairs
+from pconv_cuda.evaluation.pairs import ALL_CELLS, MaskSet, Pages, Pair, Pictures, open_masks, open_pictures, plan_pairs
 from pconv_cuda.evaluation.report import write_report
 from pconv_cuda.evaluation.store import Store
 from pconv_cuda.training.progress import Progress
@@ -66,7 +66,7 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
     methods = networks(settings.weights, settings.device) + baselines(settings.baselines)
     if not methods:
         raise PConvError("--weights: expected a network or some --baselines to evaluate, got neither")
-    pictures = Pictures(settings.images, settings.size)
+    pictures = open_pictures(settings.images, settings.size, settings.seed)
     masks = open_masks(settings.masks, settings.size, settings.seed, settings.polarity, cells)
     perceptual, about_lpips = find_perceptual(settings.lpips)
     inception, about_fid = find_inception(settings.fid)
@@ -79,7 +79,7 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
         "fid": inception.identity if inception else None,
     }
     store = Store(Path(out), identity, {method.name: method.identity for method in methods})
-    pairs = plan_pairs(len(pictures), masks, settings.count)
+    pairs = plan_pairs(len(pictures), masks, settings.count or pictures.usual_count)
     work = _Work(pictures, masks, methods, store, perceptual, inception)
     notes = [about_lpips, about_fid, *masks.notes]
     failed: dict[str, str] = {}
@@ -94,7 +94,13 @@ class _Work:
     """The loop over pairs, and what it needs again for the sheet of pictures."""
 
     def __init__(
-        self, pictures: Pictures, masks: MaskSet, methods: list[Method], store: Store, perceptual: Any, inception: Any
+        self,
+        pictures: Pictures | Pages,
+        masks: MaskSet,
+        methods: list[Method],
+        store: Store,
+        perceptual: Any,
+        inception: Any,
     ) -> None:
         self.pictures, self.masks, self.methods, self.store = pictures, masks, methods, store
         self.perceptual, self.inception = perceptual, inception

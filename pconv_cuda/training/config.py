@@ -44,9 +44,9 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    images: str = _key("packaged", "folder of pictures, or packaged (photographs in installed packages)")
+    images: str = _key("packaged", "folder, packaged (photographs in installed packages) or documents (drawn pages)")
     masks: str = _key(
-        "strokes", "folder of mask files, or drawn on line: strokes | occlusion (the paper's family) | mixed"
+        "strokes", "folder of mask files, or drawn on line: strokes | occlusion (the paper's family) | mixed | damage"
     )
     polarity: str = _key("white-hole", "of mask files: white-hole | black-hole", one_of=("white-hole", "black-hole"))
     hole_share: tuple[float, float] = _key((0.0, 0.6), "of drawn masks: above the first, at most the second")

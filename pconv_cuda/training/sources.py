@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pconv_cuda.data.documents import DamageMasks, DocumentPages
 from pconv_cuda.data.images import FolderImages, ImageSource, MemoryImages
 from pconv_cuda.data.masks import KINDS, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
 from pconv_cuda.data.packaged import packaged_images, split
@@ -32,6 +33,8 @@ class RunData:
 def _masks(config: TrainingConfig) -> MaskSource:
     if config.data.masks == "strokes":
         return StrokeMasks(config.data.hole_share)  # the first masks of this package: runs that go on need their bits
+    if config.data.masks == "damage":
+        return DamageMasks(config.data.hole_share)
     if config.data.masks in KINDS:
         return DrawnMasks(config.data.masks, config.data.hole_share)
     return FolderMasks(config.data.masks, config.data.polarity)
@@ -50,6 +53,11 @@ def open_data(config: TrainingConfig) -> RunData:
         seen, unseen = split(packaged_images())
         images = MemoryImages([one.array for one in seen], [one.name for one in seen])
         validation = MemoryImages([one.array for one in unseen], [one.name for one in unseen])
+    elif data.images == "documents":
+        # crops cover three quarters of a page on average: at this size they are about at its own scale
+        page = max(1, round(data.size * 4 / 3))
+        images = DocumentPages(page, train.seed)
+        validation = DocumentPages(page, train.seed + 1, data.validation_samples)
     else:
         images = FolderImages(data.images)
     if data.validation is not None:
