@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights of VGG16 for the perceptual and style terms (default: ImageNet's if torch has them "
         "in its cache, else none)",
     )
-
     add(
         "--preset",
         metavar="photographs|document",

@@ -79,6 +79,8 @@ def _take(valid: np.ndarray, window: Window, field: np.ndarray, limit: int) -> i
     """Makes holes of the valid pixels where the field is positive, of the ``limit`` highest; returns how many."""
     view = valid[window]
     places = np.flatnonzero(view & (field > 0))
+    if places.size == 0:  # it fell beside the page, or where there are holes already
+        return 0
     if places.size > limit:
         # the threshold by selection, and equals in their order: quicker than sorting, and the same everywhere
         heights = field.reshape(-1)[places]
@@ -123,8 +125,8 @@ def _worms(height: int, width: int, rng: np.random.Generator, budget: float) -> 
     x = rng.uniform(0, width) + np.cumsum(np.cos(turns) * spacing)
     radii = radius * rng.uniform(0.65, 1.25, count)
     # the piece's own window: it lies in a small part of the page
-    up, low = max(0, int(y.min() - 2 * radius)), min(height, int(y.max() + 2 * radius) + 1)
-    first, last = max(0, int(x.min() - 2 * radius)), min(width, int(x.max() + 2 * radius) + 1)
+    up, first = (int(np.clip(place.min() - 2 * radius, 0, end)) for place, end in ((y, height), (x, width)))
+    low, last = (int(np.clip(place.max() + 2 * radius + 1, 0, end)) for place, end in ((y, height), (x, width)))
     y, x = y - up, x - first
     field = np.zeros((low - up, last - first), dtype=np.float32)
     for number in range(count):
