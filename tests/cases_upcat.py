@@ -58,14 +58,14 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 
 def paper_stages(size: int = 256, batch: int = 2, levels: int = 7) -> list[Stage]:
-    """Every decoder stage of the paper's network; the shallow ones, dec4 and up, are where the time goes."""
+    """Every decoder stage of the paper's network, the deepest last: the shallow ones are where the time goes."""
     widths = [3] + [64 * min(2**level, 8) for level in range(levels)]
     return [
         Stage(
             f"dec{i + 1}", n=batch, low=widths[i + 1], skip=widths[i], k=widths[i], h=size >> (i + 1),
             w=size >> (i + 1), bias=i == 0,
         )
-        for i in reversed(range(levels))
+        for i in range(levels)
     ]  # fmt: skip
 
 
