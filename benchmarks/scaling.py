@@ -32,6 +32,7 @@ def trained(processes: int, batch_norm: str, folder: Path) -> dict[str, Any]:
     command = [*launcher, "-m", "pconv_cuda", "train", "--out", str(out), *options]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if "loss/total" in line]  # the others are the validation's
     speed = lines[-1]["pictures_per_second"]
     return {"losses": [line["loss/total"] for line in lines], "pictures_per_second": round(speed, 2)}
 
