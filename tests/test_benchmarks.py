@@ -26,7 +26,8 @@ def test_floors_of_the_network(size: int, levels: int, forward: tuple[float, flo
     assert once.flops / 1e9 == pytest.approx(forward[0], rel=0.005)
     assert once.bytes / 1e6 == pytest.approx(forward[1], rel=0.01)
     assert twice.flops / 1e9 == pytest.approx(both[0], rel=0.005)
-    # Those figures let the two gradients' kernels read g each and keep dW in fp32; a floor counts every tensor once.
+    # Those figures count more traffic in the backward than a floor does, which takes every tensor once; the two counts
+    # have not been reconciled to the byte, so this bounds ours and no more.
     assert 0.8 * both[1] < twice.bytes / 1e6 < both[1]
 
 
