@@ -177,8 +177,10 @@ def test_both_polarities_are_told_apart_and_counted(tmp_path, white_hole):
 
 def test_a_set_of_this_package_says_its_polarity(tmp_path, capsys):
     make(tmp_path)
-    (tmp_path / "0.1-0.2/inside/00001.png").unlink()
     assert main(["masks", "stats", str(tmp_path), "--json"]) == 0
+    capsys.readouterr()
+    (tmp_path / "0.1-0.2/inside/00001.png").unlink()
+    assert main(["masks", "stats", str(tmp_path), "--json"]) == 1  # something is missing
     out = json.loads(capsys.readouterr().out)
     assert out["masks"] == 23 and out["decided"] == "manifest.json says so" and out["polarity"] == "white-hole"
     assert out["missing"] == ["0.1-0.2/inside/00001.png"]
@@ -202,8 +204,10 @@ def test_grey_and_broken_files_are_named(tmp_path, capsys):
     grey = (~masks[0]).astype(np.uint8) * 255
     grey[4, 5], grey[6, 7] = 120, 130
     Image.fromarray(grey).convert("RGB").save(tmp_path / "m/0.png")
-    (tmp_path / "m/broken.png").write_bytes(b"no picture")
     assert main(["masks", "stats", str(tmp_path / "m")]) == 0
+    capsys.readouterr()
+    (tmp_path / "m/broken.png").write_bytes(b"no picture")
+    assert main(["masks", "stats", str(tmp_path / "m")]) == 1
     out = capsys.readouterr().out
     assert "grey (neither black nor white): 2 pixels in 1 files" in out
     assert "unreadable: broken.png" in out and "3 masks in" in out

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pconv_cuda.data.masks import KINDS, border_width, draw_mask, draw_masks_batch, irregular_mask
 from pconv_cuda.data.masks.occlusion import Shape, inconsistent
-from pconv_cuda.data.masks.raster import Bits, fill_discs, fill_polygon
+from pconv_cuda.data.masks.raster import Bits, _sums, fill_discs, fill_polygons
 from pconv_cuda.data.testset import PAPER_SHARES, paper_mask, paper_masks
 from pconv_cuda.errors import PConvError
 from pconv_cuda.training.config import load_config
@@ -143,12 +143,38 @@ def star(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def test_polygons_against_points(seed):
     rng = np.random.default_rng(seed)
     height, width = (int(n) for n in rng.integers(1, 24, 2))
-    vertices = star(rng, height, width)
-    truth = np.array([[even_odd(vertices, y + 0.5, x + 0.5) for x in range(width)] for y in range(height)])
-    drawn = np.zeros((height, width), dtype=bool)
-    if (patch := fill_polygon(vertices, height, width)) is not None:
-        drawn[patch[0], patch[1]] = patch[2]
-    assert np.array_equal(drawn, truth)
+    # one of them beside the picture: the others must not get its crossings
+    stars = np.stack([star(rng, height, width), star(rng, height, width) + [0, 999], star(rng, height, width)])
+    for vertices, patch in zip(stars, fill_polygons(stars, height, width), strict=True):
+        truth = np.array([[even_odd(vertices, y + 0.5, x + 0.5) for x in range(width)] for y in range(height)])
+        drawn = np.zeros((height, width), dtype=bool)
+        if patch is not None:
+            drawn[patch[0], patch[1]] = patch[2]
+        assert np.array_equal(drawn, truth)
+
+
+def test_a_polygon_that_winds_twice_and_back():
+    """The rule of nonzero winding, where the even-odd rule and a sum of one sign would be wrong."""
+    square = np.array([[1, 1], [1, 7], [7, 7], [7, 1]], dtype=float)
+    inner = np.array([[3, 3], [3, 5], [5, 5], [5, 3]], dtype=float)
+    for second, size in ((square, 36), (square[::-1], 0), (inner, 36), (inner[::-1], 32)):
+        around = np.concatenate([square, square[:1], second, second[:1]])
+        (patch,) = fill_polygons(around[None], 9, 20)
+        assert patch is not None and int(patch[2].sum()) == size
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 16, 23])
+def test_columns_side_by_side_do_not_touch_each_other(width):
+    """Eight (or four) columns are added in one word: no sum may carry or borrow into the next column."""
+    rng = np.random.default_rng(width)
+    rows, columns = rng.integers(0, 12, 400), rng.integers(0, width, 400)
+    for lane, most in ((np.uint8, 120), (np.uint16, 30000)):
+        values = rng.integers(-(most // 40), most // 40 + 1, 400)
+        truth = np.zeros((12, width), dtype=np.int64)
+        np.add.at(truth, (rows, columns), values)
+        truth = truth.cumsum(axis=0)
+        assert abs(truth).max() < most
+        assert np.array_equal(_sums(rows, columns, values, 11, width, lane), truth[:-1] != 0)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -229,6 +255,40 @@ def test_shares_fill_their_range_and_holes_lie_everywhere():
         assert counts.min() > 20, kind  # uniform: 40 each
         blocks = (~masks).mean(axis=0).reshape(4, 16, 4, 16).mean(axis=(1, 3))
         assert blocks.min() > 0.1 and blocks.max() < 0.32, (kind, blocks)  # 0.2 on the average
+
+
+def pieces(mask: np.ndarray) -> list[int]:
+    """Pixels of each connected hole (eight neighbours), the largest first."""
+    from scipy.ndimage import label
+
+    return sorted(np.bincount(label(~mask, np.ones((3, 3)))[0].reshape(-1))[1:].tolist(), reverse=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_holes_come_in_many_sizes_and_do_not_always_reach_the_border(kind):
+    """What tells these masks from one square in the middle and from salt and pepper."""
+    masks = [draw_mask(128, seed, kind, (0.1, 0.4)) for seed in range(120)]
+    sizes = [pieces(mask) for mask in masks]
+    several = sum(len(one) > 1 for one in sizes)
+    largest = np.array([one[0] / sum(one) for one in sizes])
+    assert several > 20  # more than one hole in many masks
+    assert np.median([sum(one) / len(one) for one in sizes]) > 100  # no dust: the mean hole is 10 px wide or more
+    assert largest.min() < 0.6 and largest.max() > 0.95  # scattered and in one piece
+    # with border=None holes lie anywhere, and most masks reach the band, which is a third of the picture; not all do
+    edge = border_width(128, 128)
+    small = [draw_mask(128, seed, kind, (0.0, 0.03)) for seed in range(120)]
+    large, some = (np.mean([not mask.all() and not _inside(mask, edge) for mask in ones]) for ones in (masks, small))
+    assert large > 0.9 and 0.6 < some < 1, (large, some)
+
+
+def _inside(mask: np.ndarray, edge: int) -> bool:
+    """Whether all holes lie farther than ``edge`` px from the border."""
+    return bool((~mask).sum() == (~mask[edge:-edge, edge:-edge]).sum())
+
+
+def test_the_sizes_see_a_planted_dust():
+    dust = np.random.default_rng(0).random((128, 128)) > 0.2
+    assert sum(pieces(dust)) / len(pieces(dust)) < 100
 
 
 def test_paper_masks_are_those_of_paper_mask():

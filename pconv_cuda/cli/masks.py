@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stats = actions.add_parser(
         "stats",
         help="hole shares, border, grey pixels and sizes of a folder of masks",
-        description="Print what a folder of masks holds. It is searched at any depth.",
+        description="Print what a folder of masks holds. It is searched at any depth. The exit code is 1 if files "
+        "cannot be read, or are missing that the folder's manifest names.",
     )
     stats.add_argument("folder", metavar="DIR", help="any folder of mask pictures")
     stats.add_argument(
@@ -75,7 +76,7 @@ def _stats(args: argparse.Namespace) -> int:
             stacklevel=1,
         )
     print(json.dumps(stats.as_dict(), indent=1) if args.json else table(stats))
-    return 0
+    return 1 if stats.unreadable or stats.missing else 0
 
 
 def _from_video(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -122,7 +121,7 @@ class MaskSet:
     notes: list[str]
 
 
-def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[Cell], progress: Any = None) -> MaskSet:
+def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[Cell]) -> MaskSet:
     """The masks of a folder, or ``paper``: drawn by seed.
 
     A folder that is laid out as SHARE/border|inside, as ``pconv masks make`` does, is taken at its word; of any other

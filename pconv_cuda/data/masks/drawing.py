@@ -119,12 +119,17 @@ def _frame(limits: Limits, wanted: int, rng: np.random.Generator) -> np.ndarray 
     room = 1 - wanted / max(1, (rows.stop - rows.start) * (columns.stop - columns.start))
     most = 0.25 * room * min(height, width)
     frame = limits.within(np.ones((height, width), dtype=bool))
-    y, x = np.arange(height), np.arange(width)
-    frame &= y[:, None] >= rows.start + _wander(width, most, rng)
-    frame &= y[:, None] < rows.stop - _wander(width, most, rng)
-    frame &= x >= columns.start + _wander(height, most, rng)[:, None]
-    frame &= x < columns.stop - _wander(height, most, rng)[:, None]
+    y, x = np.arange(height, dtype=np.int32)[:, None], np.arange(width, dtype=np.int32)
+    # of whole numbers: a pixel is at or beyond a curve if it is at or beyond the next whole number
+    frame &= y >= _whole(rows.start + _wander(width, most, rng))
+    frame &= y < _whole(rows.stop - _wander(width, most, rng))
+    frame &= x >= _whole(columns.start + _wander(height, most, rng))[:, None]
+    frame &= x < _whole(columns.stop - _wander(height, most, rng))[:, None]
     return frame
+
+
+def _whole(curve: np.ndarray) -> np.ndarray:
+    return np.ceil(curve).astype(np.int32)
 
 
 def _wander(length: int, most: float, rng: np.random.Generator) -> np.ndarray:
@@ -185,20 +190,25 @@ def _part(candidates: np.ndarray, number: int, limits: Limits, lone: bool, rng: 
 def _grow(
     hole: np.ndarray, wanted: int, frame: np.ndarray | None, limits: Limits, rng: np.random.Generator
 ) -> np.ndarray:
-    """Dilates ``hole`` to exactly ``wanted`` pixels."""
-    bits = Bits(limits.height, limits.width)
-    inner = bits.pack(limits.within(np.ones_like(hole)))
-    held = bits.pack(hole)
-    allowed = inner if frame is None else bits.pack(frame) | held
+    """Dilates ``hole``, in place, to exactly ``wanted`` pixels."""
+    # without the border band, where that stays free: the less there is to shift, the quicker
+    window = limits.inner if limits.border is False else (slice(None), slice(None))
+    bits = Bits(*hole[window].shape)
+    inner = bits.pack(np.ones_like(hole[window]))
+    held = bits.pack(hole[window])
+    allowed = inner if frame is None else bits.pack(frame[window]) | held
     count, square = held.bit_count(), bool(rng.integers(2))
     while count < wanted:
         grown = bits.dilate(held, square, allowed)
         square = not square
         now = grown.bit_count()
         if now > wanted:
-            hole, ring = bits.unpack(held), bits.unpack(grown & ~held)
+            ring = np.zeros_like(hole)
+            ring[window] = bits.unpack(grown & ~held)
+            hole[window] = bits.unpack(held)
             return hole | _part(ring, wanted - count, limits, not limits.in_band(hole), rng)
         if now == count:  # the wandering frame is full: from here on the whole inner rectangle
             allowed = inner
         held, count = grown, now
-    return bits.unpack(held)
+    hole[window] = bits.unpack(held)
+    return hole

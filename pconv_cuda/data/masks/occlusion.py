@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pconv_cuda.data.masks.raster import Patch, fill_polygon
+from pconv_cuda.data.masks.raster import Patch, fill_polygons
 from pconv_cuda.data.masks.shares import Limits
 
 __all__ = ["Shape", "inconsistent", "occlusion", "random_scene"]
@@ -136,12 +136,14 @@ def inconsistent(scene: list[Shape], height: int, width: int) -> np.ndarray:
     Returns:
         (height, width) bool. What moves in from outside the picture, or out of it, is not marked.
     """
-    first = [fill_polygon(one.vertices, height, width) for one in scene]
-    second = [fill_polygon(one.moved(), height, width) for one in scene]
-    labels = _paint(first, height, width), _paint(second, height, width)
+    outlines = np.stack([*(one.vertices for one in scene), *(one.moved() for one in scene)])
+    patches = fill_polygons(outlines, height, width)
+    first, second = patches[: len(scene)], patches[len(scene) :]
+    padded = _paint(first, height, width), _paint(second, height, width)
+    labels = padded[0][1:-1, 1:-1], padded[1][1:-1, 1:-1]
     # the background: where it shows in one frame only
     found = (labels[0] == 0) != (labels[1] == 0)
-    padded = np.pad(labels[0], 1), np.pad(labels[1], 1)
+    scratch = _scratch(height * width)
     for number, shape in enumerate(scene[:-1]):
         inverse = np.linalg.inv(shape.linear)
         there = shape.centre + shape.shift
@@ -153,17 +155,20 @@ def inconsistent(scene: list[Shape], height: int, width: int) -> np.ndarray:
         ):
             window = _window(patch, nearer, *way_back)
             if window is not None:
-                _mark(found, here, other, window, number + 1, *way)
+                _mark(found, here, other, window, scratch, number + 1, *way)
     return found
 
 
 def _paint(patches: list[Patch | None], height: int, width: int) -> np.ndarray:
-    """Which shape each pixel shows, counted from 1; 0 is the background."""
-    labels = np.zeros((height, width), dtype=np.uint8)
+    """Which shape each pixel shows, counted from 1; 0 is the background, and a rim of it, 1 px wide, lies about all."""
+    padded = np.zeros((height + 2, width + 2), dtype=np.uint8)
+    labels = padded[1:-1, 1:-1]
     for number, patch in enumerate(patches, 1):
         if patch is not None:
-            labels[patch[0], patch[1]][patch[2]] = number
-    return labels
+            # nearer shapes have greater numbers; a maximum is many times as fast as a masked assignment
+            place = labels[patch[0], patch[1]]
+            np.maximum(place, patch[2].view(np.uint8) * np.uint8(number), out=place)
+    return padded
 
 
 def _window(
@@ -188,6 +193,7 @@ def _mark(
     here: np.ndarray,
     other: np.ndarray,
     window: tuple[slice, slice],
+    scratch: tuple[np.ndarray, ...],
     label: int,
     linear: np.ndarray,
     centre: np.ndarray,
@@ -199,16 +205,22 @@ def _mark(
     layer at that place is the outlines' rounding.
     """
     rows, columns = window
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    where, place, index, wide, shown = (one[: shape[0] * shape[1]].reshape(shape) for one in scratch)
     y = np.arange(rows.start, rows.stop, dtype=np.float32) + np.float32(0.5 - centre[0])
     x = np.arange(columns.start, columns.stop, dtype=np.float32) + np.float32(0.5 - centre[1])
-    places = []
-    for axis in range(2):
+    for axis, whole in ((0, index), (1, place)):
         down = np.float32(linear[axis, 0]) * y + np.float32(there[axis] + 1)
-        along = np.add.outer(down, np.float32(linear[axis, 1]) * x)
-        np.clip(along, 0, other.shape[axis] - 1, out=along)
-        places.append(along.astype(np.int32))
-    index = places[0]
+        np.add(down[:, None], np.float32(linear[axis, 1]) * x, out=where)
+        np.clip(where, 0, other.shape[axis] - 1, out=where)
+        np.copyto(whole, where, casting="unsafe")
     index *= np.int32(other.shape[1])
-    index += places[1]
-    shown = other.reshape(-1).take(index)
+    index += place
+    np.copyto(wide, index)  # the type that take() would convert to
+    other.reshape(-1).take(wide, out=shown, mode="clip")
     found[rows, columns] |= (shown > label) & (here[rows, columns] == label)
+
+
+def _scratch(count: int) -> tuple[np.ndarray, ...]:
+    """What :func:`_mark` works in. Fresh memory for each layer would cost as much time as the work itself."""
+    return tuple(np.empty(count, dtype) for dtype in (np.float32, np.int32, np.int32, np.int64, np.uint8))

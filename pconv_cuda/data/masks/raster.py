@@ -8,43 +8,79 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["Bits", "Patch", "fill_discs", "fill_polygon"]
+__all__ = ["Bits", "Patch", "fill_discs", "fill_polygons"]
 
 # rows, columns, and the bool array that belongs there: shapes are small beside the picture
 Patch = tuple[slice, slice, np.ndarray]
 
 
-def fill_polygon(vertices: np.ndarray, height: int, width: int) -> Patch | None:
-    """The pixels of a closed polygon, by the rule of nonzero winding.
+def fill_polygons(vertices: np.ndarray, height: int, width: int) -> list[Patch | None]:
+    """The pixels of closed polygons, by the rule of nonzero winding.
 
     Args:
-        vertices: (n, 2) float, (y, x) in pixels, the first pixel's centre at (0.5, 0.5).
+        vertices: (k, n, 2) float, (y, x) in pixels, the first pixel's centre at (0.5, 0.5); at most 127 turns.
         height, width: of the picture; what lies outside is cut off.
 
     Returns:
-        None where no pixel centre of the picture lies within the polygon's bounding box.
+        One for each polygon; None where no pixel centre of the picture lies within its bounding box.
     """
-    y, x = vertices[:, 0] - 0.5, vertices[:, 1] - 0.5
-    top, bottom = max(0, int(np.ceil(y.min()))), min(height, int(np.floor(y.max())) + 1)
-    left, right = max(0, int(np.ceil(x.min()))), min(width, int(np.floor(x.max())) + 1)
-    if top >= bottom or left >= right:
-        return None
-    next_y, next_x = np.append(y[1:], y[0]), np.append(x[1:], x[0])
+    places = vertices - 0.5
+    low, high = np.ceil(places.min(axis=1)), np.floor(places.max(axis=1)) + 1
+    low, high = np.maximum(low, 0).astype(np.int64), np.minimum(high, [height, width]).astype(np.int64)
+    (y, x), (next_y, next_x) = places.transpose(2, 0, 1), np.roll(places, -1, axis=1).transpose(2, 0, 1)
+    (top, left), (bottom, right) = low.T, high.T
     # each edge crosses the columns first..last-1: half open, so that a vertex on a column counts once
-    first = np.clip(np.ceil(np.minimum(x, next_x)), left, right).astype(np.int64)
-    last = np.clip(np.ceil(np.maximum(x, next_x)), left, right).astype(np.int64)
-    crossings = last - first
-    edges = np.repeat(np.arange(y.size), crossings)
-    within = np.arange(edges.size) - np.repeat(np.cumsum(crossings) - crossings, crossings)
-    columns = first[edges] + within
+    first, last = (
+        np.minimum(np.maximum(np.ceil(end), left[:, None]), right[:, None]).astype(np.int64)
+        for end in (np.minimum(x, next_x), np.maximum(x, next_x))
+    )
+    # no edge of a polygon that lies beside the picture crosses anything
+    crossings = np.where((low < high).all(axis=1)[:, None], last - first, 0)
     run = next_x - x
     slope = np.divide(next_y - y, run, out=np.zeros_like(run), where=run != 0)
-    rows = np.clip(np.ceil(y[edges] + (columns - x[edges]) * slope[edges]), top, bottom).astype(np.int64)
-    winding = np.zeros((bottom - top + 1, right - left), dtype=np.int8)
-    turn = np.where(run > 0, 1, -1).astype(np.int8)
-    np.add.at(winding.reshape(-1), (rows - top) * (right - left) + columns - left, turn[edges])
-    np.add.accumulate(winding, axis=0, out=winding)
-    return slice(top, bottom), slice(left, right), winding[:-1] != 0
+    # all crossings of all edges, one polygon's after the other's
+    flat = crossings.reshape(-1)
+    edges = np.repeat(np.arange(flat.size), flat)
+    columns = first.reshape(-1)[edges] + np.arange(edges.size) - np.repeat(np.cumsum(flat) - flat, flat)
+    rows = np.ceil(y.reshape(-1)[edges] + (columns - x.reshape(-1)[edges]) * slope.reshape(-1)[edges])
+    turn = np.where(run > 0, 1, -1).reshape(-1)[edges]
+    ends = np.cumsum(crossings.sum(axis=1))
+    patches: list[Patch | None] = []
+    for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        down, across = slice(top[number], bottom[number]), slice(left[number], right[number])
+        if down.start >= down.stop or across.start >= across.stop:
+            patches.append(None)
+            continue
+        own = slice(start, end)
+        row = np.minimum(np.maximum(rows[own], down.start), down.stop).astype(np.int64) - down.start
+        size = (int(down.stop - down.start), int(across.stop - across.start))
+        patches.append((down, across, _sums(row, columns[own] - across.start, turn[own], *size, np.uint8)))
+    return patches
+
+
+def _sums(
+    rows: np.ndarray, columns: np.ndarray, values: np.ndarray, height: int, width: int, lane: type[np.unsignedinteger]
+) -> np.ndarray:
+    """Where the running sum of ``values``, down each column, is not 0: (height, width) bool.
+
+    The columns stand side by side in words of 64 bits, a ``lane`` each, and are added together, eight times as fast.
+    A bias of half the lane's range keeps every sum positive, so that no lane borrows from the next; sums must lie
+    within the bias.
+
+    Args:
+        rows, columns, values: (n,) whole numbers, what is added from which pixel on; row ``height`` adds nothing.
+    """
+    size = np.dtype(lane).itemsize
+    bits, lanes = 8 * size, 8 // size
+    words = -(-width // lanes)
+    sums = np.zeros((height + 1, words), dtype="<u8")
+    bias = 1 << (bits - 1)
+    sums[0] = sum(bias << (bits * number) for number in range(lanes))
+    # -1 is a word full of ones: modulo 2^64 the shifted values add as signed numbers do
+    parts = values.astype(np.int64) << (bits * (columns % lanes))
+    np.add.at(sums.reshape(-1), rows * words + columns // lanes, parts.view(np.uint64))
+    np.add.accumulate(sums, axis=0, out=sums)
+    return np.asarray(sums.view(np.dtype(lane).newbyteorder("<"))[:-1, :width] != bias)
 
 
 def fill_discs(y: np.ndarray, x: np.ndarray, radius: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -60,12 +96,8 @@ def fill_discs(y: np.ndarray, x: np.ndarray, radius: np.ndarray, height: int, wi
     enter = np.clip(np.ceil(y[:, None] - half - 0.5), 0, height).astype(np.int64)
     leave = np.clip(np.floor(y[:, None] + half - 0.5) + 1, 0, height).astype(np.int64)
     there = (square >= 0) & (columns >= 0) & (columns < width) & (enter < leave)
-    steps = np.zeros((height + 1, width), dtype=np.int16)
-    flat = steps.reshape(-1)
-    np.add.at(flat, enter[there] * width + columns[there], np.int16(1))
-    np.add.at(flat, leave[there] * width + columns[there], np.int16(-1))
-    np.add.accumulate(steps, axis=0, out=steps)
-    return steps[:-1] > 0
+    at, turn = columns[there], np.repeat([1, -1], np.count_nonzero(there))
+    return _sums(np.r_[enter[there], leave[there]], np.r_[at, at], turn, height, width, np.uint16)
 
 
 class Bits:
