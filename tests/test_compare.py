@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -74,3 +75,27 @@ def test_unlike_runs_are_refused(tmp_path, words, capsys):
     assert main(words) == 1
     assert "train.seed: 0 and 1" in capsys.readouterr().err
     assert not (tmp_path / "r/eval").exists()
+
+
+def test_runs_on_other_pictures_are_refused(tmp_path, words, capsys):
+    """The configurations agree, the folder's files do not."""
+    for kind in ("partial", "plain"):
+        out = ["--out", str(tmp_path / "r" / kind), "--set", f"model.conv={kind}"]
+        assert main(["train", *training(tmp_path), *out]) == 0
+        if kind == "partial":
+            (tmp_path / "train/0.png").rename(tmp_path / "train/3.png")
+    assert main(words) == 1
+    assert "content of data.images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_picture_in_both_folders_is_refused(tmp_path, words, capsys, trained):
+    if trained:
+        for kind in ("partial", "plain"):
+            out = ["--out", str(tmp_path / "r" / kind), "--set", f"model.conv={kind}"]
+            assert main(["train", *training(tmp_path), *out]) == 0
+    shutil.copy(tmp_path / "train/0.png", tmp_path / "test/other-name.png")
+    assert main(words if trained else [*words, *training(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "got 1 that were" in error and "train/0.png" in error and "test/other-name.png" in error
+    assert not (tmp_path / "r/eval").exists() and trained == (tmp_path / "r/partial").exists()

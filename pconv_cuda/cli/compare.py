@@ -10,7 +10,7 @@ _EPILOG = """\
 examples:
   pconv compare --data train/ --test test/ --out R --steps 20000 --set model.levels=7 --set data.size=256 --size 256
   pconv compare --test test/ --out R          where R/partial and R/plain are runs of pconv train already
-Each stage goes on where it was stopped. Pictures must not stand in both folders: the split is yours.
+Each stage goes on where it was stopped. The split by picture is yours; a file that stands in both folders is refused.
 """
 
 

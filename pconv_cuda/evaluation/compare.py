@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pconv_cuda.data.images import find_files
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.run import Settings, evaluate
+from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.config import TrainingConfig, flatten, load_config
 from pconv_cuda.training.loop import train
 
 __all__ = ["compare"]
 
 KINDS = ("partial", "plain")
+_CONTENT = "content of "  # such keys of a run's identity are digests of its data
 
 
 def compare(
@@ -43,12 +47,15 @@ def compare(
         What R/eval/results.json holds.
 
     Raises:
-        PConvError: nothing to train on, or two runs that differ in more than the convolution.
+        PConvError: nothing to train on, a picture that stands in the training and in the test folder, or two runs
+            that differ in more than the convolution.
     """
     root = Path(out)
     named = {"data.images": data, **(overrides or {})}
     base = load_config(config, keys, {key: value for key, value in named.items() if value is not None})
     asked = bool(keys or config or any(value is not None for value in named.values()))
+    if data is not None:
+        _check_apart(data, settings.images)
     for kind in KINDS:
         folder = root / kind
         if _is_complete(folder) and not asked:
@@ -58,7 +65,7 @@ def compare(
             raise PConvError(f"--data: expected training pictures, since {folder} is no complete run, got none")
         say(f"{folder}: training with {kind} convolutions")
         train(replace(base, model=replace(base.model, conv=kind)), folder)
-    _check_alike(root)
+    _check_alike(root, settings.images)
     return evaluate(replace(settings, weights=tuple(f"{kind}={root / kind}" for kind in KINDS)), root / "eval")
 
 
@@ -67,12 +74,38 @@ def _is_complete(folder: Path) -> bool:
     return (folder / "model.safetensors").is_file()
 
 
-def _check_alike(root: Path) -> None:
-    """The two runs' configurations, where both have one, and their networks differ in the convolution alone."""
+def _check_apart(training: str, test: str) -> None:
+    """No picture that was trained on is tested on: the same file, whatever its name, in both folders."""
+    if not (Path(training).is_dir() and Path(test).is_dir()):
+        return  # drawn or packaged pictures, or a folder that is elsewhere by now
+    seen = {_digest(path): path for path in find_files(training, "--data")}
+    both = [(seen[_digest(path)], path) for path in find_files(test, "--test") if _digest(path) in seen]
+    if both:
+        lines = [f"{one} and {other}" for one, other in both[:5]] + ["..."] * (len(both) > 5)
+        raise PConvError(
+            f"--test: expected pictures that were not trained on, got {len(both)} that were:\n  " + "\n  ".join(lines)
+        )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_alike(root: Path, test: str) -> None:
+    """The two runs' configurations, where both have one, and their networks differ in the convolution alone.
+
+    So do their data, as far as their checkpoints still tell.
+    """
     files = [root / kind / "training.yaml" for kind in KINDS]
     sides: list[dict[str, Any]] = [{}, {}]
     if all(file.is_file() for file in files):
-        sides = [_free(load_config(file)) for file in files]
+        configs = [load_config(file) for file in files]
+        for folder in {config.data.images for config in configs}:
+            _check_apart(folder, test)
+        sides = [_free(config) for config in configs]
+        contents = [_content(root / kind) for kind in KINDS]
+        if all(contents):
+            sides = [side | content for side, content in zip(sides, contents, strict=True)]
     for side, kind in zip(sides, KINDS, strict=True):
         network = json.loads((root / kind / "config.json").read_text(encoding="utf-8"))
         if network.get("conv") != kind:
@@ -84,6 +117,13 @@ def _check_alike(root: Path) -> None:
     ]
     if lines:
         raise PConvError(f"--out: the runs in {root} differ in more than model.conv:\n  " + "\n  ".join(lines))
+
+
+def _content(run: Path) -> dict[str, Any]:
+    """Digests of the pictures and masks that a run saw."""
+    newest = Checkpoints(run, 1).newest()
+    identity = newest[1]["identity"] if newest else {}
+    return {key: value for key, value in identity.items() if key.startswith(_CONTENT)}
 
 
 def _free(config: TrainingConfig) -> dict[str, Any]:
