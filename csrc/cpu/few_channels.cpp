@@ -5,15 +5,11 @@
 // 15 to 30 percent. Here y is written once, and where no window has a valid pixel nothing is multiplied.
 #include "../launchers.h"
 #include "copy_runs.h"
+#include "instruction_set.h"
 #include "parallel.h"
 
 #include <algorithm>
 #include <vector>
-
-// Baseline x86 has too few registers, and no fused multiply-add, to keep up with the library; others are untried.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(PCONV_ISA_BASELINE)
-#define PCONV_HAS_TILES
-#endif
 
 namespace pconv::cpu {
 namespace {
@@ -37,21 +33,9 @@ struct Tile {
     float slope;       // of the activation, 1: none
 };
 
-#ifdef PCONV_HAS_TILES
-namespace avx512 {
-#define PCONV_TARGET __attribute__((target("avx512f")))
-#define PCONV_LANES 16
-#define PCONV_VECTORS 4
-#include "few_channels_tile.h"
-}  // namespace avx512
-
-namespace avx2 {
-#define PCONV_TARGET __attribute__((target("avx2,fma")))
-#define PCONV_LANES 8
-#define PCONV_VECTORS 2
-#include "few_channels_tile.h"
-}  // namespace avx2
-#endif
+// Baseline x86 has too few registers, and no fused multiply-add, to keep up with the library; others are untried.
+#define PCONV_TILE "few_channels_tile.h"
+#include "vector_tiles.h"
 
 // The tile for this machine.
 struct Variant {
@@ -61,12 +45,11 @@ struct Variant {
 
 Variant variant() {
 #ifdef PCONV_HAS_TILES
-#ifndef PCONV_ISA_AVX2
-    if (__builtin_cpu_supports("avx512f")) return {avx512::compute_any, avx512::kBlock};
-#endif
-#ifndef PCONV_ISA_AVX512
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {avx2::compute_any, avx2::kBlock};
-#endif
+    switch (instruction_set()) {
+        case InstructionSet::kAvx512: return {avx512::compute_any, avx512::kBlock};
+        case InstructionSet::kAvx2: return {avx2::compute_any, avx2::kBlock};
+        case InstructionSet::kBaseline: break;
+    }
 #endif
     return {};
 }

@@ -7,14 +7,11 @@
 // The matrices come from the points 0, +-a, +-b and infinity. With the usual +-1 and +-2 the rms error is 2.8 to 4.6
 // times a direct convolution's; with a = 2/3 and b = 3/2 it is 1.2 to 2.1 times, and a b = 1 saves a product besides.
 #include "../launchers.h"
+#include "instruction_set.h"
 #include "parallel.h"
 
 #include <algorithm>
 #include <vector>
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(PCONV_ISA_BASELINE)
-#define PCONV_HAS_TILES
-#endif
 
 namespace pconv::cpu {
 namespace {
@@ -46,21 +43,8 @@ struct Place {
           x(tile % p.tile_columns * 4) {}
 };
 
-#ifdef PCONV_HAS_TILES
-namespace avx512 {
-#define PCONV_TARGET __attribute__((target("avx512f")))
-#define PCONV_LANES 16
-#define PCONV_VECTORS 4
-#include "winograd_tile.h"
-}  // namespace avx512
-
-namespace avx2 {
-#define PCONV_TARGET __attribute__((target("avx2,fma")))
-#define PCONV_LANES 8
-#define PCONV_VECTORS 2
-#include "winograd_tile.h"
-}  // namespace avx2
-#endif
+#define PCONV_TILE "winograd_tile.h"
+#include "vector_tiles.h"
 
 struct Variant {
     void (*compute)(const Problem&, int64_t, int64_t, const float*, float*, float*) = nullptr;
@@ -69,13 +53,11 @@ struct Variant {
 
 Variant variant() {
 #ifdef PCONV_HAS_TILES
-#ifndef PCONV_ISA_AVX2
-    if (__builtin_cpu_supports("avx512f")) return {avx512::compute, avx512::kLanes, avx512::kBlock};
-#endif
-#ifndef PCONV_ISA_AVX512
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return {avx2::compute, avx2::kLanes, avx2::kBlock};
-#endif
+    switch (instruction_set()) {
+        case InstructionSet::kAvx512: return {avx512::compute, avx512::kLanes, avx512::kBlock};
+        case InstructionSet::kAvx2: return {avx2::compute, avx2::kLanes, avx2::kBlock};
+        case InstructionSet::kBaseline: break;
+    }
 #endif
     return {};
 }
