@@ -58,7 +58,7 @@ def test_every_shape(shape: tuple[int, ...], adjoint: bool, layout: torch.memory
 @needs_vectors
 @pytest.mark.parametrize("channels", [(64, 64), (128, 128), (256, 256)], ids=str)
 def test_error_is_about_that_of_a_direct_convolution(channels: tuple[int, int]) -> None:
-    """Root mean square over several problems, as VGG16 has them (inputs behind a ReLU): seen 1.5 to 2.1 times."""
+    """Root mean square over several problems, as VGG16 has them (inputs behind a ReLU): seen 1.1 to 1.7 times."""
     ours = direct = 0.0
     for seed in range(4):
         x, weight, bias = problem(1, *channels, 24, 28, seed)
@@ -66,7 +66,7 @@ def test_error_is_about_that_of_a_direct_convolution(channels: tuple[int, int]) 
         expected = truth(x, None, weight, bias, False, False)
         ours += (ops_conv3x3.conv3x3(x, None, weight, bias) - expected).square().mean().item()
         direct += (F.conv2d(x, weight, bias, padding=1) - expected).square().mean().item()
-    assert (ours / direct) ** 0.5 < 2.3
+    assert (ours / direct) ** 0.5 <= 2
 
 
 @needs_vectors
@@ -147,25 +147,31 @@ def stock(features: VGG16Features, image: Tensor) -> list[Tensor]:
 
 
 def test_features_and_their_gradient() -> None:
-    """Error against float64, at each pooling and of the image's gradient, at most about twice the library's."""
-    features = VGG16Features("random")
-    image = torch.randn(2, 3, 40, 52)
-    weights = [torch.randn_like(pool) for pool in features(image)]
+    """Error against float64, at each pooling and of the image's gradient, at most twice the library's.
 
-    def run(function, given: Tensor) -> list[Tensor]:
-        given = given.clone().requires_grad_()
-        pools = function(given)
-        total = sum((pool * weight.to(pool.dtype)).sum() for pool, weight in zip(pools, weights, strict=True))
-        return [*pools, torch.autograd.grad(total, given)[0]]
+    The median of five problems: a rounding that opens another ReLU or picks another maximum, which happens to either
+    side in a few of a hundred, moves the gradient by a whole value. Seen: 1.5, 1.0, 0.7 and 1.7 times.
+    """
+    ratios = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        features, image = VGG16Features("random"), torch.randn(2, 3, 40, 52)
+        weights = [torch.randn_like(pool) for pool in features(image)]
 
-    ours, library = run(features, image), run(lambda x: stock(features, x), image)
-    expected = run(lambda x: stock(features, x), image.double())
-    for one, other, right in zip(ours[:3], library, expected, strict=False):
-        assert (one - right).norm() <= 2.3 * (other - right).norm()
-    # A rounding that opens another ReLU or picks another maximum moves the gradient by a whole value, so that here
-    # single problems say little of either: both are as near as makes no difference.
-    for gradient in (ours[3], library[3]):
-        assert (gradient - expected[3]).norm() <= 2e-5 * expected[3].norm()
+        def run(function, given: Tensor, weights: list[Tensor] = weights) -> list[Tensor]:
+            given = given.clone().requires_grad_()
+            pools = function(given)
+            total = sum((pool * weight.to(pool.dtype)).sum() for pool, weight in zip(pools, weights, strict=True))
+            return [*pools, torch.autograd.grad(total, given)[0]]
+
+        def by_layers(x: Tensor, features: VGG16Features = features) -> list[Tensor]:
+            return stock(features, x)
+
+        sides = run(features, image), run(by_layers, image), run(by_layers, image.double())
+        ratios.append(
+            [((one - right).norm() / (other - right).norm()).item() for one, other, right in zip(*sides, strict=True)]
+        )
+    assert torch.tensor(ratios).median(dim=0).values.max() <= 2, ratios
 
 
 def test_ways_that_torchs_own_layers_serve() -> None:

@@ -103,21 +103,29 @@ PCONV_TARGET void transform_input(const Problem& p, int64_t first, int64_t tiles
 }
 
 // A register tile of the products: as in few_channels_tile.h each filter vector that is loaded serves all tiles.
+// Channels are added in two parts or more: one long sum would lose more digits than the transforms do.
 template <int Tiles, int Vectors>
 PCONV_TARGET void multiply(
     const float* v, const float* filters, int64_t channels, int64_t v_step, int64_t m_step, float* m) {
-    Vector sum[Tiles][Vectors] = {};
     const auto* u = reinterpret_cast<const Vector*>(filters);
-    for (int64_t c = 0; c < channels; ++c, u += Vectors) {
+    const int64_t part = std::clamp<int64_t>(channels / 2, 32, 64);
+    for (int64_t first = 0; first == 0 || first < channels; first += part) {  // once where there are none
+        Vector sum[Tiles][Vectors] = {};
+        const int64_t end = std::min(first + part, channels);
+        for (int64_t c = first; c < end; ++c, u += Vectors) {
+#pragma GCC unroll 8
+            for (int j = 0; j < Tiles; ++j)
+#pragma GCC unroll 8
+                for (int i = 0; i < Vectors; ++i) sum[j][i] += v[j * v_step + c] * u[i];
+        }
 #pragma GCC unroll 8
         for (int j = 0; j < Tiles; ++j)
 #pragma GCC unroll 8
-            for (int i = 0; i < Vectors; ++i) sum[j][i] += v[j * v_step + c] * u[i];
+            for (int i = 0; i < Vectors; ++i) {
+                Vector& to = reinterpret_cast<Vector*>(m + j * m_step)[i];
+                to = first == 0 ? sum[j][i] : to + sum[j][i];
+            }
     }
-#pragma GCC unroll 8
-    for (int j = 0; j < Tiles; ++j)
-#pragma GCC unroll 8
-        for (int i = 0; i < Vectors; ++i) reinterpret_cast<Vector*>(m + j * m_step)[i] = sum[j][i];
 }
 
 template <int Tiles = kTiles, int Vectors = PCONV_VECTORS>
