@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from cases import Case, blob_mask, paper_layers
 
-from benchmarks import measure, rivals
+from benchmarks import floors, measure, rivals
 from pconv_cuda import ops
 
 HOLE_SHARE = 0.25
@@ -60,55 +60,59 @@ def calls_of(case: Case, dtype: torch.dtype, backward: bool) -> dict[str, Call]:
     return {name: (lambda call=call: torch.autograd.grad(call(), leaves, grad)) for name, call in layers.items()}
 
 
-def floor_seconds(case: Case, ceiling: dict[str, float]) -> dict[str, float]:
-    """Forward alone, bf16: each tensor once, one byte a pixel and mask."""
-    p, q = case.h // case.stride[0], case.w // case.stride[1]
-    flops = 2.0 * case.n * p * q * case.k * case.c * case.window[0] * case.window[1]
-    values = case.n * (case.h * case.w * case.c + p * q * case.k) + case.k * case.c * case.window[0] * case.window[1]
-    moved = 2 * values + case.n * (case.h * case.w + p * q)
-    return {"arithmetic": flops / ceiling["product_flop_per_s"], "bytes": moved / ceiling["copy_bytes_per_s"]}
+def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {"median_us": statistics.median(v) * 1e6, "min_us": min(v) * 1e6, "max_us": max(v) * 1e6}
+        for name, v in times.items()
+    }
 
 
 def measure_layer(case: Case, dtype: torch.dtype, ceiling: dict[str, float], rounds: int) -> dict[str, Any]:
+    floor = floors.milliseconds(floors.layer(case, dtype.itemsize, False), ceiling)
     row: dict[str, Any] = {
         "layer": case.name,
-        "floor_us": {k: v * 1e6 for k, v in floor_seconds(case, ceiling).items()},
+        "floor_us": {kind: 1e3 * floor[kind] for kind in ("arithmetic", "bytes")},
     }
     for backward in (False, True):
-        times = timed(calls_of(case, dtype, backward), rounds)
-        row["forward_backward" if backward else "forward"] = {
-            name: {"median_us": statistics.median(v) * 1e6, "min_us": min(v) * 1e6, "max_us": max(v) * 1e6}
-            for name, v in times.items()
-        }
+        row["forward_backward" if backward else "forward"] = summary(timed(calls_of(case, dtype, backward), rounds))
     return row
 
 
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """The options that :mod:`benchmarks.gpu_networks` has too."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("out", type=Path)
+    made.add_argument("--seconds", type=float, default=200)
+    made.add_argument("--size", type=int, default=512)
+    made.add_argument("--batch", type=int, default=6)
+    made.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    made.add_argument("--rounds", type=int, default=20)
+    return made
+
+
+def conditions(args: argparse.Namespace) -> dict[str, Any]:
+    """What a result was measured on, and how."""
+    return {
+        "device": torch.cuda.get_device_name(), "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(), "dtype": args.dtype, "batch": args.batch, "size": args.size,
+        "hole_share": HOLE_SHARE, "wgmma": os.environ.get("PCONV_WGMMA") == "1",
+    }  # fmt: skip
+
+
+def keep(out: Path, result: dict[str, Any]) -> None:
+    partial = out.with_suffix(".tmp")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(partial, out)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=200)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--rounds", type=int, default=20)
-    args = parser.parse_args()
+    args = parser(__doc__).parse_args()
     if not torch.cuda.is_available():
         print("not measured: torch sees no GPU")
         return 0
     stop = time.monotonic() + args.seconds
     dtype = getattr(torch, args.dtype)
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version(),
-        "dtype": args.dtype,
-        "batch": args.batch,
-        "size": args.size,
-        "hole_share": HOLE_SHARE,
-        "wgmma": os.environ.get("PCONV_WGMMA") == "1",
-        "ceilings": measure.ceilings("cuda", dtype),
-        "layers": [],
-    }
+    result = {**conditions(args), "ceilings": measure.ceilings("cuda", dtype), "layers": []}
     # The layers bound by arithmetic first: they are what the claims are about.
     order = ["enc2", "dec4", "dec3", "dec2", "enc3", "dec5", "enc4", "enc1", "dec1", "enc5", "dec6"]
     cases = {case.name: case for case in paper_layers(args.size, args.batch)}
@@ -117,9 +121,7 @@ def main() -> int:
             result["cut_short_before"] = name
             break
         result["layers"].append(measure_layer(cases[name], dtype, result["ceilings"], args.rounds))
-        partial = args.out.with_suffix(".tmp")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(partial, args.out)
+        keep(args.out, result)
     return 0
 
 

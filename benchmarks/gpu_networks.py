@@ -10,13 +10,9 @@ Timed as in benchmarks.gpu_layers; the result is written after every measurement
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,45 +103,25 @@ def peaks(calls: dict[str, Call]) -> dict[str, float]:
     return found
 
 
-def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    return {
-        name: {"median_us": statistics.median(v) * 1e6, "min_us": min(v) * 1e6, "max_us": max(v) * 1e6}
-        for name, v in times.items()
-    }
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=200)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=6)
+    parser = gpu_layers.parser(__doc__)
     parser.add_argument("--levels", type=int, default=8)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("not measured: torch sees no GPU")
         return 0
     stop = time.monotonic() + args.seconds
     dtype = getattr(torch, args.dtype)
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(), "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version(), "dtype": args.dtype, "batch": args.batch, "size": args.size,
-        "levels": args.levels, "hole_share": HOLE_SHARE, "wgmma": os.environ.get("PCONV_WGMMA") == "1",
-        "networks": {}, "stages": [],
-    }  # fmt: skip
-
-    def keep() -> None:
-        partial = args.out.with_suffix(".tmp")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(partial, args.out)
+    result: dict[str, Any] = {**gpu_layers.conditions(args), "levels": args.levels, "networks": {}, "stages": []}
 
     for what, backward in (("forward", False), ("forward_backward", True)):
         calls = network_calls(args, backward)
         memory = peaks(calls)  # it also compiles and warms up
-        result["networks"][what] = {"times": summary(gpu_layers.timed(calls, args.rounds)), "peak_mib": memory}
-        keep()
+        result["networks"][what] = {
+            "times": gpu_layers.summary(gpu_layers.timed(calls, args.rounds)),
+            "peak_mib": memory,
+        }
+        gpu_layers.keep(args.out, result)
         del calls
         torch.cuda.empty_cache()
     for stage in paper_stages(args.size, args.batch, args.levels):
@@ -154,9 +130,9 @@ def main() -> int:
             break
         row: dict[str, Any] = {"layer": stage.name}
         for what, backward in (("forward", False), ("forward_backward", True)):
-            row[what] = summary(gpu_layers.timed(stage_calls(stage, dtype, backward), args.rounds))
+            row[what] = gpu_layers.summary(gpu_layers.timed(stage_calls(stage, dtype, backward), args.rounds))
         result["stages"].append(row)
-        keep()
+        gpu_layers.keep(args.out, result)
     return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cases import paper_layers
 
-from benchmarks import gpu_lap, gpu_layers, gpu_networks
+from benchmarks import floors, gpu_lap, gpu_networks
 from pconv_cuda import PConvUNet
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,6 @@ def test_the_papers_layers_are_those_of_the_floors() -> None:
     """FLOPs and floors of csrc's plan and of the benchmark agree with the sum over the network, 455.7 GFLOP."""
     layers = {case.name: case for case in paper_layers()}
     assert list(layers)[:2] == ["enc1", "enc2"] and list(layers)[-1] == "dec1" and len(layers) == 16
-    one = {"product_flop_per_s": 1.0, "copy_bytes_per_s": 1.0}
-    flops = sum(gpu_layers.floor_seconds(case, one)["arithmetic"] for case in layers.values())
-    assert abs(flops / 1e9 - 455.7) < 0.1
-    assert abs(gpu_layers.floor_seconds(layers["enc1"], one)["bytes"] / 1e6 - 61.754) < 0.5
+    work = {name: floors.layer(case, 2, False) for name, case in layers.items()}
+    assert abs(sum(one.flops for one in work.values()) / 1e9 - 455.7) < 0.1
+    assert abs(work["enc1"].bytes / 1e6 - 61.754) < 0.5
