@@ -54,7 +54,8 @@ def layers(rows: list[Row]) -> Any:
         axis.set_xticks(range(len(names)), names, rotation=60)
         axis.yaxis.set_major_formatter("{x:.1f}")
         axis.yaxis.set_minor_formatter("{x:.1f}")
-    axes[0].legend(fontsize=8)
+    if axes[0].get_legend_handles_labels()[0]:  # a suite without layers draws none
+        axes[0].legend(fontsize=8)
     _caption(figure, chosen)
     return figure
 
@@ -101,7 +102,8 @@ def scaling(rows: list[Row]) -> Any:
                 axis.plot([row[key] for row in line], values, style, label=f"{name}, {rival}")
         axis.axhline(1, color="grey", linewidth=0.8)
         axis.set(xlabel=key.replace("_", " "), ylabel="time / plain convolution, forward", ylim=(0, None))
-    axes[0].legend(fontsize=7)
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(fontsize=7)
     _caption(figure, singles)
     return figure
 
