@@ -70,6 +70,13 @@ def test_error_is_about_that_of_a_direct_convolution(channels: tuple[int, int]) 
 
 
 @needs_vectors
+def test_no_channels_leave_the_bias() -> None:
+    bias = torch.tensor([1.0, -2.0, 3.0])
+    y = ops_conv3x3.conv3x3(torch.randn(2, 0, 5, 6), None, torch.randn(3, 0, 3, 3), bias)
+    assert torch.equal(y, bias.view(1, 3, 1, 1).expand(2, 3, 5, 6))
+
+
+@needs_vectors
 def test_same_bits_whatever_the_threads() -> None:
     x, weight, bias = problem(2, 64, 96, 21, 30)
     before = torch.get_num_threads()
@@ -149,11 +156,11 @@ def stock(features: VGG16Features, image: Tensor) -> list[Tensor]:
 def test_features_and_their_gradient() -> None:
     """Error against float64, at each pooling and of the image's gradient, at most twice the library's.
 
-    The median of five problems: a rounding that opens another ReLU or picks another maximum, which happens to either
-    side in a few of a hundred, moves the gradient by a whole value. Seen: 1.5, 1.0, 0.7 and 1.7 times.
+    The median of seven problems: a rounding that opens another ReLU or picks another maximum moves the gradient by a
+    whole value, in one of these seven by 1900 times the library's error. Else seen: 1.5, 1.0, 0.7 and 1.7 times.
     """
     ratios = []
-    for seed in range(5):
+    for seed in range(7):
         torch.manual_seed(seed)
         features, image = VGG16Features("random"), torch.randn(2, 3, 40, 52)
         weights = [torch.randn_like(pool) for pool in features(image)]

@@ -2,6 +2,7 @@
 // No torch header here: pybind11 and the stable ABI have nothing to do with each other.
 #include "plan_info.h"
 
+#include "../cpu/instruction_set.h"
 #include "../launchers.h"
 
 #include <pybind11/pybind11.h>
@@ -25,14 +26,16 @@ std::string compiler() {
 
 // Which of the vectorised copies of the CPU loops this machine runs.
 std::string instruction_set() {
-#if defined(PCONV_ISA_AVX512)
-    return "AVX-512 only";
-#elif defined(PCONV_ISA_AVX2)
-    return "AVX2 only";
-#elif !defined(PCONV_ISA_BASELINE) && defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
-    if (__builtin_cpu_supports("avx512f")) return "AVX-512";
-    if (__builtin_cpu_supports("avx2")) return "AVX2";
+#if defined(PCONV_ISA_AVX512) || defined(PCONV_ISA_AVX2)
+    const std::string only = " only";
+#else
+    const std::string only;
 #endif
+    switch (pconv::cpu::instruction_set()) {
+        case pconv::cpu::InstructionSet::kAvx512: return "AVX-512" + only;
+        case pconv::cpu::InstructionSet::kAvx2: return "AVX2" + only;
+        case pconv::cpu::InstructionSet::kBaseline: break;
+    }
     return "baseline";
 }
 

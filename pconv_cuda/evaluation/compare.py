@@ -78,8 +78,11 @@ def _check_apart(training: str, test: str) -> None:
     """No picture that was trained on is tested on: the same file, whatever its name, in both folders."""
     if not (Path(training).is_dir() and Path(test).is_dir()):
         return  # drawn or packaged pictures, or a folder that is elsewhere by now
-    seen = {_digest(path): path for path in find_files(training, "--data")}
-    both = [(seen[_digest(path)], path) for path in find_files(test, "--test") if _digest(path) in seen]
+    tested = find_files(test, "--test")
+    sizes = {path.stat().st_size for path in tested}
+    # files of another size need not be read: training folders may hold millions
+    seen = {_digest(path): path for path in find_files(training, "--data") if path.stat().st_size in sizes}
+    both = [(seen[digest], path) for path in tested if seen and (digest := _digest(path)) in seen]
     if both:
         lines = [f"{one} and {other}" for one, other in both[:5]] + ["..."] * (len(both) > 5)
         raise PConvError(
