@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pconv_cuda.data.masks import KINDS, border_width, draw_mask, draw_masks_batch, irregular_mask
+from pconv_cuda.data.masks.drawing import _frame, _wander
 from pconv_cuda.data.masks.occlusion import Shape, inconsistent
 from pconv_cuda.data.masks.raster import Bits, _sums, fill_discs, fill_polygons
+from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.data.testset import PAPER_SHARES, paper_mask, paper_masks
 from pconv_cuda.errors import PConvError
 from pconv_cuda.training.config import load_config
@@ -289,6 +291,20 @@ def _inside(mask: np.ndarray, edge: int) -> bool:
 def test_the_sizes_see_a_planted_dust():
     dust = np.random.default_rng(0).random((128, 128)) > 0.2
     assert sum(pieces(dust)) / len(pieces(dust)) < 100
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_frame_lies_between_its_four_curves(seed):
+    """Against the curves themselves, pixel by pixel: the same draws in the same order."""
+    limits = Limits.of(60, 72, (0.1, 0.2), False)
+    frame = _frame(limits, 500, np.random.default_rng(seed))
+    rng, (rows, columns) = np.random.default_rng(seed), limits.inner
+    most = 0.25 * (1 - 500 / ((rows.stop - rows.start) * (columns.stop - columns.start))) * 60
+    above, below, left, right = (_wander(length, most, rng) for length in (72, 72, 60, 60))
+    for y in range(60):
+        for x in range(72):
+            inside = rows.start + above[x] <= y < rows.stop - below[x]
+            assert frame[y, x] == (inside and columns.start + left[y] <= x < columns.stop - right[y])
 
 
 def test_paper_masks_are_those_of_paper_mask():

@@ -34,8 +34,7 @@ def fill_polygons(vertices: np.ndarray, height: int, width: int) -> list[Patch |
         np.minimum(np.maximum(np.ceil(end), left[:, None]), right[:, None]).astype(np.int64)
         for end in (np.minimum(x, next_x), np.maximum(x, next_x))
     )
-    # no edge of a polygon that lies beside the picture crosses anything
-    crossings = np.where((low < high).all(axis=1)[:, None], last - first, 0)
+    crossings = last - first
     run = next_x - x
     slope = np.divide(next_y - y, run, out=np.zeros_like(run), where=run != 0)
     # all crossings of all edges, one polygon's after the other's
