@@ -28,7 +28,8 @@ def save(state: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Path
     # safetensors stores dense row-major tensors; a channels_last weight is copied.
     dense = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     with atomic_path(folder / FILE) as partial:
-        safetensors.save_file(dense, str(partial), metadata={"format": "pt", "config": text})
+        # its own save_file() makes files that nobody but the user can read, whatever the umask says
+        partial.write_bytes(safetensors.save(dense, metadata={"format": "pt", "config": text}))
     with atomic_path(folder / CONFIG) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
     return folder / FILE

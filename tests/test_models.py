@@ -174,6 +174,13 @@ def test_freezing_the_encoders_norms() -> None:
     assert all(norm.training and norm.weight.requires_grad for norm in encoder)
 
 
+def test_weights_are_as_readable_as_any_file(tmp_path) -> None:
+    PConvUNet(levels=1, width=4).save_pretrained(tmp_path)
+    (tmp_path / "other").write_text("")
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 3 and len(set(modes.values())) == 1, modes
+
+
 def test_save_and_load(tmp_path) -> None:
     model = tiny(levels=2, width=3).to(memory_format=torch.channels_last).eval()
     file = model.save_pretrained(tmp_path / "saved")
