@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,9 +18,27 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Objects of emulated kernels: of this session, or kept in the folder PCONV_EMULATION_BUILD."""
+    return Path(os.environ.get("PCONV_EMULATION_BUILD") or tmp_path_factory.mktemp("emulation"))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _full_fp32() -> Iterator[None]:
+    """On a GPU fp32 means fp32. By default torch allows tf32, which ours then uses, but cuDNN not for tiny shapes."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before
 
 
 def assert_as_good_as_torch(ours: Tensor, torchs: Tensor, truth: Tensor, what: str = "") -> None:

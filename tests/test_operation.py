@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,31 @@ def test_against_float64(case: Case, dtype: torch.dtype, layout: str, device: st
     if 0 not in ours.shape:
         assert ours.is_contiguous(memory_format=LAYOUTS[layout])
     assert not gradients[0].isnan().any()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_tf32_within_the_bound_of_its_rounding(case: Case, layout: str, device: str) -> None:
+    """On a CPU the setting changes nothing. On a GPU cuDNN may take fp32 for tiny shapes, so it is no yardstick."""
+    exact = make_tensors(case, torch.float32)
+    truth, _, true_gradients = run(reference.partial_conv2d, exact, case)
+    # Each operand of a product is rounded once, by 2^-11 at most; sums are of the products' absolute values.
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if exact.mask is None else exact.mask
+    input, bias = torch.where(mask, exact.input, 0.0).abs(), None if exact.bias is None else exact.bias.abs()
+    absolute = replace(exact, input=input, weight=exact.weight.abs(), bias=bias, grad=exact.grad.abs())
+    largest, _, largest_gradients = run(reference.partial_conv2d, absolute, case)
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    try:
+        ours, _, gradients = run(partial_conv2d, exact.to(torch.float32, LAYOUTS[layout]), case, device)
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+    for found, true, size in zip(
+        [ours, *gradients], [truth, *true_gradients], [largest, *largest_gradients], strict=True
+    ):
+        terms = max(case.c * case.window[0] * case.window[1], case.n * case.h * case.w)
+        bound = (2 * 2**-11 * 1.01 + (terms + 3) * torch.finfo(torch.float32).eps) * size
+        assert ((found.double() - true).abs() <= bound + 1e-30).all()
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name != "many_pixels"], ids=lambda case: case.name)

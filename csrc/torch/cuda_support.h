@@ -13,17 +13,29 @@
 #endif
 
 #include <array>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
 
 namespace pconv::cuda {
 
 inline Tf32Reader tf32_reader = nullptr;
+inline std::atomic<int> wgmma_choice{-1};
 
 #ifdef PCONV_EMULATE
 inline Device emulated_device;
 #endif
 
-// What a call needs of its device; made once for each device, for attributes are slow to ask for.
+// Whether sm_90 takes its wgmma kernels: set_wgmma()'s choice, else PCONV_WGMMA=1 in the environment.
+inline bool wgmma_wanted() {
+    const int choice = wgmma_choice.load(std::memory_order_relaxed);
+    if (choice >= 0) return choice == 1;
+    static const char* const given = std::getenv("PCONV_WGMMA");
+    return given && std::strcmp(given, "1") == 0;
+}
+
+// What a call needs of its device; attributes are slow to ask for and are kept.
 inline Device device_of(const Tensor& tensor) {
 #ifdef PCONV_EMULATE
     (void)tensor;
@@ -40,13 +52,13 @@ inline Device device_of(const Tensor& tensor) {
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
         cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index);
         cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-        const char* wgmma = std::getenv("PCONV_WGMMA");
         known[index].arch = 10 * major + minor;
         known[index].multiprocessors = count > 0 ? count : 1;
         known[index].shared_bytes = shared;
-        known[index].wgmma = wgmma && std::strcmp(wgmma, "1") == 0 && major == 9;
     });
-    return known[index];
+    Device device = known[index];
+    device.wgmma = wgmma_wanted() && device.arch == 90;
+    return device;
 #endif
 }
 

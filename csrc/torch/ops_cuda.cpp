@@ -107,6 +107,7 @@ Outputs backward(
 }  // namespace
 
 void set_tf32_reader(Tf32Reader reader) { tf32_reader = reader; }
+void set_wgmma(int choice) { wgmma_choice = choice; }
 
 }  // namespace pconv::cuda
 

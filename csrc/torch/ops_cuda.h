@@ -12,6 +12,9 @@ namespace pconv::cuda {
 using Tf32Reader = int (*)();
 void set_tf32_reader(Tf32Reader reader);
 
+// 1: sm_90 takes its wgmma kernels, 0: it does not, -1: as PCONV_WGMMA says. For every later call of the process.
+void set_wgmma(int choice);
+
 // The operators of pconv_cuda/_extension.py in torch's own operators, called through the dispatcher.
 std::tuple<Tensor, Tensor, Tensor> unfused_forward(
     const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,

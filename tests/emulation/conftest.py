@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from threading import Lock
@@ -24,11 +23,6 @@ SOURCES = {
     "test_upcat_backward": [HERE / "test_upcat_backward.cpp", *ALL],
     "test_plain": [*sorted(HERE.glob("test_plain*.cpp")), *(KERNELS / name for name in PLAIN)],
 }
-
-
-@pytest.fixture(scope="session")
-def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(os.environ.get("PCONV_EMULATION_BUILD") or tmp_path_factory.mktemp("emulation"))
 
 
 @pytest.fixture(scope="session")

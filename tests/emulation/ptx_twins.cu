@@ -132,14 +132,15 @@ using Fill = uint32_t (*)(uint32_t);
 
 // Output words [lanes, words] lie words_a_lane apart; only those that the wrapper wrote are printed.
 bool report_wrapper(const char* wrapper, void (*kernel)(Job), Fill fill, int words) {
-    Managed<uint32_t> input(input_words), output(lanes * words_a_lane);
+    Shared<uint32_t> input(input_words), output(lanes * words_a_lane);
     for (uint32_t i = 0; i < input_words; ++i) input[i] = fill(i);
-    const Job job{input.data, output.data};
+    const Job job{input.to_device(), output.to_device()};
     const Status status = launch(wrapper, kernel, dim3(1), dim3(lanes), shared_bytes, cudaStream_t{}, job);
-    if (!went_well(wrapper, status.ok() ? cudaDeviceSynchronize() : status.error)) return false;
+    if (!output.to_host(wrapper, status)) return false;
     for (int lane = 1; lane < lanes; ++lane)
         for (int i = 0; i < words; ++i) output[lane * words + i] = output[lane * words_a_lane + i];
-    return report(wrapper, status, output.data, lanes * words);
+    print_words(wrapper, output.host, lanes * words);
+    return true;
 }
 
 int main() {

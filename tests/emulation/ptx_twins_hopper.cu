@@ -18,22 +18,22 @@ uint16_t code_of(bool is_bf16, uint32_t i) {
     return codes[scramble(i) % 5];
 }
 
-Managed<uint16_t> operand(bool is_bf16, int count, uint32_t seed) {
-    Managed<uint16_t> codes(count);
+Shared<uint16_t> operand(bool is_bf16, int count, uint32_t seed) {
+    Shared<uint16_t> codes(count);
     for (int i = 0; i < count; ++i) codes[i] = code_of(is_bf16, i + seed);
     return codes;
 }
 
 template <int columns, int a_major, int b_major, bool is_bf16>
 bool report_product() {
-    const Managed<uint16_t> a = operand(is_bf16, rows * k_count, 0), b = operand(is_bf16, columns * k_count, 1 << 20);
-    const Managed<float> d(rows * columns);
+    const Shared<uint16_t> a = operand(is_bf16, rows * k_count, 0), b = operand(is_bf16, columns * k_count, 1 << 20);
+    const Shared<float> d(rows * columns);
     char name[64];
     std::snprintf(name, sizeof name, "wgmma_%s n%d a%d b%d", is_bf16 ? "bf16" : "f16", columns, a_major, b_major);
     const Status status = launch(
         name, product_kernel<columns, a_major, b_major, is_bf16>, dim3(1), dim3(128), product_shared_bytes<columns>,
-        cudaStream_t{}, Product{a.data, b.data, d.data});
-    return report(name, status, d.data, rows * columns);
+        cudaStream_t{}, Product{a.to_device(), b.to_device(), d.to_device()});
+    return report(name, status, d);
 }
 
 template <int columns, bool is_bf16>
@@ -46,33 +46,33 @@ bool report_majors() {
 
 bool report_tma(const char* name, int x, int y, int z) {
     constexpr int size_x = 72, size_y = 3, size_z = 30;
-    Managed<uint16_t> tensor(size_x * size_y * size_z);
+    Shared<uint16_t> tensor(size_x * size_y * size_z);
     for (int i = 0; i < size_x * size_y * size_z; ++i) tensor[i] = uint16_t(i + 1);
-    const Managed<uint16_t> seen(box_z * 64);
-    Box box{{}, {x, y, z}, seen.data};
-    const cudaError_t error = make_tensor_map_3d(&box.map, tensor.data, true, size_x, size_y, size_z, box_z);
+    const Shared<uint16_t> seen(box_z * 64);
+    Box box{{}, {x, y, z}, seen.to_device()};
+    const cudaError_t error = make_tensor_map_3d(&box.map, tensor.to_device(), true, size_x, size_y, size_z, box_z);
     if (!went_well(name, error)) return false;
     const Status status = launch(name, tma_kernel, dim3(1), dim3(32), tma_shared_bytes, cudaStream_t{}, box);
-    return report(name, status, reinterpret_cast<const uint32_t*>(seen.data), box_z * 32);
+    return report(name, status, seen);
 }
 
 bool report_ring() {
     const char* const name = "ring: mbarriers, cp.async arrivals, TMA, setmaxnreg";
-    const Managed<uint16_t> a = operand(true, ring_rows * ring_k, 0), b = operand(true, ring_columns * ring_k, 1 << 20);
-    const Managed<float> d(ring_rows * ring_columns);
-    RingProduct product{reinterpret_cast<const __nv_bfloat16*>(a.data), {}, d.data};
-    if (!went_well(name, make_tensor_map_3d(&product.b, b.data, true, ring_k, 1, ring_columns, ring_columns)))
+    const Shared<uint16_t> a = operand(true, ring_rows * ring_k, 0), b = operand(true, ring_columns * ring_k, 1 << 20);
+    const Shared<float> d(ring_rows * ring_columns);
+    RingProduct product{reinterpret_cast<const __nv_bfloat16*>(a.to_device()), {}, d.to_device()};
+    if (!went_well(name, make_tensor_map_3d(&product.b, b.to_device(), true, ring_k, 1, ring_columns, ring_columns)))
         return false;
     const Status status =
         launch(name, ring_kernel<Mistake::none>, dim3(1), dim3(256), ring_shared_bytes, cudaStream_t{}, product);
-    return report(name, status, d.data, ring_rows * ring_columns);
+    return report(name, status, d);
 }
 
 bool report_named_barriers() {
-    const Managed<int> sums(256);
+    const Shared<int> sums(256);
     const Status status =
-        launch("named_barrier", named_barrier_kernel, dim3(1), dim3(256), 1024, cudaStream_t{}, sums.data);
-    return report("named_barrier", status, sums.data, 256);
+        launch("named_barrier", named_barrier_kernel, dim3(1), dim3(256), 1024, cudaStream_t{}, sums.to_device());
+    return report("named_barrier", status, sums);
 }
 
 int main() {

@@ -1,4 +1,4 @@
-// What both programs of twins share: memory that host and device see, fixed data, a line of output.
+// What both programs of twins share: memory on both sides, fixed data, a line of output.
 #pragma once
 
 #include <cstdint>
@@ -13,18 +13,48 @@ inline bool went_well(const char* what, cudaError_t error) {
     return error == cudaSuccess;
 }
 
+// Elements on the host, in `host`, and a copy of them on the device. Where kernels are emulated the two are one.
 template <class T>
-struct Managed {
-    T* data = nullptr;
+struct Shared {
+    T* host = nullptr;
+    T* device = nullptr;
+    size_t bytes;
 
-    explicit Managed(size_t count) {
-        if (!went_well("memory", cudaMallocManaged(&data, count * sizeof(T)))) std::exit(1);
-        std::memset(static_cast<void*>(data), 0, count * sizeof(T));
+    explicit Shared(size_t count) : bytes(count * sizeof(T)) {
+        host = static_cast<T*>(std::calloc(count, sizeof(T)));
+#ifdef PCONV_EMULATE
+        device = host;
+#else
+        if (!host || !went_well("memory", cudaMalloc(&device, bytes))) std::exit(1);
+#endif
     }
-    Managed(Managed&& other) : data(other.data) { other.data = nullptr; }
-    Managed(const Managed&) = delete;
-    ~Managed() { cudaFree(data); }
-    T& operator[](size_t i) { return data[i]; }
+    Shared(Shared&& other) : host(other.host), device(other.device), bytes(other.bytes) {
+        other.host = other.device = nullptr;
+    }
+    Shared(const Shared&) = delete;
+    ~Shared() {
+#ifndef PCONV_EMULATE
+        cudaFree(device);
+#endif
+        std::free(host);
+    }
+    T& operator[](size_t i) { return host[i]; }
+
+    T* to_device() const {
+#ifndef PCONV_EMULATE
+        if (!went_well("to the device", cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice))) std::exit(1);
+#endif
+        return device;
+    }
+    // Waits for the kernel.
+    bool to_host(const char* wrapper, const pconv::cuda::Status& status) const {
+        if (!went_well(wrapper, status.ok() ? cudaDeviceSynchronize() : status.error)) return false;
+#ifdef PCONV_EMULATE
+        return true;
+#else
+        return went_well(wrapper, cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost));
+#endif
+    }
 };
 
 inline uint32_t scramble(uint32_t i) {  // a fixed bijection of 32-bit words
@@ -33,17 +63,21 @@ inline uint32_t scramble(uint32_t i) {  // a fixed bijection of 32-bit words
     return i ^ i >> 16;
 }
 
-// Waits for the kernel and prints `count` words of what it wrote.
-template <class Word>
-bool report(const char* wrapper, const pconv::cuda::Status& status, const Word* words, int count) {
-    static_assert(sizeof(Word) == 4, "words of 32 bits");
-    if (!went_well(wrapper, status.ok() ? cudaDeviceSynchronize() : status.error)) return false;
+// One line: `count` words of 32 bits.
+inline void print_words(const char* wrapper, const void* words, int count) {
     std::printf("{\"wrapper\": \"%s\", \"bits\": [", wrapper);
     for (int i = 0; i < count; ++i) {
         uint32_t bits;
-        std::memcpy(&bits, &words[i], 4);
+        std::memcpy(&bits, static_cast<const uint8_t*>(words) + 4 * i, 4);
         std::printf("%s\"%08x\"", i ? ", " : "", bits);
     }
     std::printf("]}\n");
+}
+
+// Waits for the kernel and prints all that it wrote.
+template <class T>
+bool report(const char* wrapper, const pconv::cuda::Status& status, const Shared<T>& written) {
+    if (!written.to_host(wrapper, status)) return false;
+    print_words(wrapper, written.host, int(written.bytes / 4));
     return true;
 }
