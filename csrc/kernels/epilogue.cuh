@@ -32,31 +32,74 @@ struct alignas(sizeof(T) * count) Run {
     T values[count];
 };
 
-// channels_last: neighbouring threads have neighbouring columns.
+// What a thread's columns need in every row: forward the bias, dgrad the block whose mask selects the column.
+template <Pass pass, class Math>
+struct ColumnRun {
+    static constexpr int run = Math::chunk;
+    float bias[run];
+    int block[run];
+
+    PCONV_DEV ColumnRun(const GemmParams& p, int column) {
+#pragma unroll
+        for (int e = 0; e < run; ++e) {
+            bias[e] = 0.f, block[e] = 0;
+            if (is_forward<pass>) {
+                if (p.bias && column + e < p.columns)
+                    bias[e] = Math::load(static_cast<const typename Math::Storage*>(p.bias)[column + e]);
+            } else {
+                while (block[e] < p.mask.blocks - 1 && column + e >= p.mask.first[block[e] + 1]) ++block[e];
+            }
+        }
+    }
+
+    PCONV_DEV float finished(const GemmParams& p, float sum, int e, float scale, uint32_t valid_blocks) const {
+        if (is_forward<pass>) {
+            if (PCONV_PLANT(10)) return sum + bias[e];
+            return scale > 0.f ? activated(sum * scale + bias[e], PCONV_PLANT(150) ? 1.f : p.slope) : 0.f;
+        }
+        return valid_blocks >> block[e] & 1 ? sum : 0.f;
+    }
+};
+
+// channels_last: neighbouring threads have neighbouring columns. A thread keeps its columns, so that a row costs it two
+// table entries, its sums as vectors, and one store.
 template <Pass pass, class Math, class Tile>
 PCONV_DEV void store_rows(
     const GemmParams& p, const Tables<Tile>& tables, const float* staging, int column0, int thread) {
     using T = typename Math::Storage;
-    constexpr int run = Math::chunk, runs = Tile::columns / run;
-    for (int id = thread; id < Tile::rows * runs; id += Tile::store_threads) {
-        const int row = id / runs, first = id % runs * run, column = column0 + first;
-        if (tables.row_out[row] < 0 || column >= p.columns) continue;
-        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + tables.row_out[row];
-        T* const out = static_cast<T*>(p.out) + pixel * p.columns + column;
+    constexpr int run = Math::chunk, runs = Tile::columns / run, row_step = Tile::store_threads / runs;
+    static_assert(Tile::store_threads % runs == 0, "a thread's rows have the same columns");
+    const int first = thread % runs * run, column = column0 + first;
+    if (column >= p.columns) return;
+    const ColumnRun<pass, Math> columns(p, column);
+    const bool whole = p.columns % run == 0 || PCONV_PLANT(11);
+    T* const out = static_cast<T*>(p.out) + column;
+#pragma unroll 4
+    for (int row = thread / runs; row < Tile::rows; row += row_step) {
+        const int place = tables.row_out[row];
+        const float scale = is_forward<pass> ? tables.row_scale[row] : 0.f;
+        const uint32_t valid_blocks = is_forward<pass> ? 0 : tables.row_blocks[row];
+        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + place;
+        float4 sums[run / 4];
+#pragma unroll
+        for (int part = 0; part < run / 4; ++part)
+            sums[part] = *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first + part * 4);
         Run<T, run> values;
 #pragma unroll
-        for (int e = 0; e < run; ++e) {
-            const bool exists = column + e < p.columns;
-            values.values[e] =
-                exists ? Math::store(
-                             finished<pass, Math>(
-                                 p, tables, staging[row * Tile::staging_pitch + first + e], row, column + e))
-                       : Math::store(0.f);
+        for (int part = 0; part < run / 4; ++part) {
+            const float four[4] = {sums[part].x, sums[part].y, sums[part].z, sums[part].w};
+#pragma unroll
+            for (int e = 0; e < 4; ++e)
+                values.values[part * 4 + e] =
+                    Math::store(columns.finished(p, four[e], part * 4 + e, scale, valid_blocks));
         }
-        if (p.columns % run == 0 && !PCONV_PLANT(11)) {
-            *reinterpret_cast<Run<T, run>*>(out) = values;
+        if (place < 0) continue;
+        if (whole) {
+            *reinterpret_cast<Run<T, run>*>(out + pixel * p.columns) = values;
         } else {
-            for (int e = 0; e < run && (column + e < p.columns || PCONV_PLANT(11)); ++e) out[e] = values.values[e];
+#pragma unroll
+            for (int e = 0; e < run; ++e)
+                if (column + e < p.columns) out[pixel * p.columns + e] = values.values[e];
         }
     }
 }
@@ -99,13 +142,26 @@ PCONV_DEV void store_planes(
 template <class Tile>
 PCONV_DEV void store_partial(
     const GemmParams& p, const Tables<Tile>& tables, const float* staging, int column0, int split, int thread) {
-    const int64_t pixels = int64_t(p.n) * p.out_h * p.out_w;
-    for (int id = thread; id < Tile::rows * Tile::columns; id += Tile::store_threads) {
-        const int row = id / Tile::columns, column = id % Tile::columns;
-        if (tables.row_out[row] < 0 || column0 + column >= p.columns) continue;
-        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + tables.row_out[row];
-        p.partial[(split * pixels + pixel) * p.columns + column0 + column] =
-            staging[row * Tile::staging_pitch + column];
+    constexpr int runs = Tile::columns / 4, row_step = Tile::store_threads / runs;
+    const int first = thread % runs * 4, column = column0 + first;
+    if (column >= p.columns) return;
+    float* const out = p.partial + int64_t(split) * p.n * p.out_h * p.out_w * p.columns + column;
+    const bool whole = p.columns % 4 == 0;
+#pragma unroll 4
+    for (int row = thread / runs; row < Tile::rows; row += row_step) {
+        const int place = tables.row_out[row];
+        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + place;
+        const float4 sums = *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first);
+        if (place < 0) continue;
+        float* const to = out + pixel * p.columns;
+        if (whole) {
+            *reinterpret_cast<float4*>(to) = sums;
+        } else {
+            const float four[4] = {sums.x, sums.y, sums.z, sums.w};
+#pragma unroll
+            for (int e = 0; e < 4; ++e)
+                if (column + e < p.columns) to[e] = four[e];
+        }
     }
 }
 

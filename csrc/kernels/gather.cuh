@@ -21,6 +21,7 @@ struct Tables {
     int tap_y[max_taps], tap_x[max_taps];
     int live_source[max_taps], live_filter[max_taps], live_tap[max_taps];  // offsets in elements
     int live_end[max_blocks];                                              // of each block's part of the list
+    int step_end[max_blocks];                                              // of each block's part of the K loop
     int row_source[Tile::rows];                                            // pixel of offset (0, 0)
     int row_image[Tile::rows], row_out[Tile::rows];                        // image, pixel in it; -1: no such row
     float row_scale[Tile::rows];                                           // fprop
@@ -89,19 +90,23 @@ PCONV_DEV void describe_row(
     const bool wanted = place.inside && own_blocks != 0;
     int count = 0;
     for (int b = 0; b < p.packing.blocks; ++b) {
-        int pixels = 0;
-#pragma unroll 4
+        // The bytes of eight taps are asked for before any of them is needed: one latency for all eight.
+        const uint8_t* const plane = pass == Pass::fprop && mask && !PCONV_PLANT(3) ? mask + b * p.mask.plane : nullptr;
+        uint64_t bits = 0;
+#pragma unroll 8
         for (int tap = 0; tap < taps; ++tap) {
             const int y = y0 + tables.tap_y[tap], x = x0 + tables.tap_x[tap];
-            bool ok =
+            const bool inside =
                 wanted && unsigned(y) < unsigned(p.source_h) && (PCONV_PLANT(2) || unsigned(x) < unsigned(p.source_w));
-            if (pass == Pass::fprop && ok && mask && !PCONV_PLANT(3))
-                ok = mask[b * p.mask.plane + y * p.source_w + x] != 0;
-            const uint32_t word = __ballot_sync(0xffffffffu, ok);
-            if (position % 32 == 0) tables.valid[b * taps + tap][position / 32] = word;
-            pixels += ok;
+            const int byte = plane ? __ldg(plane + (inside ? y * p.source_w + x : 0)) : 1;
+            bits |= uint64_t(inside && byte != 0) << tap;
         }
-        count += pixels * (p.packing.first[b + 1] - p.packing.first[b]);
+#pragma unroll 4
+        for (int tap = 0; tap < taps; ++tap) {
+            const uint32_t word = __ballot_sync(0xffffffffu, bits >> tap & 1);
+            if (position % 32 == 0) tables.valid[b * taps + tap][position / 32] = word;
+        }
+        count += __popcll(bits) * (p.packing.first[b + 1] - p.packing.first[b]);
     }
     if (PCONV_PLANT(4) && pass == Pass::fprop) count = p.full;
     tables.row_source[row] = (place.n * p.source_h + y0) * p.source_w + x0;
@@ -140,21 +145,31 @@ PCONV_DEV int list_live_taps(
     return total;
 }
 
+// The K loop's steps through a block: its live taps for each piece of `depth` of its channels.
+PCONV_DEV int steps_through(const GemmParams& p, int block, int live_taps, int depth) {
+    const int channels = p.packing.start[block + 1] - p.packing.start[block];
+    return (live_taps + p.taps_a_step - 1) / p.taps_a_step * ((channels + depth - 1) / depth);
+}
+
 // Block by block, in the order in which the K loop takes them.
 template <class Tile>
-PCONV_DEV void list_live_taps(const GemmParams& p, Tables<Tile>& tables, int lane) {
+PCONV_DEV void list_live_taps(const GemmParams& p, Tables<Tile>& tables, int lane, int depth) {
     const int taps = p.r * p.s;
-    int total = 0;
-    for (int b = 0; b < p.packing.blocks; ++b)
+    int total = 0, steps = 0;
+    for (int b = 0; b < p.packing.blocks; ++b) {
+        const int before = total;
         total = list_live_taps(tables, b, b * taps, taps, total, lane, [&](int at, int tap) {
             tables.live_source[at] = (tables.tap_y[tap] * p.source_w + tables.tap_x[tap]) * p.source_channels;
             tables.live_filter[at] = tap * p.filter_channels;
         });
+        steps += steps_through(p, b, total - before, depth);
+        if (lane == 0) tables.step_end[b] = steps;
+    }
 }
 
-// Fills the tables; ends with a barrier.
+// Fills the tables; ends with a barrier. depth: channels of a K step.
 template <Pass pass, class Tile>
-PCONV_DEV void prepare_tile(const GemmParams& p, Tables<Tile>& tables, int tile, int parity_class) {
+PCONV_DEV void prepare_tile(const GemmParams& p, Tables<Tile>& tables, int tile, int parity_class, int depth) {
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int class_y = pass == Pass::fprop ? 0 : parity_class / p.stride_w;
     const int class_x = pass == Pass::fprop ? 0 : parity_class % p.stride_w;
@@ -172,7 +187,7 @@ PCONV_DEV void prepare_tile(const GemmParams& p, Tables<Tile>& tables, int tile,
         describe_row<pass>(p, tables, position, place, class_y, class_x);
     }
     if (!PCONV_PLANT(7)) __syncthreads();
-    if (warp == 0) list_live_taps(p, tables, lane);
+    if (warp == 0) list_live_taps(p, tables, lane, depth);
     __syncthreads();
 }
 

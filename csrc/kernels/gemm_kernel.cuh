@@ -19,7 +19,7 @@ struct Gather {
     using Params = GemmParams;
     using Load = Loader<Math, Tile, filters>;
     PCONV_DEV static void prepare(const Params& p, Tables<Tile>& tables, int tile, int parity_class) {
-        prepare_tile<pass>(p, tables, tile, parity_class);
+        prepare_tile<pass>(p, tables, tile, parity_class, Load::depth);
     }
     static dim3 grid(const Params& p) { return gemm_grid<pass, Tile>(p); }
 };

@@ -17,40 +17,45 @@ struct LoopPlace {
 
     const GemmParams& p;
     const Tables<Tile>& tables;
-    int block = 0, first_channel = 0, next = 0;  // next: entry of the live list
+    int block = 0, first_channel = 0, next = 0;            // next: entry of the live list
+    int block_channels = 0, live_begin = 0, live_end = 0;  // of the block
 
     PCONV_DEV LoopPlace(const GemmParams& params, const Tables<Tile>& prepared) : p(params), tables(prepared) {}
 
-    PCONV_DEV int live_begin(int b) const { return b > 0 ? tables.live_end[b - 1] : 0; }
-    PCONV_DEV int channels_of(int b) const { return p.packing.start[b + 1] - p.packing.start[b]; }
-    PCONV_DEV int tap_steps(int b) const {
-        return (tables.live_end[b] - live_begin(b) + p.taps_a_step - 1) / p.taps_a_step;
-    }
-    PCONV_DEV int steps_of(int b) const { return tap_steps(b) * ((channels_of(b) + depth - 1) / depth); }
-    PCONV_DEV int steps() const {
-        int sum = 0;
-        for (int b = 0; b < p.packing.blocks; ++b) sum += steps_of(b);
-        return sum;
+    PCONV_DEV int steps() const { return tables.step_end[p.packing.blocks - 1]; }
+
+    PCONV_DEV void enter(int b) {
+        block = b;
+        block_channels = p.packing.start[b + 1] - p.packing.start[b];
+        live_begin = b > 0 ? tables.live_end[b - 1] : 0;
+        live_end = tables.live_end[b];
     }
 
+    // Unrolled, here and below: ptxas 13.0 gave a loop whose counter indexes the tables a wrong address on sm_90a, so
+    // that splits of products with several blocks began at a wrong place (seen on an H100, never in emulation).
     PCONV_DEV void seek(int step) {
-        block = 0;
-        while (block < p.packing.blocks - 1 && step >= steps_of(block)) step -= steps_of(block++);
-        const int across = tap_steps(block) > 0 ? tap_steps(block) : 1;
-        first_channel = step / across * depth;
-        next = live_begin(block) + step % across * p.taps_a_step;
+        int own = 0, begin = 0;
+#pragma unroll
+        for (int b = 0; b < max_blocks - 1; ++b)
+            if (b < p.packing.blocks - 1 && step >= tables.step_end[b]) own = b + 1, begin = tables.step_end[b];
+        enter(own);
+        const int live = live_end - live_begin;
+        const int across = live > p.taps_a_step ? (live + p.taps_a_step - 1) / p.taps_a_step : 1;
+        first_channel = (step - begin) / across * depth;
+        next = live_begin + (step - begin) % across * p.taps_a_step;
     }
 
     PCONV_DEV void advance() {
         next += p.taps_a_step;
-        if (next < tables.live_end[block]) return;
+        if (next < live_end) return;
         first_channel += depth;
-        while (first_channel >= channels_of(block) && block < p.packing.blocks - 1) {
-            ++block;
-            // A block that no row needs is passed over.
-            first_channel = tables.live_end[block] > live_begin(block) ? 0 : channels_of(block);
-        }
-        next = live_begin(block);
+#pragma unroll
+        for (int b = 0; b < max_blocks - 1; ++b)
+            if (first_channel >= block_channels && block < p.packing.blocks - 1) {
+                enter(block + 1);
+                first_channel = live_end > live_begin ? 0 : block_channels;  // a block that no row needs is passed over
+            }
+        next = live_begin;
     }
 };
 
@@ -82,7 +87,8 @@ struct FilterBox {
     int tensor, channel, tap, filter;
 };
 
-// What a thread copies for the K loop's step.
+// What a thread copies for the K loop's step. The tables are looked up a step ahead, so that the products of the step
+// before hide it.
 template <class Math, class Tile, Filters filters>
 struct Loader : LoopPlace<Math, Tile> {
     using Base = LoopPlace<Math, Tile>;
@@ -96,6 +102,10 @@ struct Loader : LoopPlace<Math, Tile> {
     int source_offset[Tile::rows_a_thread];
     int64_t filter_step;  // elements from one filter row to the next
     int tap_of_chunk, channel_of_chunk;
+    // Of the coming step: whether this thread's chunk exists, its rows' bits, and where its tap lies.
+    bool exists;
+    uint32_t bits;
+    int source_shift, filter_shift, packed_channel;
 
     PCONV_DEV Loader(const GemmParams& params, const Tables<Tile>& prepared, int thread, int column)
         : Base(params, prepared), chunk(thread % 8), row0(thread / 8), column0(column) {
@@ -109,28 +119,32 @@ struct Loader : LoopPlace<Math, Tile> {
         channel_of_chunk = chunk % chunks_a_tap * Math::chunk;
     }
 
-    // What this thread copies in the coming step: an entry of the live list and a channel as it lies in memory.
-    struct Spot {
-        int index, packed_channel;
-        bool exists;
-    };
-
-    PCONV_DEV Spot spot() const {
+    PCONV_DEV void look_up() {
         const int entry = next + tap_of_chunk, channel = first_channel + channel_of_chunk;
-        const bool exists = entry < tables.live_end[block] && (PCONV_PLANT(9) || channel < this->channels_of(block));
-        return {exists ? entry : next, p.packing.start[block] + channel, exists};
-    }
-
-    PCONV_DEV void load_source(uint32_t stage, const Spot& at) const {
-        // This thread's rows' bits of this tap.
+        exists = entry < this->live_end && (PCONV_PLANT(9) || channel < this->block_channels);
+        // A thread whose own chunk is missing may still copy filters of the first tap; past the last step is nothing.
+        const int index = exists ? entry : next < this->live_end ? next : 0;
         const int bit = row0 * Tile::rows_a_thread;
-        const uint32_t bits = at.exists ? tables.valid[tables.live_tap[at.index]][bit / 32] >> bit % 32 : 0;
-        const T* const source = static_cast<const T*>(p.source);
-        const int shift = tables.live_source[at.index] + at.packed_channel;
-        copy_rows<Tile>(stage + place_in_tile(row0, chunk), source, source_offset, shift, bits);
+        bits = exists ? tables.valid[tables.live_tap[index]][bit / 32] >> bit % 32 : 0;
+        packed_channel = p.packing.start[block] + channel;
+        source_shift = tables.live_source[index] + packed_channel;
+        filter_shift = tables.live_filter[index];
     }
 
-    PCONV_DEV void load_source(uint32_t stage) const { load_source(stage, spot()); }
+    PCONV_DEV void seek(int step) {
+        Base::seek(step);
+        look_up();
+    }
+
+    PCONV_DEV void advance() {
+        Base::advance();
+        look_up();
+    }
+
+    PCONV_DEV void load_source(uint32_t stage) const {
+        copy_rows<Tile>(
+            stage + place_in_tile(row0, chunk), static_cast<const T*>(p.source), source_offset, source_shift, bits);
+    }
 
     PCONV_DEV FilterBox filter_box() const {
         const int tap = PCONV_PLANT(49) ? next : tables.live_tap[next] - block * p.r * p.s;
@@ -139,17 +153,15 @@ struct Loader : LoopPlace<Math, Tile> {
     }
 
     PCONV_DEV void load(uint32_t stage) const {
-        const Spot at = spot();
-        load_source(stage, at);
+        load_source(stage);
         if (filters == Filters::k_major)
-            load_filters_by_column(
-                stage + Tile::rows * 128, tables.live_filter[at.index] + at.packed_channel, at.exists);
+            load_filters_by_column(stage + Tile::rows * 128, filter_shift + packed_channel);
         else
-            load_filters_by_channel(stage + Tile::rows * 128, tables.live_filter[at.index]);
+            load_filters_by_channel(stage + Tile::rows * 128, filter_shift);
     }
 
     // Rows of shared memory are columns of the product.
-    PCONV_DEV void load_filters_by_column(uint32_t tile, int shift, bool exists) const {
+    PCONV_DEV void load_filters_by_column(uint32_t tile, int shift) const {
         if (Tile::columns < Tile::row_step && row0 >= Tile::columns) return;
         const T* const filter = static_cast<const T*>(p.filters) + (column0 + row0) * filter_step + shift;
         const int left = exists ? p.columns - column0 - row0 : 0;

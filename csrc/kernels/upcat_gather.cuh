@@ -43,9 +43,11 @@ PCONV_DEV int pixels_of_low_tap(const UpcatParams& p, int tap, int phase) {
 }
 
 // Is pixel (y, x) of a block's image there and valid? Read past the tables: their stores do not hold it up.
+// No branch around the load, so that the loads of several taps are under way together.
 PCONV_DEV bool reads(const UpcatBlock& block, int n, int y, int x) {
-    if (unsigned(y) >= unsigned(block.h) || (unsigned(x) >= unsigned(block.w) && !PCONV_PLANT(163))) return false;
-    return !block.mask || PCONV_PLANT(164) || __ldg(block.mask + n * block.mask_step + y * block.w + x) != 0;
+    const bool inside = unsigned(y) < unsigned(block.h) && (unsigned(x) < unsigned(block.w) || PCONV_PLANT(163));
+    if (!block.mask || PCONV_PLANT(164)) return inside;
+    return __ldg(block.mask + n * block.mask_step + (inside ? y * block.w + x : 0)) != 0 && inside;
 }
 
 // One row: its bits of every tap (voted into words by the warp), its exact count, and where it is stored.
@@ -53,24 +55,30 @@ template <class Tile>
 PCONV_DEV void describe_upcat_row(
     const UpcatParams& p, Tables<Tile>& tables, int position, int row, const Place& place) {
     const int phase = phase_of(p, row), out_y = 2 * place.i + phase / 2, out_x = 2 * place.j + phase % 2;
+    // All bytes are asked for before the first vote, which would wait for its own.
+    uint32_t low_bits = 0, skip_bits = 0;
     int count = 0;
-    const auto vote = [&](int tap, bool ok) {
+#pragma unroll
+    for (int tap = 0; tap < skip_taps; ++tap) {
+        if (tap < low_taps(p)) {
+            int y, x;
+            find_low_tap(p, tap, phase, y, x);
+            const bool ok = place.inside && reads(p.blocks[0], place.n, place.i + y, place.j + x);
+            low_bits |= uint32_t(ok) << tap;
+            count += ok ? pixels_of_low_tap(p, tap, phase) * p.packing.first[1] : 0;
+        }
+        const bool ok = place.inside && reads(p.blocks[1], place.n, out_y + tap / 3 - 1, out_x + tap % 3 - 1);
+        skip_bits |= uint32_t(ok) << tap;
+    }
+    count += __popc(skip_bits) * (p.packing.first[2] - p.packing.first[1]);
+    const auto vote = [&](int tap, uint32_t ok) {
         const uint32_t word = __ballot_sync(0xffffffffu, ok);
         if (position % 32 == 0) tables.valid[tap][position / 32] = word;
     };
-#pragma unroll 4
-    for (int tap = 0; tap < low_taps(p); ++tap) {
-        int y, x;
-        find_low_tap(p, tap, phase, y, x);
-        const bool ok = place.inside && reads(p.blocks[0], place.n, place.i + y, place.j + x);
-        vote(tap, ok);
-        if (ok) count += pixels_of_low_tap(p, tap, phase) * p.packing.first[1];
-    }
 #pragma unroll
     for (int tap = 0; tap < skip_taps; ++tap) {
-        const bool ok = place.inside && reads(p.blocks[1], place.n, out_y + tap / 3 - 1, out_x + tap % 3 - 1);
-        vote(low_taps(p) + tap, ok);
-        if (ok) count += p.packing.first[2] - p.packing.first[1];
+        if (tap < low_taps(p)) vote(tap, low_bits >> tap & 1);
+        vote(low_taps(p) + tap, skip_bits >> tap & 1);
     }
     tables.row_source[row] = (place.n * p.blocks[0].h + place.i) * p.blocks[0].w + place.j;
     tables.row_image[row] = place.n;
@@ -79,7 +87,7 @@ PCONV_DEV void describe_upcat_row(
 }
 
 template <class Tile>
-PCONV_DEV void list_live_upcat_taps(const UpcatParams& p, Tables<Tile>& tables, int lane) {
+PCONV_DEV void list_live_upcat_taps(const UpcatParams& p, Tables<Tile>& tables, int lane, int depth) {
     const int phase = phase_of(p, 0);
     const int end = list_live_taps(tables, 0, 0, low_taps(p), 0, lane, [&](int at, int tap) {
         int y, x;
@@ -87,16 +95,19 @@ PCONV_DEV void list_live_upcat_taps(const UpcatParams& p, Tables<Tile>& tables, 
         tables.live_source[at] = (y * p.blocks[0].w + x) * p.blocks[0].channels;
         tables.live_filter[at] = tap * p.blocks[0].filter_channels;
     });
-    list_live_taps(tables, 1, low_taps(p), skip_taps, end, lane, [&](int at, int tap) {
+    const int all = list_live_taps(tables, 1, low_taps(p), skip_taps, end, lane, [&](int at, int tap) {
         const int x = tap % 3 - (PCONV_PLANT(166) ? 0 : 1);
         tables.live_source[at] = ((tap / 3 - 1) * p.blocks[1].w + x) * p.blocks[1].channels;
         tables.live_filter[at] = tap * p.blocks[1].filter_channels;
     });
+    const int low_steps = steps_through(p, 0, end, depth);
+    if (lane == 0)
+        tables.step_end[0] = low_steps, tables.step_end[1] = low_steps + steps_through(p, 1, all - end, depth);
 }
 
-// Fills the tables; ends with a barrier.
+// Fills the tables; ends with a barrier. depth: channels of a K step.
 template <class Tile>
-PCONV_DEV void prepare_upcat_tile(const UpcatParams& p, Tables<Tile>& tables, int block) {
+PCONV_DEV void prepare_upcat_tile(const UpcatParams& p, Tables<Tile>& tables, int block, int depth) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int rows_a_place = p.direct ? 4 : 1, tile = p.direct ? block : block / 4;
     for (int unit = warp; unit < Tables<Tile>::words; unit += Tile::warps) {
@@ -107,7 +118,7 @@ PCONV_DEV void prepare_upcat_tile(const UpcatParams& p, Tables<Tile>& tables, in
         describe_upcat_row(p, tables, position, row, place);
     }
     if (!PCONV_PLANT(167)) __syncthreads();
-    if (warp == 0) list_live_upcat_taps(p, tables, lane);
+    if (warp == 0) list_live_upcat_taps(p, tables, lane, depth);
     __syncthreads();
 }
 
@@ -115,7 +126,7 @@ PCONV_DEV void prepare_upcat_tile(const UpcatParams& p, Tables<Tile>& tables, in
 template <class Math, class Tile>
 struct UpcatLoader : LoopPlace<Math, Tile> {
     using Base = LoopPlace<Math, Tile>;
-    using Base::tables, Base::block, Base::first_channel, Base::next;
+    using Base::tables, Base::block, Base::first_channel, Base::next, Base::depth;
     using T = typename Math::Storage;
 
     const UpcatParams& p;
@@ -123,6 +134,9 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
     int source_offset[Tile::rows_a_thread];
     const T *source, *filters;
     int filter_step;
+    bool exists;  // this and the following: of the coming step
+    uint32_t bits;
+    int source_shift, filter_shift;
 
     PCONV_DEV UpcatLoader(const UpcatParams& params, const Tables<Tile>& prepared, int thread, int column)
         : Base(params, prepared), p(params), chunk(thread % 8), row0(thread / 8), column0(column) {
@@ -157,36 +171,41 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
     PCONV_DEV void seek(int step) {
         Base::seek(step);
         enter_block();
+        look_up();
     }
 
     PCONV_DEV void advance() {
         const int before = block;
         Base::advance();
         if (block != before && !PCONV_PLANT(169)) enter_block();
+        look_up();
     }
 
-    // From a row's pixel to the tap's, in elements.
-    PCONV_DEV int source_shift() const {
-        if (!p.direct || block > 0) return tables.live_source[next];
-        int y, x;
-        find_low_tap(p, tables.live_tap[next], PCONV_PLANT(170) ? 0 : phase_of(p, row0), y, x);
-        return (y * p.blocks[0].w + x) * p.blocks[0].channels;
+    // As in implicit_gemm.cuh: what the coming step needs of the tables.
+    PCONV_DEV void look_up() {
+        const bool is_step = next < this->live_end;
+        const int index = is_step ? next : 0, tap = is_step ? tables.live_tap[index] : 0;
+        exists = is_step && (first_channel + chunk * Math::chunk < this->block_channels || PCONV_PLANT(171));
+        const int bit = row0 * Tile::rows_a_thread;
+        bits = exists ? tables.valid[tap][bit / 32] >> bit % 32 : 0;
+        filter_shift = tables.live_filter[index] + first_channel;
+        source_shift = tables.live_source[index] + first_channel;  // from a row's pixel to the tap's, in elements
+        if (p.direct && block == 0) {
+            int y, x;
+            find_low_tap(p, tap, PCONV_PLANT(170) ? 0 : phase_of(p, row0), y, x);
+            source_shift = (y * p.blocks[0].w + x) * p.blocks[0].channels + first_channel;
+        }
     }
 
     PCONV_DEV void load_source(uint32_t stage) const {
-        const bool exists = first_channel + chunk * Math::chunk < this->channels_of(block) || PCONV_PLANT(171);
-        const int bit = row0 * Tile::rows_a_thread;
-        const uint32_t bits = exists ? tables.valid[tables.live_tap[next]][bit / 32] >> bit % 32 : 0;
-        copy_rows<Tile>(
-            stage + place_in_tile(row0, chunk), source, source_offset, source_shift() + first_channel, bits);
+        copy_rows<Tile>(stage + place_in_tile(row0, chunk), source, source_offset, source_shift, bits);
     }
 
     PCONV_DEV void load(uint32_t stage) const {
         load_source(stage);
-        const bool exists = first_channel + chunk * Math::chunk < this->channels_of(block);
         copy_filters<Tile>(
-            stage + Tile::rows * 128 + place_in_tile(row0, chunk), filters + tables.live_filter[next] + first_channel,
-            filter_step, exists ? p.columns - column0 - row0 : 0);
+            stage + Tile::rows * 128 + place_in_tile(row0, chunk), filters + filter_shift, filter_step,
+            exists ? p.columns - column0 - row0 : 0);
     }
 };
 
@@ -197,7 +216,7 @@ struct Gather<Pass::upcat, Math, Tile, Filters::k_major> {
     static_assert(Tile::row_step % 4 == 0 && Tile::columns >= Tile::row_step, "a thread's rows have one phase");
 
     PCONV_DEV static void prepare(const Params& p, Tables<Tile>& tables, int block, int) {
-        prepare_upcat_tile(p, tables, block);
+        prepare_upcat_tile(p, tables, block, Load::depth);
     }
 
     static dim3 grid(const Params& p) {

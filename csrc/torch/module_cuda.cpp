@@ -9,7 +9,7 @@ namespace pconv::cuda {
 // As in ops_cuda.h, which includes torch: see module.cpp.
 void set_tf32_reader(int (*reader)());
 void set_wgmma(int choice);
-}
+}  // namespace pconv::cuda
 
 namespace py = pybind11;
 
