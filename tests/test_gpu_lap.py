@@ -90,9 +90,7 @@ def test_a_failed_build_shows_the_first_error_and_ends_the_part(part: session.Se
 
 def test_a_driver_that_fails_does_not_skip_the_other_architecture(part: session.Session, monkeypatch) -> None:
     script = part.work / "driver"
-    script.write_text(
-        '#!/bin/sh\ncase "$*" in *"arch 80"*) echo "MISMATCH y[7]"; exit 1;; esac\necho "0 failures"\n'
-    )
+    script.write_text('#!/bin/sh\ncase "$*" in *"arch 80"*) echo "MISMATCH y[7]"; exit 1;; esac\necho "0 failures"\n')
     script.chmod(0o755)
     monkeypatch.setattr(check, "program", lambda part, name: (script, session.Done(0, "")))
     monkeypatch.setattr(check, "architectures", lambda: ["80", "90"])

@@ -44,7 +44,7 @@ Status gemm_dgrad(MathId math, TileId tile, bool transposed, const GemmParams& p
             return transposed_small<Tf32>(p, stream);
         case MathId::ieee: break;
     }
-    return transposed_small<Ieee>(p, stream);
+    return launch_gemm<Pass::dgrad, Ieee, SmallRoomy, Filters::k_major>("dgrad 64x64 fp32", p, stream);
 }
 
 }  // namespace pconv::cuda

@@ -42,7 +42,7 @@ Status gemm_fprop(MathId math, TileId tile, const GemmParams& p, cudaStream_t st
         case MathId::tf32: return by_tile<Tf32>(tile, p, stream);
         case MathId::ieee: break;
     }
-    return launch_gemm<Pass::fprop, Ieee, Small, Filters::k_major>("fprop 64x64 fp32", p, stream);
+    return launch_gemm<Pass::fprop, Ieee, SmallRoomy, Filters::k_major>("fprop 64x64 fp32", p, stream);
 }
 
 }  // namespace pconv::cuda

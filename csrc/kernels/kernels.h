@@ -81,12 +81,21 @@ Status pack_weight(
     void* packed,                                  // [K, R, S, start[blocks]], transposed: [C, R, S, k_padded]
     cudaStream_t stream);
 
-// dw = the partial sums added in order, out of the packed form.
+// dw = the partial sums added in a fixed order, out of the packed form.
 Status reduce_wgrad(
     DType dtype, int64_t k, int64_t c, int64_t r, int64_t s, const Packing& packing, int64_t splits,
-    const float* partial,                 // [splits, K, R, S, start[blocks]]
+    float* partial,                       // [splits, K, R, S, start[blocks]], may be written
     void* dw, const Strides& dw_strides,  // [K, C, R, S]
     cudaStream_t stream);
+
+// The sums of all splits, added in a fixed order, in place of the first one.
+Status sum_splits(
+    float* partial,  // [splits, size]
+    int64_t size,    // a multiple of 4
+    int64_t splits, cudaStream_t stream);
+
+// ratio = mask ? 1 : 0: a mask in the shape of ratios, to select by.
+Status mask_as_ratio(const uint8_t* mask, int64_t pixels, float* ratio, cudaStream_t stream);
 
 // Partial sums of a split fprop (or dgrad) added in order, then the epilogue.
 // fprop: out = ratio > 0 ? activation of (ratio * sum + bias) : 0; dgrad: ratio == nullptr, out = mask ? sum : 0.

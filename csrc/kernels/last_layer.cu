@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(Tile::threads, 2) last_layer_kernel(const Last
     // A patch of holes alone needs no load and no product.
     const int chunks = prepare_patch<Tile>(p, at, patch) ? p.chunks : 0;
     float* const products = reinterpret_cast<float*>(shared);
-    make_products<Math, Tile>(p, at, patch, chunks, shared, products);
+    make_products<Math, Tile>(p, at, patch, chunks, shared, products, [] {});
     if (!PCONV_PLANT(98)) __syncthreads();
     store_pixels<Math, Tile>(p, at, patch, products);
 }

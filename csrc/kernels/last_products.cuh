@@ -147,14 +147,17 @@ PCONV_DEV void stage_products(const LastParams& p, const float (&sums)[Tile::dow
         }
 }
 
-// The whole product of one tile into products; the caller's barrier makes it visible.
-template <class Math, class Tile>
+// The whole product of one tile into products; the caller's barrier makes it visible. `meanwhile` is done while the
+// first copies are under way.
+template <class Math, class Tile, class Meanwhile>
 PCONV_DEV void make_products(
-    const LastParams& p, const TileAt& at, const Patch& patch, int chunks, uint8_t* shared, float* products) {
+    const LastParams& p, const TileAt& at, const Patch& patch, int chunks, uint8_t* shared, float* products,
+    const Meanwhile& meanwhile) {
     const uint32_t pipeline = smem_u32(shared);
     float sums[Tile::down][Tile::across][4] = {};
     if (chunks > 0) load_chunk<Math, Tile>(p, patch, at.n, 0, pipeline);
     cp_async_commit();
+    meanwhile();
     for (int chunk = 0; chunk < chunks; ++chunk) {
         const int reading = chunk % p.stages * Tile::stage_bytes;
         if (chunk + 1 < chunks)

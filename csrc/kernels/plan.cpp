@@ -38,6 +38,12 @@ int64_t row_tiles(const Plan& plan, const Extent& e, int64_t n, int rows) {
     return n * div_up(e.grid_h, plan.patch_h) * div_up(e.grid_w, plan.patch_w);
 }
 
+// Blocks of a tile that run at once; the kernels' registers allow four a multiprocessor at most.
+int64_t resident_blocks(TileId tile, const Device& device) {
+    const int64_t fit = device.shared_bytes / tile_shapes[static_cast<int>(tile)].shared_bytes;
+    return device.multiprocessors * std::clamp<int64_t>(fit, 1, 4);
+}
+
 // Whether a rule is for this device and a product of so many columns. wgmma's TMA boxes hold one tap of filters as they
 // lie.
 bool applies(const TileRule& rule, Pass pass, const Plan& plan, const Device& device, int64_t columns) {
@@ -54,17 +60,31 @@ void choose_gemm_tile(Plan& plan, Pass pass, const Extent& e, int64_t n, const D
         // Transposed filters of half types have the small tile alone.
         if (plan.transposed_filters && plan.math != MathId::tf32 && rule.tile != TileId::small) continue;
         const TileShape& shape = tile_shapes[static_cast<int>(rule.tile)];
-        if (shape.shared_bytes > device.shared_bytes) continue;
+        if (shape.shared_bytes * rule.resident > device.shared_bytes) continue;
         plan.tile = rule.tile;
         plan.patch_h = plan.patch_w = 0;
         if (!plan.direct) choose_patches(plan, e, shape.rows);
         tiles = row_tiles(plan, e, n, shape.rows) * div_up(e.channels, shape.columns) * e.classes;
         if (tiles * 100 >= int64_t(rule.min_fill) * device.multiprocessors) break;
     }
-    // Deep layers have few pixels and many weights: the reduction is then shared out, at least four steps a share.
-    if (tiles > 0 && tiles < device.multiprocessors)
+    // Deep layers have few pixels and many weights: the reduction is then shared out, at least four steps a share, as
+    // far as blocks run at once: one block more would be a second round.
+    if (tiles > 0)
         plan.splits = int(
-            std::clamp<int64_t>(div_up(2 * device.multiprocessors, tiles), 1, std::clamp<int64_t>(steps / 4, 1, 16)));
+            std::clamp<int64_t>(resident_blocks(plan.tile, device) / tiles, 1, std::clamp<int64_t>(steps / 4, 1, 16)));
+}
+
+// Splits of the pixels: they fill the device's rounds of blocks, and each costs a write and a read of its sums. Both
+// in the bytes that the tensor cores' time is worth, for each filter and column.
+int wgrad_splits(int64_t tiles, int64_t slots, int64_t pixels, int64_t most, const Device& device) {
+    int best = 1;
+    double least = 0;
+    for (int64_t splits = 1; splits <= most; ++splits) {
+        const double rounds = double(div_up(tiles * splits, slots)) * double(slots) / double(tiles * splits);
+        const double cost = 2. * double(pixels) / double(device.operations_a_byte) * rounds + 8. * double(splits);
+        if (splits == 1 || cost < least) best = int(splits), least = cost;
+    }
+    return best;
 }
 
 void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int64_t chunk) {
@@ -73,6 +93,7 @@ void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int6
     for (const TileRule& rule : tile_rules) {
         if (!applies(rule, Pass::wgrad, plan, device, columns) || g.k > rule.max_channels) continue;
         const TileShape& shape = tile_shapes[static_cast<int>(rule.tile)];
+        if (shape.shared_bytes > device.shared_bytes) continue;
         plan.tile = rule.tile;
         tiles = div_up(g.k, shape.rows) * div_up(columns, shape.columns);
         break;  // splits fill the device, whatever the tile
@@ -80,9 +101,8 @@ void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int6
     const int64_t steps = div_up(g.n * g.p * g.q, 8 * chunk);
     constexpr int64_t most_partial = int64_t(32) << 20;  // bytes of partial sums
     const int64_t room = std::max<int64_t>(1, most_partial / (g.k * columns * 4));
-    plan.splits = int(std::clamp<int64_t>(
-        div_up(2 * device.multiprocessors, tiles), 1,
-        std::min({room, std::max<int64_t>(1, steps / 8), int64_t(1024)})));
+    const int64_t most = std::min({room, std::max<int64_t>(1, steps / 8), int64_t(1024)});
+    plan.splits = wgrad_splits(tiles, resident_blocks(plan.tile, device), g.n * g.p * g.q, most, device);
 }
 
 Plan generic(Plan plan, const char* reason) {

@@ -119,7 +119,7 @@ Status run_wgrad(const Backward& call, const Buffers& buffers, const MaskView& m
     if (!status.ok()) return status;
     return reduce_wgrad(
         g.dtype, g.k, g.c, g.r, g.s, plan.packing, wgrad_parts_of(g, plan) * plan.splits,
-        static_cast<const float*>(buffers.wgrad_partial), call.dw, call.dw_strides, stream);
+        static_cast<float*>(buffers.wgrad_partial), call.dw, call.dw_strides, stream);
 }
 
 }  // namespace

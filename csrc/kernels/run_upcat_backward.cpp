@@ -34,7 +34,7 @@ struct Buffers {
     int64_t k_padded, low_padded;
     Geometry low_convolution;
     Plan fprop, wgrad;  // of low's convolution
-    void *scaled, *sums, *low_valid, *low_alive, *filters, *fprop_partial, *masked_low, *wgrad_partial;
+    void *scaled, *sums, *low_valid, *filters, *fprop_partial, *masked_low, *wgrad_partial;
     void *joined, *joined_mask, *joined_gradient;  // the composed way
     void* rest;
 };
@@ -104,10 +104,7 @@ Buffers cut(const UpcatBackward& call, const Device& device, Arena& arena) {
     const int64_t small_pixels = low.n * low.p * low.q, filters = low.k * 16 * b.k_padded;
     if (call.dlow || call.dskip || call.dw) b.scaled = arena.take(pixels * b.k_padded * element);
     b.sums = arena.take(scale_gradient_workspace(g));
-    if (call.dlow || call.dw) {
-        b.low_valid = arena.take(images_of(call.low_mask) * low.p * low.q * 4);
-        b.low_alive = arena.take(images_of(call.low_mask) * low.p * low.q);
-    }
+    if (call.dlow || call.dw) b.low_valid = arena.take(images_of(call.low_mask) * low.p * low.q * 4);
     if (call.dlow) {
         b.filters = arena.take(filters * element);
         if (b.fprop.splits > 1)
@@ -124,18 +121,10 @@ Buffers cut(const UpcatBackward& call, const Device& device, Arena& arena) {
 
 // low's mask as ratios of 1 and 0: in the shape of [low_mask.n, 1, H / 2, W / 2] they select as ratios do.
 Status low_validity(const UpcatBackward& call, const Buffers& b, cudaStream_t stream) {
-    Geometry single = b.low_convolution;
-    single.h = single.p, single.w = single.q;
-    single.c = single.k = single.r = single.s = 1;
-    single.stride_h = single.stride_w = 1;
-    single.pad_h = single.pad_w = 0;
-    MaskView mask;
-    mask.bytes = PCONV_PLANT(199) ? nullptr : call.low_mask.bytes;
-    mask.plane = call.low_mask.plane;
-    mask.batch_step = images_of(call.low_mask) > 1 ? call.low_mask.plane : 0;
-    mask.first[1] = 1;
-    return window_ratio(
-        single, mask, b.low_valid, static_cast<uint8_t*>(b.low_alive), images_of(call.low_mask), 1, stream);
+    const Geometry& low = b.low_convolution;
+    return mask_as_ratio(
+        PCONV_PLANT(199) ? nullptr : call.low_mask.bytes, images_of(call.low_mask) * low.p * low.q,
+        static_cast<float*>(b.low_valid), stream);
 }
 
 Status run_low_gradient(const UpcatBackward& call, const Buffers& b, cudaStream_t stream) {
@@ -184,10 +173,11 @@ Status run_low_weight_gradient(const UpcatBackward& call, const Buffers& b, cuda
         b.low_padded, b.masked_low, nullptr, nullptr, stream);
     auto* const partial = static_cast<float*>(b.wgrad_partial);
     if (status.ok()) status = wgrad_parts(low, b.wgrad, MaskView{}, b.masked_low, b.scaled, partial, stream);
+    if (status.ok())
+        status = sum_splits(partial, low.k * 16 * b.k_padded, wgrad_parts_of(low, b.wgrad) * b.wgrad.splits, stream);
     if (!status.ok()) return status;
     return upcat_gradient_fold(
-        low.dtype, call.geometry.k, low.k, b.k_padded, wgrad_parts_of(low, b.wgrad) * b.wgrad.splits, partial, call.dw,
-        call.dw_strides, stream);
+        low.dtype, call.geometry.k, low.k, b.k_padded, partial, call.dw, call.dw_strides, stream);
 }
 
 Status run_composed(const UpcatBackward& call, const Buffers& b, const Device& device, cudaStream_t stream) {

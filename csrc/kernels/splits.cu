@@ -23,6 +23,89 @@ PCONV_DEV float sum_of_splits(const float* partial, int64_t splits, int64_t step
     return sum;
 }
 
+// ---- sums that stay where they are, or go to a weight gradient that lies as they do
+
+struct SumArguments {
+    const float* partial;  // [splits, K, R, S, channels]
+    void* out;             // the sums: in place of the first split, or dw, whose channels are neighbours
+    Strides strides;       // of dw
+    int64_t size;          // elements of a split, a multiple of 4
+    int splits, channels, taps, s;
+};
+
+struct alignas(8) FourHalves {
+    uint16_t values[4];
+};
+
+PCONV_DEV float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+
+template <class T>
+PCONV_DEV void store_sums(const SumArguments& a, int64_t at, float4 sum) {
+    const int row = int(uint32_t(at) / uint32_t(a.channels)), channel = int(at) - row * a.channels, k = row / a.taps;
+    const Position to{k, channel, (row - k * a.taps) / a.s, (row - k * a.taps) % a.s};
+    T* const out = static_cast<T*>(a.out) + offset_of(a.strides, to);
+    const T values[4] = {
+        Value<T>::store(sum.x), Value<T>::store(sum.y), Value<T>::store(sum.z), Value<T>::store(sum.w)};
+    if (sizeof(T) == 2 && reinterpret_cast<uintptr_t>(out) % 8 == 0) {
+        *reinterpret_cast<FourHalves*>(out) = *reinterpret_cast<const FourHalves*>(values);
+    } else {
+        for (int e = 0; e < 4; ++e) out[e] = values[e];
+    }
+}
+
+// A warp has 128 neighbouring elements. With shares > 1 the block's warps have the same ones and a share of the splits
+// each, which are then added in order: few elements and many splits fill a device too, and the bits stay the same.
+template <class T, int shares, bool in_place>
+__global__ void sum_splits_kernel(const SumArguments a) {
+    PCONV_DYN_SMEM(shared);
+    float4* const sums = reinterpret_cast<float4*>(shared);  // [shares][warp_threads]
+    const int lane = int(threadIdx.x) % warp_threads, warp = int(threadIdx.x) / warp_threads;
+    const int share = shares > 1 ? warp : 0;
+    const int begin = a.splits * share / shares, end = a.splits * (share + 1) / shares;
+    constexpr int block_elements = 4 * threads / shares;
+    for (int64_t first = int64_t(blockIdx.x) * block_elements; first < a.size;
+         first += int64_t(gridDim.x) * block_elements) {
+        const int64_t at = first + 4 * (shares > 1 ? lane : int(threadIdx.x));
+        float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+        if (at < a.size) {
+            const float* const from = a.partial + at;
+#pragma unroll 8
+            for (int split = begin; split < end; ++split)
+                sum = plus(sum, *reinterpret_cast<const float4*>(from + split * a.size));
+        }
+        if (shares > 1) {
+            sums[share * warp_threads + lane] = sum;
+            if (!PCONV_PLANT(137)) __syncthreads();
+            if (share == 0)
+                for (int other = PCONV_PLANT(138) ? 2 : 1; other < shares; ++other)
+                    sum = plus(sum, sums[other * warp_threads + lane]);
+        }
+        if (at < a.size && share == 0) {
+            if (in_place)
+                *reinterpret_cast<float4*>(static_cast<float*>(a.out) + at) = sum;
+            else
+                store_sums<T>(a, at, sum);
+        }
+        if (shares > 1) __syncthreads();  // before the next elements' sums take their place
+    }
+}
+
+__global__ void mask_as_ratio_kernel(const uint8_t* mask, int64_t pixels, float* ratio) {
+    for (int64_t item = first_item(); item < pixels; item += item_step())
+        ratio[item] = mask == nullptr || mask[item] != 0 ? 1.f : 0.f;
+}
+
+constexpr int many_splits = 16;
+
+template <class T, bool in_place>
+Status launch_sums(const char* name, const SumArguments& a, cudaStream_t stream) {
+    if (a.splits < many_splits)
+        return launch(name, sum_splits_kernel<T, 1, in_place>, grid_for(a.size, 4 * threads), threads, 0, stream, a);
+    return launch(
+        name, sum_splits_kernel<T, warps, in_place>, grid_for(a.size, 4 * warp_threads), threads,
+        warps * warp_threads * sizeof(float4), stream, a);
+}
+
 struct WgradArguments {
     Packing packing;
     Strides strides;
@@ -114,11 +197,32 @@ __global__ void finish_splits_kernel(const FinishArguments a) {
 
 }  // namespace
 
+Status sum_splits(float* partial, int64_t size, int64_t splits, cudaStream_t stream) {
+    SumArguments a{};
+    a.partial = partial, a.out = partial;
+    a.size = size, a.splits = int(splits);
+    return splits > 1 ? launch_sums<float, true>("sum_splits", a, stream) : Status{};
+}
+
+Status mask_as_ratio(const uint8_t* mask, int64_t pixels, float* ratio, cudaStream_t stream) {
+    return launch(
+        "mask_as_ratio", mask_as_ratio_kernel, grid_for(pixels, threads), threads, 0, stream, mask, pixels, ratio);
+}
+
 Status reduce_wgrad(
-    DType dtype, int64_t k, int64_t c, int64_t r, int64_t s, const Packing& packing, int64_t splits,
-    const float* partial, void* dw, const Strides& dw_strides, cudaStream_t stream) {
+    DType dtype, int64_t k, int64_t c, int64_t r, int64_t s, const Packing& packing, int64_t splits, float* partial,
+    void* dw, const Strides& dw_strides, cudaStream_t stream) {
     constexpr const char* name = "reduce_wgrad";
     if (packing.first[packing.blocks] != c) return Status{cudaErrorInvalidValue, name};
+    const bool padded = packing.start[packing.blocks] != c;
+    if (!padded && dw_strides.at[1] == 1) {
+        const SumArguments a{partial, dw, dw_strides, k * r * s * c, int(splits), int(c), int(r * s), int(s)};
+        return by_fast_type(
+            dtype, name, [&](auto type) { return launch_sums<typename decltype(type)::type, false>(name, a, stream); });
+    }
+    const Status summed = sum_splits(partial, k * r * s * packing.start[packing.blocks], splits, stream);
+    if (!summed.ok()) return summed;
+    splits = 1;
     const WgradArguments a{packing, dw_strides, partial, dw, k, r, s, splits, is_channels_last(dw_strides)};
     const dim3 grid = grid_for(k * ceil_div(r * s, square) * ceil_div(packing.start[packing.blocks], square));
     return by_fast_type(dtype, name, [&](auto type) {

@@ -22,7 +22,7 @@ struct TileShape {
 // Indexed by TileId. The kernels' own constants (tile_types.h) are checked against these.
 constexpr TileShape tile_shapes[] = {
     {"128x128", 128, 128, 104 << 10},
-    {"256x64", 256, 64, 132 << 10},
+    {"256x64", 256, 64, 92 << 10},
     {"64x64", 64, 64, 56 << 10},
     {"128x8", 128, 8, 76 << 10},
     {"128x128 (2 stages)", 128, 128, 76 << 10},
@@ -40,21 +40,25 @@ struct TileRule {
     TileId tile;
     bool wgmma = false;        // for devices with the sm_90a instructions, where they are asked for
     int64_t more_columns = 0;  // the product has more columns than this
+    int resident = 1;          // blocks that have to fit on a multiprocessor at once
 };
 
 // 64x64 a warp is what mma.sync wants (shared memory is read 0.75 clocks a tensor clock, 1.0 with 64x32); smaller tiles
 // only where the large ones would leave multiprocessors idle. 128x8 is the one instruction's width of 8: it serves last
 // layers. wgmma wants 256 columns: the right operand is then read once for 64 rows and shared memory keeps up; half a
-// device of the smaller tile is better than a full one of mma.sync, for splits of the reduction fill the rest.
-// Two stages are for devices whose blocks have 99 KiB of shared memory (sm_86, sm_89, sm_120).
+// device of the smaller tile is better than a full one of mma.sync, for splits of the reduction fill the rest. With 64
+// columns and fewer half of a wgmma tile would be empty.
+// Four warps alone leave a multiprocessor's tensor cores waiting: `large` is taken where two blocks fit, `lean` (two
+// stages) elsewhere, twice on an A100, once on devices with 99 KiB of shared memory (sm_86, sm_89, sm_120).
 constexpr TileRule tile_rules[] = {
     {fprop_bit, half_bit | tf32_bit, 8, 0, TileId::thin},
     {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit, INT64_MAX, 100, TileId::wgmma_128x256, true, 128},
-    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit, INT64_MAX, 50, TileId::wgmma_128x128, true, 0},
+    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit, INT64_MAX, 50, TileId::wgmma_128x128, true, 64},
     {fprop_bit | dgrad_bit | upcat_bit, half_bit, 64, 100, TileId::wide},
     {wgrad_bit, half_bit | tf32_bit, 64, 0, TileId::small},
-    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64},
+    {fprop_bit | dgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64, 2},
     {fprop_bit | dgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::lean, false, 64},
+    {wgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64},
     {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit | tf32_bit | ieee_bit, INT64_MAX, 0, TileId::small},
 };
 

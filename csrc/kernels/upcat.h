@@ -61,10 +61,10 @@ Status upcat_gradient_filters(
     void* filters,                                                   // [Cu][4][4][k_padded]
     cudaStream_t stream);
 
-// dw's low half out of that convolution's weight gradient, the partial sums added in order.
+// dw's low half out of that convolution's weight gradient.
 Status upcat_gradient_fold(
-    DType dtype, int64_t k, int64_t low_channels, int64_t k_padded, int64_t splits,
-    const float* partial,                 // [splits][Cu][4][4][k_padded]
+    DType dtype, int64_t k, int64_t low_channels, int64_t k_padded,
+    const float* sums,                    // [Cu][4][4][k_padded]
     void* dw, const Strides& dw_strides,  // [K, C, 3, 3]
     cudaStream_t stream);
 

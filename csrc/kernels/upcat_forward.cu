@@ -36,7 +36,7 @@ Status gemm_upcat(MathId math, TileId tile, const UpcatParams& p, cudaStream_t s
         case MathId::tf32: return by_tile<Tf32>(tile, p, stream);
         case MathId::ieee: break;
     }
-    return launch_upcat<Ieee, Small>("upcat 64x64 fp32", p, stream);
+    return launch_upcat<Ieee, SmallRoomy>("upcat 64x64 fp32", p, stream);
 }
 
 }  // namespace pconv::cuda

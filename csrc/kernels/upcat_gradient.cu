@@ -24,8 +24,8 @@ constexpr size_t squares_bytes = 9 * square * pitch * sizeof(float);
 struct WeightArguments {
     Strides strides;
     void* weight;  // [K, C, 3, 3], read or written
-    void* other;   // low's filters, or the partial sums of their gradient: [splits][Cu][4][4][k_padded]
-    int64_t k, low_channels, k_padded, splits;
+    void* other;   // low's filters, or the fp32 sums of their gradient: [Cu][4][4][k_padded]
+    int64_t k, low_channels, k_padded;
 };
 
 // Which filter, channel and tap of a square an item is, in the order of the weight's memory.
@@ -76,8 +76,7 @@ __global__ void __launch_bounds__(threads) upcat_gradient_filters_kernel(const W
     }
 }
 
-// The transpose: every split's 16 sums of a (channel, filter), folded to 9 and added in order, then written along dw's
-// memory.
+// The transpose: the 16 sums of a (channel, filter), folded to 9 and written along dw's memory.
 template <class T>
 __global__ void __launch_bounds__(threads) upcat_gradient_fold_kernel(const WeightArguments a) {
     PCONV_DYN_SMEM(shared);
@@ -88,13 +87,11 @@ __global__ void __launch_bounds__(threads) upcat_gradient_fold_kernel(const Weig
         const int64_t first_k = tile % k_tiles * square, first_c = tile / k_tiles * square;
         for (int c = warp; c < square; c += warps) {
             if (first_c + c >= a.low_channels || first_k + lane >= a.k) continue;
-            const float* partial =
+            const float* const given =
                 static_cast<const float*>(a.other) + (first_c + c) * 16 * a.k_padded + first_k + lane;
-            float sums[16] = {};
-            for (int64_t split = PCONV_PLANT(193) ? 1 : 0; split < a.splits; ++split)
+            float sums[16];
 #pragma unroll
-                for (int tap = 0; tap < 16; ++tap)
-                    sums[tap] += partial[(split * a.low_channels * 16 + tap) * a.k_padded];
+            for (int tap = 0; tap < 16; ++tap) sums[tap] = PCONV_PLANT(193) && tap == 5 ? 0.f : given[tap * a.k_padded];
 #pragma unroll
             for (int tap = 0; tap < 9; ++tap) {
                 const int i = 2 - tap / 3, j = (PCONV_PLANT(194) ? 0 : 2) - (PCONV_PLANT(194) ? 0 : tap % 3);
@@ -159,7 +156,7 @@ Status upcat_gradient_filters(
     DType dtype, int64_t k, int64_t low_channels, int64_t k_padded, const void* weight, const Strides& weight_strides,
     void* filters, cudaStream_t stream) {
     constexpr const char* name = "upcat_gradient_filters";
-    const WeightArguments a{weight_strides, const_cast<void*>(weight), filters, k, low_channels, k_padded, 1};
+    const WeightArguments a{weight_strides, const_cast<void*>(weight), filters, k, low_channels, k_padded};
     return by_fast_type(dtype, name, [&](auto type) {
         return launch(
             name, upcat_gradient_filters_kernel<typename decltype(type)::type>, grid_of_squares(k_padded, low_channels),
@@ -168,10 +165,10 @@ Status upcat_gradient_filters(
 }
 
 Status upcat_gradient_fold(
-    DType dtype, int64_t k, int64_t low_channels, int64_t k_padded, int64_t splits, const float* partial, void* dw,
+    DType dtype, int64_t k, int64_t low_channels, int64_t k_padded, const float* sums, void* dw,
     const Strides& dw_strides, cudaStream_t stream) {
     constexpr const char* name = "upcat_gradient_fold";
-    const WeightArguments a{dw_strides, dw, const_cast<float*>(partial), k, low_channels, k_padded, splits};
+    const WeightArguments a{dw_strides, dw, const_cast<float*>(sums), k, low_channels, k_padded};
     return by_fast_type(dtype, name, [&](auto type) {
         return launch(
             name, upcat_gradient_fold_kernel<typename decltype(type)::type>, grid_of_squares(k, low_channels), threads,

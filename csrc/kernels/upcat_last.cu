@@ -65,21 +65,33 @@ template <class Math, class Tile, int Channels>
 PCONV_DEV void stage_skip(const UpcatLastParams<Channels>& p, const TileAt& at, SkipPatch<Channels>& patch) {
     using T = typename Math::Storage;
     const UpcatBlock& skip = p.skip;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, plane = skip.h * skip.w;
+    const int plane = skip.h * skip.w;
     const T* const source = static_cast<const T*>(skip.source) + int64_t(at.n) * plane * Channels;
     const uint8_t* const mask = skip.mask ? skip.mask + at.n * skip.mask_step : nullptr;
-    const int y0 = 2 * at.i0 - 1, x0 = 2 * at.j0 - 1, rows = 2 * p.low.tile_h + 2;
-    for (int row = warp; row < rows; row += Tile::threads / 32) {
-        const int y = y0 + row;
-        for (int e = lane; e < skip_w * Channels; e += 32) {
-            const int column = e / Channels, x = x0 + column, pixel = y * skip.w + x;
-            const bool inside = unsigned(y) < unsigned(skip.h) && unsigned(x) < unsigned(skip.w);
-            const bool valid = inside && (!mask || __ldg(mask + pixel) != 0 || PCONV_PLANT(240));
-            const int c = e - column * Channels;
-            float value = 0.f;
-            if (valid) value = Math::load(source[p.low.conv.out_nchw ? c * plane + pixel : pixel * Channels + c]);
-            patch.values[row][e] = Rounded<Math>::of(value);
-            if (c == 0) patch.valid[row][column] = valid;
+    const int y0 = 2 * at.i0 - 1, x0 = 2 * at.j0 - 1;
+    constexpr int row_values = skip_w * Channels, batch = 8;
+    const int count = (2 * p.low.tile_h + 2) * row_values;
+    for (int first = threadIdx.x; first < count; first += batch * Tile::threads) {
+        // Values and mask bytes of a batch are asked for together, whether they are holes or not: one latency for all.
+        float values[batch];
+        bool valid[batch];
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+            const int id = first + i * Tile::threads, row = id / row_values, e = id - row * row_values;
+            const int y = y0 + row, x = x0 + e / Channels, c = e % Channels;
+            const bool inside = id < count && unsigned(y) < unsigned(skip.h) && unsigned(x) < unsigned(skip.w);
+            const int pixel = inside ? y * skip.w + x : 0;
+            const float value = Math::load(source[p.low.conv.out_nchw ? c * plane + pixel : pixel * Channels + c]);
+            const int byte = mask ? __ldg(mask + pixel) : 1;
+            valid[i] = inside && (byte != 0 || PCONV_PLANT(240));
+            values[i] = valid[i] ? Rounded<Math>::of(value) : 0.f;
+        }
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+            const int id = first + i * Tile::threads, row = id / row_values, e = id - row * row_values;
+            if (id >= count) continue;
+            patch.values[row][e] = values[i];
+            if (e % Channels == 0) patch.valid[row][e / Channels] = valid[i];
         }
     }
     const T* const weight = static_cast<const T*>(p.skip_weight);
@@ -199,9 +211,8 @@ __global__ void __launch_bounds__(Tile::threads, 2) upcat_last_kernel(const Upca
     auto& skip = *reinterpret_cast<SkipPatch<Channels>*>(shared + p.skip_at);
     const TileAt at = locate_tile(p.low);
     const int chunks = prepare_patch<Tile>(p.low, at, small) ? p.low.chunks : 0;
-    stage_skip<Math, Tile>(p, at, skip);
     float* const products = reinterpret_cast<float*>(shared);
-    make_products<Math, Tile>(p.low, at, small, chunks, shared, products);
+    make_products<Math, Tile>(p.low, at, small, chunks, shared, products, [&] { stage_skip<Math, Tile>(p, at, skip); });
     if (!PCONV_PLANT(246)) __syncthreads();
     store_stage<Math, Tile>(p, at, small, skip, products);
 }

@@ -115,10 +115,10 @@ struct WgradFloatProduct {
 
     PCONV_DEV void step(int stage_offset) {
         const uint8_t *const left = pipeline + stage_offset, *const right = left + 2 * panel_bytes;
+        // A step's products first, then into the long sum: an addition more, a fraction of the rounding error.
+        float part[8][4] = {};
 #pragma unroll 1
-        for (int first = 0; first < WgradStage<Ieee>::pixels; first += group) {
-            // A few products first, then into the long sum: an addition more, a fraction of the rounding error.
-            float part[8][4] = {};
+        for (int first = 0; first < WgradStage<Ieee>::pixels; first += group)
 #pragma unroll
             for (int pixel = first; pixel < first + group; ++pixel) {
                 const float4 low = read(left, pixel, row), high = read(left, pixel, row + 32),
@@ -133,10 +133,9 @@ struct WgradFloatProduct {
                 }
             }
 #pragma unroll
-            for (int i = 0; i < 8; ++i)
+        for (int i = 0; i < 8; ++i)
 #pragma unroll
-                for (int j = 0; j < 4; ++j) sums[i][j] += part[i][j];
-        }
+            for (int j = 0; j < 4; ++j) sums[i][j] += part[i][j];
     }
 
     PCONV_DEV void stage_out(float* staging) const {

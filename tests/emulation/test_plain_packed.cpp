@@ -87,11 +87,17 @@ void check_pack_weight(DType dtype, Layout layout, const WeightShape& shape) {
     }
 }
 
-// Floats added one after another: the kernels promise this very order, so the sums are the same to the bit.
-float ordered_sum(const Array& partial, int64_t splits, int64_t step, int64_t index) {
-    float sum = 0;
-    for (int64_t split = 0; split < splits; ++split) sum += float(partial.get(split * step + index));
-    return sum;
+// Floats added one after another: the kernels promise this very order, so the sums are the same to the bit. From 16
+// splits on reduce_wgrad gives each of eight warps a share of them, and adds the shares in order.
+float ordered_sum(const Array& partial, int64_t splits, int64_t step, int64_t index, int64_t shares = 1) {
+    float total = 0;
+    for (int64_t share = 0; share < shares; ++share) {
+        float sum = 0;
+        for (int64_t split = splits * share / shares; split < splits * (share + 1) / shares; ++split)
+            sum += float(partial.get(split * step + index));
+        total = share == 0 ? sum : total + sum;
+    }
+    return total;
 }
 
 double rounded(DType dtype, double value) {
@@ -112,9 +118,10 @@ void check_reduce_wgrad(DType dtype, Layout layout, int64_t splits, const Weight
     const int64_t channels = packing.start[packing.blocks], step = k * r * s * channels;
     const Array partial = random_array(DType::f32, splits * step);
     const Tensor dw = make_tensor(dtype, layout, k, c, r, s);
+    std::vector<float> sums;  // before the call, which may use the partial sums as scratch
+    for (int64_t i = 0; i < step; ++i) sums.push_back(ordered_sum(partial, splits, step, i, splits < 16 ? 1 : 8));
     const Status status = reduce_wgrad(
-        dtype, k, c, r, s, packing, splits, reinterpret_cast<const float*>(partial.data()), dw.data(), dw.strides,
-        nullptr);
+        dtype, k, c, r, s, packing, splits, reinterpret_cast<float*>(partial.data()), dw.data(), dw.strides, nullptr);
     Check check(
         "reduce_wgrad",
         describe(
@@ -125,7 +132,7 @@ void check_reduce_wgrad(DType dtype, Layout layout, int64_t splits, const Weight
         const int64_t channel = channel_at(packing, i % channels), tap = i / channels % (r * s);
         if (channel < 0) continue;
         const double got = dw.get(i / channels / (r * s), channel, tap / s, tap % s);
-        check.exact("dw", got, rounded(dtype, ordered_sum(partial, splits, step, i)));
+        check.exact("dw", got, rounded(dtype, sums[size_t(i)]));
     }
 }
 
@@ -218,7 +225,7 @@ void test_splits() {
     for (DType dtype : fast_types)
         for (Layout layout : layouts) {
             for (const WeightShape& shape : weight_shapes)
-                for (int64_t splits : {1, 6})
+                for (int64_t splits : {1, 6, 19})
                     if (!few_cases || splits > 1) check_reduce_wgrad(dtype, layout, splits, shape);
             for (Holes holes : all_holes)
                 for (bool forward : {true, false}) check_finish_splits(dtype, layout, holes, forward, 2, 40);
