@@ -203,8 +203,7 @@ Plan make_upcat_plan(
     return plan;
 }
 
-UpcatBackwardPlan make_upcat_backward_plan(
-    const Geometry& g, int64_t low_channels, bool tf32, const Device& device) {
+UpcatBackwardPlan make_upcat_backward_plan(const Geometry& g, int64_t low_channels, bool tf32, const Device& device) {
     UpcatBackwardPlan plan{};
     plan.k_padded = round_up(g.k, 16 / bytes_of(g.dtype));
     Geometry& low = plan.low_convolution = g;

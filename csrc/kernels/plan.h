@@ -66,7 +66,6 @@ struct UpcatBackwardPlan {
     Geometry low_convolution;
     Plan fprop, wgrad;
 };
-UpcatBackwardPlan make_upcat_backward_plan(
-    const Geometry& g, int64_t low_channels, bool tf32, const Device& device);
+UpcatBackwardPlan make_upcat_backward_plan(const Geometry& g, int64_t low_channels, bool tf32, const Device& device);
 
 }  // namespace pconv::cuda

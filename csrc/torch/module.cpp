@@ -55,6 +55,8 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Operators of pconv_cuda for the CPU, registered on import.";
-    m.def("build_info", &build_info, "What was built: torch, ABI, compiler, the instruction set in use, and why CUDA kernels were left out.");
+    m.def(
+        "build_info", &build_info,
+        "What was built: torch, ABI, compiler, the instruction set in use, and why CUDA kernels were left out.");
     define_plan(m);
 }

@@ -1,5 +1,5 @@
-// plan() and plan_upcat() of pconv_cuda._C, for `pconv info --plan`: which CUDA kernels a layer or a decoder stage would
-// run on. The plans are those that the operators make, worked out without a device.
+// plan() and plan_upcat() of pconv_cuda._C, for `pconv info --plan`: which CUDA kernels a layer or a decoder stage
+// would run on. The plans are those that the operators make, worked out without a device.
 #include "plan_info.h"
 
 #include <pybind11/pybind11.h>
@@ -87,8 +87,7 @@ py::list plan(
     const bool per_channel = (mask.blocks == c && c > 1) || mask.blocks > max_blocks;
     py::list rows;
     append(rows, "forward", Pass::fprop, make_plan(Pass::fprop, g, mask, tf32, device, true, channels_last));
-    append(
-        rows, "input gradient", Pass::dgrad, dgrad, dgrad.fast && per_channel ? "masked in a pass of its own" : "");
+    append(rows, "input gradient", Pass::dgrad, dgrad, dgrad.fast && per_channel ? "masked in a pass of its own" : "");
     append(rows, "weight gradient", Pass::wgrad, make_plan(Pass::wgrad, g, mask, tf32, device, true, channels_last));
     return rows;
 }
@@ -105,8 +104,7 @@ void append_forward(
     if (stage.fast)
         append(rows, name, Pass::upcat, stage);
     else
-        append(
-            rows, name, Pass::fprop, make_plan(Pass::fprop, g, {true, 2, first}, tf32, device, true, krsc), joined);
+        append(rows, name, Pass::fprop, make_plan(Pass::fprop, g, {true, 2, first}, tf32, device, true, krsc), joined);
 }
 
 void append_backward(py::list& rows, const pconv::Geometry& g, int64_t low, bool tf32, const Device& device) {
