@@ -162,7 +162,8 @@ def test_the_command_prints_stages_and_their_floor(said) -> None:
     assert "decoder stage of 128 + 64 channels" in text and "upcat wgmma 128x128 bf16" in text
     flops = 2 * 6 * 128 * 128 * 64 * (4 * 128 + 9 * 64)
     assert f"{flops / 1e9:.3f} GFLOP" in text
-    assert "mask of 2 channels" in said("6 128 64 64 64 3 3 1 bfloat16 --mask-channels 64 64")
+    text = said("6 128 64 64 64 3 3 1 bfloat16 --mask-channels 63 65")
+    assert "mask of 2 channels" in text and "input repacked, filters repacked" in text
 
 
 @pytest.mark.parametrize(
