@@ -21,10 +21,11 @@ except ImportError as missing:
 from pconv_cuda import _precision
 from pconv_cuda._arguments import check_binary
 
-__all__ = ["cuda_module", "load", "register_fallback", "register_unfused"]
+__all__ = ["cuda_module", "load", "no_cuda_reason", "register_fallback", "register_unfused"]
 
 _module: ModuleType | None = None
 _cuda_module: ModuleType | None = None
+_cuda_error = ""  # why a _C_cuda that is there did not load
 
 
 def load() -> ModuleType:
@@ -53,14 +54,27 @@ def cuda_module() -> ModuleType | None:
     return _cuda_module
 
 
+def no_cuda_reason() -> str:
+    """Why :func:`cuda_module` is None; empty where it is not."""
+    if _cuda_module is not None:
+        return ""
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    if _cuda_error:
+        return f"the CUDA kernels do not fit torch {torch.__version__}: {_cuda_error}"
+    # Empty where the build had kernels and their file is missing now.
+    return load().build_info()["no_cuda"] or "the file pconv_cuda/_C_cuda*.so of this build is missing"
+
+
 def _load_cuda() -> None:
     """Registers the CUDA kernels. Where they do not load, everything else still works: a warning, then the fallback."""
-    global _cuda_module
+    global _cuda_module, _cuda_error
     if torch.version.cuda is None or importlib.util.find_spec("pconv_cuda._C_cuda") is None:
         return
     try:
         _cuda_module = importlib.import_module("pconv_cuda._C_cuda")
     except ImportError as error:
+        _cuda_error = str(error)
         warnings.warn(
             f"pconv_cuda: the CUDA kernels do not fit torch {torch.__version__} ({error}); CUDA tensors are served by "
             "the unfused reference until the package is rebuilt",
@@ -82,12 +96,21 @@ _warned: set[str] = set()
 def _note_fallback(device: torch.device) -> None:
     """One warning a device type; an error where PCONV_FALLBACK=0 forbids the slow path."""
     choice = os.environ.get("PCONV_FALLBACK", "")
-    message = f"pconv_cuda has no kernel for device {device.type!r}: the unfused reference runs instead"
+    message = f"pconv_cuda has no kernel for device {device.type!r}{_why(device)}: the unfused reference runs instead"
     if choice == "0":
         raise RuntimeError(f"{message}, which PCONV_FALLBACK=0 forbids")
     if choice != "1" and device.type not in _warned:
         _warned.add(device.type)
         warnings.warn(f"{message} (PCONV_FALLBACK=0 makes this an error, =1 silences it)", stacklevel=2)
+
+
+def _why(device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    reason = no_cuda_reason()
+    if reason:
+        return f" ({reason}; `pconv info` has the remedy)"
+    return " (the CUDA kernels need compute capability 8.0 or later)"
 
 
 def _forward(

@@ -182,7 +182,11 @@ Plan make_plan(
     }
     // Where few pixels meet many channels the general kernel's shared reduction fills the device, and nothing else
     // does.
-    if (on_tensor_cores && plan.splits == 1 && fits_last_layer(g)) plan.special = Special::last;
+    const bool enough_pixels = g.n * g.p * g.q >= 128 * int64_t(device.multiprocessors);
+    if (on_tensor_cores && (plan.splits == 1 || enough_pixels) && fits_last_layer(g)) {
+        plan.special = Special::last;
+        plan.splits = 1;
+    }
     return plan;
 }
 
@@ -220,6 +224,24 @@ Plan make_upcat_plan(
     const int64_t steps = (plan.direct ? 9 : 4) * div_up(low_padded, 8 * chunk) + 9 * div_up(skip_padded, 8 * chunk);
     const Extent e = plan.direct ? Extent{g.h, g.w, 1, g.k, g.c} : Extent{small_h, small_w, 4, g.k, g.c};
     choose_gemm_tile(plan, Pass::upcat, e, g.n, device, steps);
+    return plan;
+}
+
+UpcatBackwardPlan make_upcat_backward_plan(const Geometry& g, int64_t low_channels, bool tf32, const Device& device) {
+    UpcatBackwardPlan plan{};
+    plan.k_padded = round_up(g.k, 16 / bytes_of(g.dtype));
+    Geometry& low = plan.low_convolution = g;
+    low.c = plan.k_padded, low.k = low_channels;  // its input is the scaled gradient, packed
+    low.r = low.s = 4;
+    low.stride_h = low.stride_w = 2;
+    low.p = g.h / 2, low.q = g.w / 2;
+    low.layout = Layout::nhwc;
+    plan.fprop = make_plan(Pass::fprop, low, MaskShape{}, tf32, device, true, true);
+    plan.fprop.special = Special::none;  // it is always launched as the general product
+    plan.wgrad = make_plan(Pass::wgrad, low, MaskShape{}, tf32, device, true, true);
+    // Where weights weigh more than pixels the joined tensors are small, and 9 taps are fewer than 16.
+    plan.composed = g.n == 0 || !plan.fprop.fast || !plan.wgrad.fast ||
+                    prefers_direct(plan.fprop.math, device.operations_a_byte, g.n * g.h * g.w, false);
     return plan;
 }
 

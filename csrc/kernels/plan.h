@@ -58,4 +58,14 @@ Plan make_upcat_plan(
     const Geometry& g, int64_t low_channels, bool phases_given, bool tf32, const Device& device, bool low_aligned,
     bool skip_aligned, bool filters_krsc);
 
+// The backward of the decoder's stage. Where it is not composed, low's half is a 4x4 convolution of the scaled gradient
+// with stride 2 (fprop: low's gradient, wgrad: low's part of dw), and the skip's an ordinary backward.
+struct UpcatBackwardPlan {
+    bool composed;  // the doubled and concatenated input is written out
+    int64_t k_padded;
+    Geometry low_convolution;
+    Plan fprop, wgrad;
+};
+UpcatBackwardPlan make_upcat_backward_plan(const Geometry& g, int64_t low_channels, bool tf32, const Device& device);
+
 }  // namespace pconv::cuda

@@ -16,24 +16,10 @@
 namespace pconv::cuda {
 namespace {
 
-// low's convolution: its input is the scaled gradient, packed, so that its channels are K with the padding.
-Geometry low_geometry(const Geometry& g, int64_t low_channels, int64_t k_padded) {
-    Geometry low = g;
-    low.c = k_padded, low.k = low_channels;
-    low.r = low.s = 4;
-    low.stride_h = low.stride_w = 2;
-    low.p = g.h / 2, low.q = g.w / 2;
-    low.layout = Layout::nhwc;
-    return low;
-}
-
 int64_t images_of(const Mask& mask) { return mask.bytes ? mask.n : 1; }
 
-struct Buffers {
-    bool composed;
-    int64_t k_padded, low_padded;
-    Geometry low_convolution;
-    Plan fprop, wgrad;  // of low's convolution
+struct Buffers : UpcatBackwardPlan {
+    int64_t low_padded;
     void *scaled, *sums, *low_valid, *filters, *fprop_partial, *masked_low, *wgrad_partial;
     void *joined, *joined_mask, *joined_gradient;  // the composed way
     void* rest;
@@ -80,15 +66,8 @@ struct Ordinary {
 Buffers cut(const UpcatBackward& call, const Device& device, Arena& arena) {
     const Geometry& g = call.geometry;
     const int64_t element = bytes_of(g.dtype), chunk = 16 / element, pixels = g.n * g.h * g.w;
-    Buffers b{};
-    b.k_padded = (g.k + chunk - 1) / chunk * chunk;
+    Buffers b{make_upcat_backward_plan(g, call.low_channels, call.tf32, device)};
     b.low_padded = (call.low_channels + chunk - 1) / chunk * chunk;
-    b.low_convolution = low_geometry(g, call.low_channels, b.k_padded);
-    b.fprop = make_plan(Pass::fprop, b.low_convolution, MaskShape{}, call.tf32, device, true, true);
-    b.wgrad = make_plan(Pass::wgrad, b.low_convolution, MaskShape{}, call.tf32, device, true, true);
-    // Where weights weigh more than pixels the joined tensors are small, and 9 taps are fewer than 16.
-    b.composed = g.n == 0 || !b.fprop.fast || !b.wgrad.fast ||
-                 prefers_direct(b.fprop.math, device.operations_a_byte, pixels, false);
     if (b.composed) {
         b.joined = arena.take(pixels * g.c * element);
         if (call.low_mask.bytes || call.skip_mask.bytes) b.joined_mask = arena.take(call.ratio_n * 2 * g.h * g.w);

@@ -222,7 +222,7 @@ Status reduce_wgrad(
     }
     const Status summed = sum_splits(partial, k * r * s * packing.start[packing.blocks], splits, stream);
     if (!summed.ok()) return summed;
-    splits = 1;
+    splits = splits > 0 ? 1 : 0;  // none: an empty batch, whose gradient is zero
     const WgradArguments a{packing, dw_strides, partial, dw, k, r, s, splits, is_channels_last(dw_strides)};
     const dim3 grid = grid_for(k * ceil_div(r * s, square) * ceil_div(packing.start[packing.blocks], square));
     return by_fast_type(dtype, name, [&](auto type) {

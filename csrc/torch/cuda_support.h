@@ -27,12 +27,17 @@ inline std::atomic<int> wgmma_choice{-1};
 inline Device emulated_device;
 #endif
 
-// Whether sm_90 takes its wgmma kernels: set_wgmma()'s choice, else not where the environment has PCONV_WGMMA=0.
+// Whether sm_90 takes its wgmma kernels: set_wgmma()'s choice, else not where the environment has PCONV_WGMMA=0. A
+// build without 9.0a has them as empty bodies, which must not be launched.
 inline bool wgmma_wanted() {
+#if !defined(PCONV_EMULATE) && !defined(PCONV_BUILT_FOR_SM90A)
+    return false;
+#else
     const int choice = wgmma_choice.load(std::memory_order_relaxed);
     if (choice >= 0) return choice == 1;
     static const char* const given = std::getenv("PCONV_WGMMA");
     return !given || std::strcmp(given, "0") != 0;
+#endif
 }
 
 // What a call needs of its device; attributes are slow to ask for and are kept.

@@ -1,16 +1,17 @@
 // The Python module pconv_cuda._C: what was built. Importing it registers the operators (ops_cpu.cpp).
 // No torch header here: pybind11 and the stable ABI have nothing to do with each other.
-#include "plan_info.h"
-
 #include "../cpu/instruction_set.h"
 #include "../launchers.h"
 
+#include "pconv_build.h"  // made by setup.py
+
 #include <pybind11/pybind11.h>
 
-#include <stdexcept>
 #include <string>
 
 namespace py = pybind11;
+
+void define_plan(py::module_& m);  // module_plan.cpp
 
 namespace {
 
@@ -45,57 +46,17 @@ py::dict build_info() {
     info["stable_abi"] = "2.11";
     info["compiler"] = compiler();
     info["cpu"] = instruction_set();
+    info["no_cuda"] = PCONV_NO_CUDA_REASON;
     info["conv3x3"] = pconv::cpu::has_winograd();
     return info;
-}
-
-pconv::DType dtype_from(const std::string& name) {
-    const std::pair<const char*, pconv::DType> names[] = {
-        {"float64", pconv::DType::f64},
-        {"float32", pconv::DType::f32},
-        {"bfloat16", pconv::DType::bf16},
-        {"float16", pconv::DType::f16}};
-    for (const auto& [known, dtype] : names)
-        if (name == known) return dtype;
-    throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + name);
-}
-
-// (pass, kernel, notes) of the three passes of a layer with a one-channel mask and "same" padding.
-py::list plan(
-    int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t r, int64_t s, int64_t stride,
-    const std::string& dtype, bool channels_last, bool tf32, int arch, int multiprocessors, int64_t shared_bytes,
-    bool wgmma) {
-    using namespace pconv::cuda;
-    pconv::Geometry g{};
-    g.n = n, g.c = c, g.h = h, g.w = w, g.k = k, g.r = r, g.s = s;
-    g.stride_h = g.stride_w = stride;
-    g.pad_h = r / 2, g.pad_w = s / 2;
-    g.dil_h = g.dil_w = g.groups = 1;
-    g.p = pconv::output_size(h, r, stride, g.pad_h, 1);
-    g.q = pconv::output_size(w, s, stride, g.pad_w, 1);
-    g.layout = channels_last ? pconv::Layout::nhwc : pconv::Layout::nchw;
-    g.dtype = dtype_from(dtype);
-    const int64_t first[] = {0, c};
-    Device device;
-    device.arch = arch, device.multiprocessors = multiprocessors, device.wgmma = wgmma;
-    device.shared_bytes = shared_bytes;
-    py::list rows;
-    for (const Pass pass : {Pass::fprop, Pass::dgrad, Pass::wgrad}) {
-        const Plan chosen = make_plan(pass, g, {true, 1, first}, tf32, device, true, channels_last);
-        const char* const names[] = {"forward", "input gradient", "weight gradient"};
-        rows.append(py::make_tuple(names[static_cast<int>(pass)], kernel_name(pass, chosen), notes_of(pass, chosen)));
-    }
-    return rows;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Operators of pconv_cuda for the CPU, registered on import.";
-    m.def("build_info", &build_info, "What was built: torch, ABI, compiler, and the instruction set in use.");
     m.def(
-        "plan", &plan, py::arg("n"), py::arg("c"), py::arg("h"), py::arg("w"), py::arg("k"), py::arg("r"), py::arg("s"),
-        py::arg("stride"), py::arg("dtype"), py::kw_only(), py::arg("channels_last") = true, py::arg("tf32") = true,
-        py::arg("arch") = 90, py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 227 << 10,
-        py::arg("wgmma") = false, "Which CUDA kernels a layer would run on: [(pass, kernel, notes)].");
+        "build_info", &build_info,
+        "What was built: torch, ABI, compiler, the instruction set in use, and why CUDA kernels were left out.");
+    define_plan(m);
 }

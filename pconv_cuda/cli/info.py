@@ -8,6 +8,8 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from pconv_cuda.errors import PConvError
+
 # optional package (import name, distribution) -> the extra that brings it, what it is for
 _OPTIONAL = {
     ("PIL", "pillow"): ("inpaint", "pictures"),
@@ -36,6 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which CUDA kernels a channels_last layer with padding R//2, S//2 would run on, and its floor "
         "(DTYPE: bfloat16, float16, float32, float64); on the GPU that is here, else on an H100",
     )
+    parser.add_argument(
+        "--low",
+        metavar="CHANNELS",
+        help="with --plan: a decoder stage (3x3, stride 1) whose first CHANNELS of C come from the small grid",
+    )
+    parser.add_argument(
+        "--mask-channels",
+        nargs="+",
+        metavar="CHANNELS",
+        help="with --plan: how many of C each channel of the mask stands for (default: one mask for all), e.g. 64 3",
+    )
+    parser.add_argument(
+        "--wgmma",
+        choices=("0", "1"),
+        help="with --plan: the wgmma kernels of sm_90 (default: as PCONV_WGMMA says)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         from pconv_cuda.cli import _plan
 
-        return _plan.show(args.plan)
+        return _plan.show(args.plan, low=args.low, mask_channels=args.mask_channels, wgmma=args.wgmma)
+    for option in ("low", "mask_channels", "wgmma"):
+        if getattr(args, option) is not None:
+            name = option.replace("_", "-")
+            raise PConvError(f"--{name}: expected --plan with it, got {getattr(args, option)!r} alone")
     rows: list[tuple[str, str]] = [("python", platform.python_version())]
     remedies: list[str] = []
     working = _core(rows, remedies)
@@ -93,8 +115,7 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
     rows.append(
         ("built with", f"torch {built['built_with_torch']}, {built['compiler']}, stable ABI {built['stable_abi']}")
     )
-    cuda = _extension.cuda_module()
-    rows.append(("CUDA kernels", f"for {cuda.architectures}; not measured on a GPU yet" if cuda else _no_cuda(torch)))
+    rows.append(("CUDA kernels", _cuda_kernels(torch, built, remedies)))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             major, minor = torch.cuda.get_device_capability(index)
@@ -104,10 +125,22 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
     return True
 
 
-def _no_cuda(torch: Any) -> str:
+def _cuda_kernels(torch: Any, built: dict[str, Any], remedies: list[str]) -> str:
+    from pconv_cuda import _extension
+
+    cuda = _extension.cuda_module()
+    if cuda is not None:
+        # A build in place without kernels leaves the file of an earlier one where it is.
+        earlier = f"; of an earlier build, the last one made none ({built['no_cuda']})" if built["no_cuda"] else ""
+        return f"for {cuda.architectures}; not measured on a GPU yet{earlier}"
+    reason = _extension.no_cuda_reason()
     if torch.version.cuda is None:
-        return "none: this torch was built without CUDA"
-    return "none in this build (no nvcc was found, or PCONV_CUDA=0); CUDA tensors are served by the unfused reference"
+        return f"none: {reason}"
+    remedies.append(
+        f"CUDA kernels: with the toolkit of CUDA {torch.version.cuda.split('.')[0]} (nvcc), in the source folder: "
+        "PCONV_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
+    )
+    return f"none: {reason}; CUDA tensors are served by the unfused reference"
 
 
 def _version(distribution: str) -> str:

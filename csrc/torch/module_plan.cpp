@@ -1,0 +1,164 @@
+// plan() and plan_upcat() of pconv_cuda._C, for `pconv info --plan`: which CUDA kernels a layer or a decoder stage
+// would run on. The plans are those that the operators make, worked out without a device.
+#include "plan_info.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace pconv::cuda;
+
+struct Sizes {
+    int64_t n, c, h, w, k;
+};
+
+pconv::DType dtype_from(const std::string& name) {
+    const std::pair<const char*, pconv::DType> names[] = {
+        {"float64", pconv::DType::f64},
+        {"float32", pconv::DType::f32},
+        {"bfloat16", pconv::DType::bf16},
+        {"float16", pconv::DType::f16}};
+    for (const auto& [known, dtype] : names)
+        if (name == known) return dtype;
+    throw std::invalid_argument("dtype: expected float64, float32, bfloat16 or float16, got " + name);
+}
+
+// With "same" padding.
+pconv::Geometry geometry(
+    const Sizes& sizes, int64_t r, int64_t s, int64_t stride, const std::string& dtype, bool channels_last) {
+    pconv::Geometry g{};
+    g.n = sizes.n, g.c = sizes.c, g.h = sizes.h, g.w = sizes.w, g.k = sizes.k, g.r = r, g.s = s;
+    g.stride_h = g.stride_w = stride;
+    g.pad_h = r / 2, g.pad_w = s / 2;
+    g.dil_h = g.dil_w = g.groups = 1;
+    g.p = pconv::output_size(g.h, r, stride, g.pad_h, 1);
+    g.q = pconv::output_size(g.w, s, stride, g.pad_w, 1);
+    g.layout = channels_last ? pconv::Layout::nhwc : pconv::Layout::nchw;
+    g.dtype = dtype_from(dtype);
+    return g;
+}
+
+Device device_from(int arch, int multiprocessors, int64_t shared_bytes, bool wgmma) {
+    Device device;
+    device.arch = arch, device.multiprocessors = multiprocessors, device.shared_bytes = shared_bytes;
+    device.wgmma = wgmma && arch == 90;
+    return device;
+}
+
+// What each block of the mask stands for, as the first channel of each and c at the end.
+std::vector<int64_t> first_channels(const std::vector<int64_t>& mask_channels, int64_t c) {
+    std::vector<int64_t> first{0};
+    for (const int64_t channels : mask_channels) {
+        if (channels < 1)
+            throw std::invalid_argument(
+                "mask_channels: expected whole numbers of at least 1, got " + std::to_string(channels));
+        first.push_back(first.back() + channels);
+    }
+    if (mask_channels.empty()) first.push_back(c);
+    if (first.back() != c)
+        throw std::invalid_argument(
+            "mask_channels: expected a sum of C = " + std::to_string(c) + ", got " + std::to_string(first.back()));
+    return first;
+}
+
+void append(py::list& rows, const char* name, Pass pass, const Plan& plan, const std::string& more = "") {
+    const std::string notes = notes_of(pass, plan);
+    rows.append(
+        py::make_tuple(name, kernel_name(pass, plan), notes + (notes.empty() || more.empty() ? "" : ", ") + more));
+}
+
+py::list plan(
+    int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t r, int64_t s, int64_t stride,
+    const std::string& dtype, const std::vector<int64_t>& mask_channels, bool channels_last, bool tf32, int arch,
+    int multiprocessors, int64_t shared_bytes, bool wgmma) {
+    const pconv::Geometry g = geometry({n, c, h, w, k}, r, s, stride, dtype, channels_last);
+    const Device device = device_from(arch, multiprocessors, shared_bytes, wgmma);
+    const std::vector<int64_t> first = first_channels(mask_channels, c);
+    const MaskShape mask{true, int64_t(first.size()) - 1, first.data()};
+    const Plan dgrad = make_plan(Pass::dgrad, g, mask, tf32, device, true, channels_last);
+    const bool per_channel = (mask.blocks == c && c > 1) || mask.blocks > max_blocks;
+    py::list rows;
+    append(rows, "forward", Pass::fprop, make_plan(Pass::fprop, g, mask, tf32, device, true, channels_last));
+    append(rows, "input gradient", Pass::dgrad, dgrad, dgrad.fast && per_channel ? "masked in a pass of its own" : "");
+    append(rows, "weight gradient", Pass::wgrad, make_plan(Pass::wgrad, g, mask, tf32, device, true, channels_last));
+    return rows;
+}
+
+// Without kernels of its own the stage's input is doubled and joined in memory, and an ordinary layer follows.
+const char* const joined = "input doubled and joined first";
+
+void append_forward(
+    py::list& rows, const char* name, const pconv::Geometry& g, int64_t low, bool phases_given, bool tf32,
+    const Device& device) {
+    const bool krsc = g.layout == pconv::Layout::nhwc;
+    const Plan stage = make_upcat_plan(g, low, phases_given, tf32, device, true, true, krsc);
+    const int64_t first[] = {0, low, g.c};
+    if (stage.fast)
+        append(rows, name, Pass::upcat, stage);
+    else
+        append(rows, name, Pass::fprop, make_plan(Pass::fprop, g, {true, 2, first}, tf32, device, true, krsc), joined);
+}
+
+void append_backward(py::list& rows, const pconv::Geometry& g, int64_t low, bool tf32, const Device& device) {
+    const bool krsc = g.layout == pconv::Layout::nhwc;
+    const UpcatBackwardPlan stage = make_upcat_backward_plan(g, low, tf32, device);
+    if (stage.composed) {
+        const int64_t first[] = {0, low, g.c};
+        const auto make = [&](Pass pass) { return make_plan(pass, g, {true, 2, first}, tf32, device, true, krsc); };
+        append(rows, "input gradients", Pass::dgrad, make(Pass::dgrad), joined);
+        append(rows, "weight gradient", Pass::wgrad, make(Pass::wgrad), joined);
+        return;
+    }
+    pconv::Geometry skip = g;
+    skip.c = g.c - low;
+    const int64_t first[] = {0, skip.c};
+    // Its filters are a part of the weight's: they have gaps.
+    const auto make = [&](Pass pass) { return make_plan(pass, skip, {true, 1, first}, tf32, device, true, false); };
+    append(rows, "low gradient", Pass::fprop, stage.fprop, "as a 4x4 convolution with stride 2");
+    append(rows, "skip gradient", Pass::dgrad, make(Pass::dgrad));
+    append(rows, "weight of low", Pass::wgrad, stage.wgrad, "of that convolution, folded");
+    append(rows, "weight of skip", Pass::wgrad, make(Pass::wgrad));
+}
+
+py::list plan_upcat(
+    int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t low_channels, const std::string& dtype,
+    bool channels_last, bool tf32, int arch, int multiprocessors, int64_t shared_bytes, bool wgmma) {
+    if (low_channels < 1 || low_channels >= c)
+        throw std::invalid_argument(
+            "low_channels: expected 1 to C - 1 = " + std::to_string(c - 1) + ", got " + std::to_string(low_channels));
+    if (h % 2 || w % 2)
+        throw std::invalid_argument(
+            "H, W: expected even sizes for a decoder stage, got " + std::to_string(h) + " and " + std::to_string(w));
+    const pconv::Geometry g = geometry({n, c, h, w, k}, 3, 3, 1, dtype, channels_last);
+    const Device device = device_from(arch, multiprocessors, shared_bytes, wgmma);
+    py::list rows;
+    append_forward(rows, "forward", g, low_channels, false, tf32, device);
+    append_forward(rows, "forward, fused", g, low_channels, true, tf32, device);
+    append_backward(rows, g, low_channels, tf32, device);
+    return rows;
+}
+
+}  // namespace
+
+void define_plan(py::module_& m) {
+    m.def(
+        "plan", &plan, py::arg("n"), py::arg("c"), py::arg("h"), py::arg("w"), py::arg("k"), py::arg("r"), py::arg("s"),
+        py::arg("stride"), py::arg("dtype"), py::kw_only(), py::arg("mask_channels") = std::vector<int64_t>{},
+        py::arg("channels_last") = true, py::arg("tf32") = true, py::arg("arch") = 90, py::arg("multiprocessors") = 132,
+        py::arg("shared_bytes") = 227 << 10, py::arg("wgmma") = false,
+        "Which CUDA kernels a layer would run on: [(pass, kernel, notes)].");
+    m.def(
+        "plan_upcat", &plan_upcat, py::arg("n"), py::arg("c"), py::arg("h"), py::arg("w"), py::arg("k"),
+        py::arg("low_channels"), py::arg("dtype"), py::kw_only(), py::arg("channels_last") = true,
+        py::arg("tf32") = true, py::arg("arch") = 90, py::arg("multiprocessors") = 132,
+        py::arg("shared_bytes") = 227 << 10, py::arg("wgmma") = false,
+        "The same for a decoder stage; h and w are the output's, and \"fused\" has the weight's phases prepared.");
+}

@@ -1,0 +1,282 @@
+"""What setup.py builds and says: architectures, toolkits that do not fit or compile, the recorded reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import pconv_cuda
+from pconv_cuda import _extension, cli
+
+ROOT = pathlib.Path(pconv_cuda.__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+import setup_cuda  # noqa: E402
+
+PRESET = "7.5 8.0 8.6 9.0 10.0 12.0+PTX"  # of public Dockerfiles
+NVCC_13 = "sm_75 sm_80 sm_86 sm_87 sm_88 sm_89 sm_90 sm_100 sm_103 sm_110 sm_120 sm_121"
+
+
+def chosen(monkeypatch, given: str, codes: str = NVCC_13) -> tuple[str, str]:
+    """The architectures for a TORCH_CUDA_ARCH_LIST, and what was changed."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", given)
+    wanted, reason = setup_cuda.wanted_architectures(torch)
+    assert not reason
+    known = {int(code.removeprefix("sm_")) for code in codes.split()}
+    architectures, changes = setup_cuda.usable(wanted, known)
+    return ";".join(architectures), ", ".join(changes)
+
+
+# Architectures ----------------------------------------------------------------------------------------------
+
+
+def test_the_preset_list_of_public_images(monkeypatch) -> None:
+    architectures, changes = chosen(monkeypatch, PRESET)
+    assert architectures == "8.0;8.6;9.0a;10.0;12.0+PTX"
+    assert changes == "7.5 left out (below 8.0), 9.0 built as 9.0a, which wgmma needs"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "8.0+PTX;9.0a;10.0;12.0"),
+        (" ", "8.0+PTX;9.0a;10.0;12.0"),
+        ("8.0;9.0a", "8.0;9.0a"),
+        ("8.0  8.6;", "8.0;8.6"),
+        ("Ampere", "8.0;8.6+PTX"),
+        ("Turing Hopper", "9.0a+PTX"),
+        ("Ampere+Tegra;Blackwell", "8.7;10.0;10.3;12.0;12.1+PTX"),
+        ("9.0 9.0a 9.0+PTX", "9.0a+PTX"),
+        ("8.0+PTX 8.0 8.6", "8.0+PTX;8.6"),
+    ],
+)
+def test_lists_are_read_as_torch_reads_them(monkeypatch, given: str, expected: str) -> None:
+    assert chosen(monkeypatch, given)[0] == expected
+
+
+def test_an_older_nvcc_gets_what_it_knows(monkeypatch) -> None:
+    architectures, changes = chosen(monkeypatch, PRESET, "sm_75 sm_80 sm_86 sm_89 sm_90")
+    assert architectures == "8.0;8.6;9.0a"
+    assert "10.0 left out (unknown to this nvcc), 12.0+PTX left out (unknown to this nvcc)" in changes
+
+
+@pytest.mark.parametrize("given", ["8,0", "sm_80", "Ampere+PTX", "8.0 9"])
+def test_an_entry_that_is_none_is_an_error(monkeypatch, given: str) -> None:
+    with pytest.raises(SystemExit, match="TORCH_CUDA_ARCH_LIST: expected entries such as .* got '"):
+        chosen(monkeypatch, given)
+
+
+def test_ptx_of_hopper_runs_on_later_devices() -> None:
+    assert setup_cuda.gencode(["8.0", "9.0a+PTX"]) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+
+
+def test_native_without_a_gpu_says_so(monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "native")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert setup_cuda.wanted_architectures(torch) == (
+        [],
+        "TORCH_CUDA_ARCH_LIST: expected a list or a GPU, got native and no GPU",
+    )
+
+
+# Toolkits ---------------------------------------------------------------------------------------------------
+
+
+def toolkit(folder: pathlib.Path, *, release: str = "13.0", compiles: str = "exit 0") -> pathlib.Path:
+    """A folder that looks like a CUDA toolkit, with an nvcc that answers questions."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "include").mkdir()
+    (folder / "include" / "cuda_runtime_api.h").touch()
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in\n'
+        f"--version) echo 'Cuda compilation tools, release {release}, V{release}.1' ;;\n"
+        f"--dryrun) echo '#$ TOP={folder}' >&2 ;;\n"
+        f"--list-gpu-code) printf '{NVCC_13.replace(' ', chr(92) + 'n')}' ;;\n"
+        f"*) {compiles} ;;\n"
+        "esac\n"
+    )
+    nvcc.chmod(0o755)
+    return nvcc
+
+
+TOO_NEW = """echo 'In file included from <command-line>:' >&2
+echo '/usr/include/crt/host_config.h:141:2: error: #error -- unsupported GNU version!' >&2; exit 1"""
+
+
+def build(tmp_path: pathlib.Path, nvcc: pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """setup.py build_ext on that toolkit, with a torch for CUDA 13.0; the compilers themselves do not run."""
+    code = (
+        "import sys, runpy, pathlib, torch, setup_cuda\n"
+        "torch.version.cuda = '13.0'\n"
+        f"setup_cuda.nvcc_candidates = lambda: [pathlib.Path({str(nvcc)!r})]\n"
+        "from torch.utils import cpp_extension\n"
+        "def run(self):\n"
+        "    for one in self.extensions:\n"
+        "        header = [path for path in one.depends if path.endswith('pconv_build.h')]\n"
+        "        print(one.name, *[pathlib.Path(path).read_text().strip() for path in header])\n"
+        "cpp_extension.BuildExtension.run = run\n"
+        f"sys.argv = ['setup.py', '-q', 'build_ext', '--build-temp', {str(tmp_path / 'temp')!r}]\n"
+        "runpy.run_path('setup.py')"
+    )
+    cleared = {name: value for name, value in os.environ.items() if name not in ("PCONV_CUDA", "TORCH_CUDA_ARCH_LIST")}
+    env = {**cleared, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+def test_the_last_line_says_what_was_dropped(tmp_path: pathlib.Path) -> None:
+    done = build(tmp_path, toolkit(tmp_path / "cuda"), TORCH_CUDA_ARCH_LIST=PRESET)
+    assert done.returncode == 0, done.stderr
+    first, second, last = done.stdout.strip().splitlines()
+    assert (first, second) == ('pconv_cuda._C #define PCONV_NO_CUDA_REASON ""', "pconv_cuda._C_cuda")
+    assert last.endswith(
+        "CUDA kernels: for 8.0;8.6;9.0a;10.0;12.0+PTX (TORCH_CUDA_ARCH_LIST: 7.5 left out (below 8.0), "
+        "9.0 built as 9.0a, which wgmma needs)"
+    )
+
+
+def test_a_toolkit_of_another_major_version(tmp_path: pathlib.Path) -> None:
+    nvcc = toolkit(tmp_path / "cuda", release="12.9")
+    done = build(tmp_path, nvcc)
+    reason = f"{nvcc} is CUDA 12.9, torch {torch.__version__} was built for CUDA 13.0"
+    assert done.returncode == 0, done.stderr
+    assert f'_C #define PCONV_NO_CUDA_REASON "{reason}"\n' in done.stdout and "_C_cuda" not in done.stdout
+    assert done.stdout.strip().endswith(f"CUDA kernels: none ({reason})")
+    forced = build(tmp_path, nvcc, PCONV_CUDA="1")
+    assert forced.returncode == 1 and f"PCONV_CUDA=1 asks for CUDA kernels, but {reason}" in forced.stderr
+
+
+def test_an_nvcc_that_cannot_compile(tmp_path: pathlib.Path) -> None:
+    nvcc = toolkit(tmp_path / "cuda", compiles=TOO_NEW)
+    done = build(tmp_path, nvcc)
+    assert done.returncode == 0, done.stderr
+    error = "/usr/include/crt/host_config.h:141:2: error: #error -- unsupported GNU version!"
+    assert done.stdout.strip().endswith(f"CUDA kernels: none ({nvcc} cannot compile: {error})")
+    forced = build(tmp_path, nvcc, PCONV_CUDA="1")
+    assert forced.returncode == 1 and f"{nvcc} cannot compile: {error}" in forced.stderr
+
+
+def test_an_nvcc_that_cannot_run(tmp_path: pathlib.Path) -> None:
+    nvcc = toolkit(tmp_path / "cuda")
+    nvcc.chmod(0o644)
+    done = build(tmp_path, nvcc)
+    assert done.returncode == 0, done.stderr
+    assert f"none ({nvcc} has no toolkit around it)" in done.stdout
+
+
+def test_a_list_that_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    nvcc = toolkit(tmp_path / "cuda")
+    done = build(tmp_path, nvcc, TORCH_CUDA_ARCH_LIST="7.0 Turing")
+    reason = f"TORCH_CUDA_ARCH_LIST: expected an architecture of 8.0 or later that {nvcc} knows, got '7.0;7.5+PTX'"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(f"none ({reason})")
+    forced = build(tmp_path, nvcc, TORCH_CUDA_ARCH_LIST="7.0 Turing", PCONV_CUDA="1")
+    assert forced.returncode == 1 and reason in forced.stderr
+
+
+def test_the_recorded_reason_is_the_last_builds(tmp_path: pathlib.Path) -> None:
+    """A new reason is a newer header, for which setuptools compiles again; the same reason leaves it alone."""
+    header = tmp_path / "temp" / "generated" / "pconv_build.h"
+    nvcc = toolkit(tmp_path / "cuda", compiles="printf 'fatal: a \"quoted\" \\\\path\\033[0m\\n'; exit 2")
+    build(tmp_path, nvcc)
+    words = header.read_text().removeprefix("#define PCONV_NO_CUDA_REASON ")
+    assert json.loads(words) == f'{nvcc} cannot compile: fatal: a "quoted" \\path[0m'
+    before = header.stat().st_mtime_ns
+    build(tmp_path, nvcc)
+    assert header.stat().st_mtime_ns == before
+    build(tmp_path, nvcc, PCONV_CUDA="0")
+    assert header.read_text() == '#define PCONV_NO_CUDA_REASON "PCONV_CUDA=0"\n'
+
+
+@pytest.mark.skipif(not setup_cuda.nvcc_candidates(), reason="no nvcc")
+def test_the_trial_finds_a_host_compiler_that_fails(monkeypatch, tmp_path: pathlib.Path) -> None:
+    nvcc = setup_cuda.cuda_home(setup_cuda.nvcc_candidates()[0]) / "bin" / "nvcc"
+    monkeypatch.delenv("CC", raising=False)
+    assert setup_cuda.trial_error(nvcc, setup_cuda.gencode(["8.0"])) == ""
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho 'g++: fatal error: cannot execute cc1plus' >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    assert "fatal error: cannot execute cc1plus" in setup_cuda.trial_error(nvcc, [])
+
+
+def test_no_header_is_installed() -> None:
+    """Flat in one folder their includes of ../ would not be found."""
+    code = (
+        "import sys, runpy, setuptools\n"
+        "setuptools.setup = lambda **given: print('headers' in given)\n"
+        "sys.argv = ['setup.py']; runpy.run_path('setup.py')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PCONV_CUDA": "0"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+# What the built package says --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built_without(monkeypatch):
+    """A build whose kernels were left out, on a torch with CUDA."""
+    real = _extension.load().build_info()
+    reason = "/opt/cuda/bin/nvcc is CUDA 12.9, torch 2.14.1 was built for CUDA 13.0"
+    module = SimpleNamespace(build_info=lambda: {**real, "no_cuda": reason})
+    monkeypatch.setattr(_extension, "_module", module)
+    monkeypatch.setattr(_extension, "_cuda_module", None)
+    monkeypatch.setattr(_extension, "_cuda_error", "")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    return reason
+
+
+def test_this_build_has_kernels_or_a_reason() -> None:
+    assert isinstance(_extension.load().build_info()["no_cuda"], str)
+    assert (_extension.cuda_module() is None) == bool(_extension.no_cuda_reason())
+
+
+def test_info_prints_the_recorded_reason_and_the_remedy(built_without: str, capsys) -> None:
+    assert cli.main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert f"none: {built_without}; CUDA tensors are served by the unfused reference" in said
+    assert "CUDA kernels: with the toolkit of CUDA 13 (nvcc)" in said and "--no-build-isolation" in said
+
+
+def test_info_names_kernels_of_an_earlier_build(built_without: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(_extension, "_cuda_module", SimpleNamespace(architectures="8.0"))
+    assert cli.main(["info"]) == 0
+    assert f"of an earlier build, the last one made none ({built_without})" in capsys.readouterr().out
+
+
+def test_a_cuda_tensor_on_the_fallback_gets_the_reason_once(built_without: str, monkeypatch, recwarn) -> None:
+    monkeypatch.setattr(_extension, "_warned", set())
+    monkeypatch.delenv("PCONV_FALLBACK", raising=False)
+    for _ in range(2):
+        _extension._note_fallback(torch.device("cuda"))
+    assert [built_without in str(warning.message) for warning in recwarn] == [True]
+    monkeypatch.setenv("PCONV_FALLBACK", "0")
+    with pytest.raises(RuntimeError, match=r"is CUDA 12\.9"):
+        _extension._note_fallback(torch.device("cuda"))
+
+
+def test_the_fallback_on_an_old_device_does_not_blame_the_build(monkeypatch) -> None:
+    monkeypatch.setattr(_extension, "_warned", set())
+    monkeypatch.setattr(_extension, "_cuda_module", SimpleNamespace(architectures="8.0"))
+    with pytest.warns(UserWarning, match="compute capability 8.0 or later"):
+        _extension._note_fallback(torch.device("cuda"))
+
+
+def test_kernels_that_do_not_load_are_a_reason_too(built_without: str, monkeypatch) -> None:
+    monkeypatch.setattr(_extension, "_cuda_error", "undefined symbol")
+    assert "do not fit torch" in _extension.no_cuda_reason() and "undefined symbol" in _extension.no_cuda_reason()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert _extension.no_cuda_reason() == "this torch was built without CUDA"
