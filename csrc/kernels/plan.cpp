@@ -182,7 +182,7 @@ Plan make_plan(
     }
     // Where few pixels meet many channels the general kernel's shared reduction fills the device, and nothing else
     // does.
-    const bool enough_pixels = g.n * g.p * g.q >= 128 * int64_t(device.multiprocessors);
+    const bool enough_pixels = div_up(g.n * g.p * g.q, 128) >= device.multiprocessors;
     if (on_tensor_cores && (plan.splits == 1 || enough_pixels) && fits_last_layer(g)) {
         plan.special = Special::last;
         plan.splits = 1;
