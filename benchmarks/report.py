@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import compare, plots
+from benchmarks.gpu import table
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
 
@@ -96,8 +97,8 @@ def newest(folder: Path) -> list[Row]:
     return next((rows for rows in found if rows[0]["device"] == "cuda"), found[0])
 
 
-def readme_block(rows: list[Row]) -> str:
-    """The table between the README's two marks."""
+def readme_block(rows: list[Row], gpu: list[str]) -> str:
+    """The tables between the README's two marks; ``gpu``: the lines of the second one."""
     base = [row for row in rows if row["kind"] in ("network", "training") or row["name"] in SHOWN]
     setting = next(row for row in base if row["kind"] == "network")
     names = ("size", "batch", "hole_share", "dtype")
@@ -118,14 +119,12 @@ def readme_block(rows: list[Row]) -> str:
         if row["benchmark"] not in seen:
             seen.add(row["benchmark"])
             lines.append(f"| {row['benchmark']} | " + " | ".join(cells(row)) + " |")
-    if setting["device"] == "cpu":
-        lines += ["", "**Not measured on a GPU yet**; `python -m benchmarks.gpu_lap` does it where one is."]
-    return "\n".join([*lines, "", "![times of every layer](docs/images/benchmarks.png)", END])
+    return "\n".join([*lines, "", *gpu, "", "![times of every layer](docs/images/benchmarks.png)", END])
 
 
 def update_readme() -> None:
-    rows = newest(ROOT / "benchmarks" / "results")
-    path = ROOT / "README.md"
+    folder = ROOT / "benchmarks" / "results"
+    rows, path = newest(folder), ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise PConvError(f"bench: expected the marks {BEGIN!r} and {END!r} once each in {path}")
@@ -133,7 +132,7 @@ def update_readme() -> None:
     with atomic_path(ROOT / "docs" / "images" / "benchmarks.png") as temporary:
         plots.layers(rows).savefig(temporary, format="png", dpi=90, bbox_inches="tight")
     with atomic_path(path) as temporary:
-        temporary.write_text(head + readme_block(rows) + rest.partition(END)[2], encoding="utf-8")
+        temporary.write_text(head + readme_block(rows, table.readme_lines(folder)) + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":

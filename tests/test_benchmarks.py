@@ -16,6 +16,7 @@ from cases import paper_layers  # noqa: E402
 from cases_upcat import paper_stages  # noqa: E402
 
 from benchmarks import compare, floors, measure, report, suites  # noqa: E402
+from benchmarks.gpu import table  # noqa: E402
 from pconv_cuda.errors import PConvError  # noqa: E402
 
 
@@ -109,14 +110,15 @@ def test_report_and_readme_block(tmp_path: Path) -> None:
     assert "| enc2, forward | 10.0 | 1.07 | 1.30 | 2.60 | 0.70 |" in text
     for name in ("layers.png", "networks.png", "scaling.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
-    block = report.readme_block(report.newest(tmp_path))
+    block = report.readme_block(report.newest(tmp_path), table.readme_lines(tmp_path))
     assert "| enc2, forward | 10.0 | **1.07** | 1.30 | 2.60 | 0.70 |" in block
     assert "Not measured on a GPU yet" in block and block.count("enc2, forward |") == 1
 
 
 def test_the_readmes_table_is_that_of_the_newest_result() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = report.readme_block(report.newest(ROOT / "benchmarks" / "results"))
+    folder = ROOT / "benchmarks" / "results"
+    block = report.readme_block(report.newest(folder), table.readme_lines(folder))
     assert block in text, "run: python -m benchmarks.report --readme"
 
 

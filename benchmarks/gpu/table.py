@@ -1,4 +1,4 @@
-"""report.md: what both parts found, as tables."""
+"""What a run on a GPU found, as tables: its report.md, and the README's."""
 
 from __future__ import annotations
 
@@ -74,3 +74,47 @@ def stages(rows: list[Found]) -> list[str]:
                     f"| {row['layer']} | {what} | {ratios(row[what], ['plain', 'composed', 'unfused_full'])} |"
                 )
     return lines
+
+
+# The README's table ----------------------------------------------------------------------------------------------
+
+SHOWN = {"layers": ("enc2", "enc3"), "stages": ("dec5", "dec3", "dec2", "dec1")}
+PASSES = {"forward": "forward", "forward_backward": "forward + backward"}
+
+
+def readme_lines(folder: Path) -> list[str]:
+    """From the newest ``*_speed.json`` in ``folder``; where there is none, that nothing was measured."""
+    found = sorted(folder.glob("*_speed.json"), reverse=True)
+    if not found:
+        return ["**Not measured on a GPU yet**; `python -m benchmarks.gpu_lap` does it where one is."]
+    measured = json.loads(found[0].read_text())
+    about, setting = measured["conditions"], measured["networks"]
+    lines = [
+        f"On a GPU ({about['device']}, torch {about['torch']}, {about['date']}): {setting['size']} px network, batch "
+        f"{setting['batch']},",
+        f"{setting['hole_share']:.0%} holes, {setting['dtype']}, medians of alternating rounds, networks under CUDA "
+        "graphs.",
+        "",
+        "| | plain, ms | **pconv_cuda** | published |",
+        "|---|---|---|---|",
+    ]
+    for what, name in PASSES.items():
+        times = setting["networks"][what]["times"]
+        if "ours_fused" in times:
+            lines.append(readme_row(f"network of {setting['levels']} levels, inference", times, "ours_fused"))
+        lines.append(readme_row(f"network of {setting['levels']} levels, {name}", times, "ours"))
+    for key, rows in (("stages", setting["stages"]), ("layers", measured["layers"]["layers"])):
+        for layer in SHOWN[key]:
+            row = next(row for row in rows if row["layer"] == layer)
+            kind = "decoder stage" if key == "stages" else "layer"
+            lines += [readme_row(f"{kind} {layer}, {name}", row[what], "ours") for what, name in PASSES.items()]
+    return [*lines, "", "Every layer, and where we still lose to cuDNN: [docs/gpu.md](docs/gpu.md)."]
+
+
+def readme_row(name: str, times: Found, ours: str) -> str:
+    """Ours as it runs by default: on wgmma where the device has it."""
+    median = {rival: time["median_us"] for rival, time in times.items()}
+    own = median.get(f"{ours}_wgmma", median[ours])
+    published = next(median[rival] for rival in ("published", "unfused_full", "unfused") if rival in median)
+    plain = median["plain"]
+    return f"| {name} | {plain / 1e3:.3f} | **{own / plain:.2f}** | {published / plain:.2f} |"

@@ -132,7 +132,7 @@ def _cuda_kernels(torch: Any, built: dict[str, Any], remedies: list[str]) -> str
     if cuda is not None:
         # A build in place without kernels leaves the file of an earlier one where it is.
         earlier = f"; of an earlier build, the last one made none ({built['no_cuda']})" if built["no_cuda"] else ""
-        return f"for {cuda.architectures}; not measured on a GPU yet{earlier}"
+        return f"for {cuda.architectures}{earlier}"
     reason = _extension.no_cuda_reason()
     if torch.version.cuda is None:
         return f"none: {reason}"
