@@ -132,7 +132,8 @@ def update_readme() -> None:
     with atomic_path(ROOT / "docs" / "images" / "benchmarks.png") as temporary:
         plots.layers(rows).savefig(temporary, format="png", dpi=90, bbox_inches="tight")
     with atomic_path(path) as temporary:
-        temporary.write_text(head + readme_block(rows, table.readme_lines(folder)) + rest.partition(END)[2], encoding="utf-8")
+        block = readme_block(rows, table.readme_lines(folder))
+        temporary.write_text(head + block + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":
