@@ -33,8 +33,9 @@ struct SumArguments {
     int splits, channels, taps, s;
 };
 
-struct alignas(8) FourHalves {
-    uint16_t values[4];
+template <class T>
+struct alignas(4 * sizeof(T)) Four {
+    T values[4];
 };
 
 PCONV_DEV float4 plus(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
@@ -44,12 +45,13 @@ PCONV_DEV void store_sums(const SumArguments& a, int64_t at, float4 sum) {
     const int row = int(uint32_t(at) / uint32_t(a.channels)), channel = int(at) - row * a.channels, k = row / a.taps;
     const Position to{k, channel, (row - k * a.taps) / a.s, (row - k * a.taps) % a.s};
     T* const out = static_cast<T*>(a.out) + offset_of(a.strides, to);
-    const T values[4] = {
-        Value<T>::store(sum.x), Value<T>::store(sum.y), Value<T>::store(sum.z), Value<T>::store(sum.w)};
-    if (sizeof(T) == 2 && reinterpret_cast<uintptr_t>(out) % 8 == 0) {
-        *reinterpret_cast<FourHalves*>(out) = *reinterpret_cast<const FourHalves*>(values);
+    const Four<T> four{
+        {Value<T>::store(sum.x), Value<T>::store(sum.y), Value<T>::store(sum.z), Value<T>::store(sum.w)}};
+    // The half of a decoder's weight gradient that belongs to the skip may begin anywhere.
+    if (reinterpret_cast<uintptr_t>(out) % sizeof four == 0) {
+        *reinterpret_cast<Four<T>*>(out) = four;
     } else {
-        for (int e = 0; e < 4; ++e) out[e] = values[e];
+        for (int e = 0; e < 4; ++e) out[e] = four.values[e];
     }
 }
 
