@@ -107,33 +107,34 @@ KERNEL_CASES = [
     Case("last_all_holes", n=1, c=72, h=5, w=6, k=3, mask="empty"),
 ]
 
-# The sm_90a kernels take no fewer than 33 channels; their tiles are 128 rows by 128 or 256 columns.
+# The sm_90a kernels take more than 64 columns (filters forward, channels backward); their tiles are 128 rows by 128 or
+# 256 columns.
 WGMMA_CASES = [
     Case("wgmma_256", n=1, c=72, h=9, w=17, k=136),
-    Case("wgmma_256_strided", n=1, c=136, h=7, w=9, k=40, stride=(2, 2)),
+    Case("wgmma_256_strided", n=1, c=136, h=7, w=9, k=72, stride=(2, 2)),
     Case("wgmma_two_tiles_across", n=1, c=264, h=4, w=5, k=264, window=(1, 1), padding=(0, 0), mask="none"),
-    Case("wgmma_pointwise", n=1, c=40, h=6, w=7, k=24, window=(1, 1), padding=(0, 0)),
+    Case("wgmma_pointwise", n=1, c=72, h=6, w=7, k=80, window=(1, 1), padding=(0, 0)),
     Case("wgmma_deep", n=1, c=456, h=3, w=4, k=136),
     Case(
         "wgmma_dilated",
         n=2,
-        c=40,
+        c=72,
         h=11,
         w=9,
-        k=48,
+        k=80,
         window=(2, 3),
         stride=(1, 2),
         padding=(2, 1),
         dilation=(2, 1),
         mask="batch1",
     ),
-    Case("wgmma_four_blocks", n=1, c=72, h=6, w=5, k=136, mask="blocks", mask_channels=(5, 43, 8, 16)),
-    Case("wgmma_channel_masks", n=1, c=40, h=5, w=6, k=48, mask="channels"),
+    Case("wgmma_four_blocks", n=1, c=72, h=6, w=5, k=80, mask="blocks", mask_channels=(5, 43, 8, 16)),
+    Case("wgmma_channel_masks", n=1, c=72, h=5, w=6, k=80, mask="channels"),
     Case("wgmma_all_holes", n=1, c=136, h=5, w=4, k=136, mask="empty"),
-    Case("wgmma_patches", n=1, c=40, h=17, w=33, k=40),
-    Case("wgmma_past_the_image", n=1, c=40, h=3, w=3, k=40, stride=(5, 4)),
-    Case("wgmma_far_padding", n=1, c=40, h=3, w=3, k=40, padding=(4, 4)),
-    Case("wgmma_split", n=1, c=40, h=3, w=3, k=512, stride=(5, 4)),
+    Case("wgmma_patches", n=1, c=40, h=17, w=33, k=72),
+    Case("wgmma_past_the_image", n=1, c=72, h=3, w=3, k=72, stride=(5, 4)),
+    Case("wgmma_far_padding", n=1, c=72, h=3, w=3, k=72, padding=(4, 4)),
+    Case("wgmma_split", n=1, c=72, h=3, w=3, k=80),
 ]
 
 _ENCODER = [(3, 64, 7), (64, 128, 5), (128, 256, 5), (256, 512, 3), *[(512, 512, 3)] * 4]

@@ -256,10 +256,10 @@ int main(int argc, char** argv) {
                 device.arch = options.arch;
                 device.shared_bytes = options.shared_bytes;
                 device.wgmma = options.arch == 90;
-                // One multiprocessor is filled by the largest tiles; three share out wgmma's reductions; forty want
+                // One multiprocessor is filled by the largest tiles; two share out wgmma's reductions; forty want
                 // small tiles.
-                for (const int multiprocessors : {1, 3, 40}) {
-                    if (multiprocessors == 3 && !device.wgmma) continue;
+                for (const int multiprocessors : {1, 2, 40}) {
+                    if (multiprocessors == 2 && !device.wgmma) continue;
                     device.multiprocessors = multiprocessors;
                     run_case(spec, problem, truth, kind, layout, device);
                 }

@@ -99,10 +99,10 @@ void run_devices(
     device.arch = options.arch;
     device.wgmma = options.arch == 90;
     device.shared_bytes = options.shared_bytes;
-    // One multiprocessor is filled by the largest tiles; three share out wgmma's reductions; forty want small tiles.
-    for (const int multiprocessors : {1, 3, 40})
+    // One multiprocessor is filled by the largest tiles; two share out wgmma's reductions; forty want small tiles.
+    for (const int multiprocessors : {1, 2, 40})
         for (const int64_t operations : {0, 1 << 20}) {  // a byte: phases always pay, or never
-            if (multiprocessors == 3 && !device.wgmma) continue;
+            if (multiprocessors == 2 && !device.wgmma) continue;
             device.multiprocessors = multiprocessors;
             device.operations_a_byte = operations;
             run_case(spec, problem, truth, kind, t, device, nullptr, multiprocessors == 1 ? 1 : 0.2);

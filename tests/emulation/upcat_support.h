@@ -16,7 +16,8 @@ inline constexpr UpcatCase upcat_cases[] = {
     {"odd_channels", 2, 5, 3, 4, 3, 7, Holes::random, Holes::random, true},
     {"row", 3, 8, 16, 1, 7, 8, Holes::random, Holes::random, false},
     {"column", 2, 16, 8, 7, 1, 12, Holes::random, Holes::batch1, true},
-    {"width_4", 2, 8, 8, 3, 2, 8, Holes::random, Holes::random, true},
+    // So many pixels that no reduction is shared out.
+    {"width_4", 3, 8, 8, 11, 2, 8, Holes::random, Holes::random, true},
     {"chunks", 1, 72, 136, 3, 3, 16, Holes::random, Holes::random, true},
     {"low_without_mask", 2, 16, 8, 4, 5, 16, Holes::no_mask, Holes::random, true},
     {"skip_without_mask", 2, 16, 8, 4, 5, 16, Holes::random, Holes::no_mask, true},
@@ -30,6 +31,8 @@ inline constexpr UpcatCase upcat_cases[] = {
     {"patches", 1, 8, 16, 8, 16, 80, Holes::random, Holes::random, true},
     {"patches_of_256", 2, 16, 8, 16, 16, 24, Holes::random, Holes::random, true},
     {"tiles_of_128", 1, 40, 24, 9, 17, 136, Holes::random, Holes::random, true},
+    // More than 64 filters, which wgmma takes.
+    {"many_filters", 1, 24, 40, 3, 5, 72, Holes::random, Holes::random, true},
     // The last stage's own kernel: as many filters as the skip has channels.
     {"last", 2, 24, 3, 5, 7, 3, Holes::random, Holes::random, true},
     {"last_in_tiles", 1, 72, 3, 13, 18, 3, Holes::random, Holes::random, true},
