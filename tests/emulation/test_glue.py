@@ -37,11 +37,14 @@ def library(build_folder: Path) -> Path:
     )
 
 
+@pytest.mark.parametrize(
+    "tier", [None, pytest.param("--only-full", marks=pytest.mark.full("the operators' glue in more cases"))]
+)
 @pytest.mark.parametrize("checks", ["glue_checks.py", "glue_checks_upcat.py"])
-def test_the_glue_on_emulated_kernels(library: Path, checks: str) -> None:
+def test_the_glue_on_emulated_kernels(library: Path, checks: str, tier: str | None) -> None:
     """In a process of its own: the emulator ends the process where a kernel is wrong."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / checks)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / checks), *([tier] if tier else [])],
         capture_output=True,
         text=True,
         env={**os.environ, "PCONV_EMULATED_LIBRARY": str(library)},
