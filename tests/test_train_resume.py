@@ -32,7 +32,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=["some", pytest.param("others", marks=pytest.mark.full("kills of a training"))])
+@pytest.fixture(scope="module", params=["some", pytest.param("others", marks=pytest.mark.full("kill and resume"))])
 def experiment(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("resume")
     (folder / "photos").mkdir()

@@ -82,15 +82,13 @@ def test_masks_have_no_gradient(device: str) -> None:
 
 
 MORE = pytest.mark.full("opcheck in more cases")
-OPCHECKED = [
-    "joined",
-    "phases",
-    *(pytest.param(f"phases_{name}", marks=MORE) for name in ("no_masks", "masks_of_batch_1")),
-]
+OPCHECKED = ["joined", "phases", "phases_no_masks", "phases_masks_of_batch_1", "empty_batch"]
 
 
 @pytest.mark.parametrize("channels_last", [pytest.param(False, marks=MORE), True])
-@pytest.mark.parametrize("name", [*OPCHECKED, pytest.param("empty_batch", marks=MORE)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("joined", "phases") else MORE) for name in OPCHECKED]
+)
 def test_opcheck(name: str, channels_last: bool, device: str) -> None:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     t = make_tensors(BY_NAME[name], poison=False).to(torch.float32, layout)
