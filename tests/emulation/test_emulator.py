@@ -168,8 +168,8 @@ def test_a_difference_between_twins_is_found(built, tmp_path):
     assert len(compare_twins.differences(twins, wrong)) == 2
 
 
-def test_a_shared_library_runs_kernels_and_keeps_its_coverage(tmp_path):
-    library = build.build("rel", tmp_path, [HERE / "plants.cpp"], shared=True)
+def test_a_shared_library_runs_kernels_and_keeps_its_coverage(build_folder, tmp_path):
+    library = build.build("rel", build_folder, [HERE / "plants.cpp"], shared=True)
     code = f"import ctypes; main = ctypes.CDLL({str(library)!r}).main; main(2, (ctypes.c_char_p * 2)(b'', b'correct'))"
     environment = {**os.environ, "EMU_COVERAGE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

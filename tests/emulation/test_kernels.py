@@ -52,6 +52,10 @@ FOR_BOUNDS = {
     "first_of_odd_sizes,last_in_tiles,last_of_odd_blocks,last_of_8_filters",
     "90": "wgmma_256,wgmma_dilated,wgmma_four_blocks,wgmma_split,wgmma_past_the_image",
 }
+# Ragged ends, every kind of mask and way, small: for both layouts, other schedules and AddressSanitizer.
+STAGES = "smallest,ragged,odd_channels,width_4,row,masks_of_batch_1,empty_batch,last,last_of_four"
+# And what else reaches a kernel of its own.
+FOR_TILES = {"80": f"{STAGES},last_grey,patches", "90": f"{STAGES},tiles_of_128"}
 # Doubles take slow kernels, one thread a value: the smaller ones of the cases above.
 FOR_DOUBLES = ",".join(
     name for name in FOR_BOUNDS["80"].split(",") if name not in ("tiles_of_256", "two_blocks", "deep")
@@ -71,15 +75,33 @@ def assert_all_pass(run_kernels, calls: list[tuple[tuple[str, ...], dict]]) -> N
             assert_passed(done)
 
 
-@pytest.mark.parametrize("arch", ["80", "90"])
-def test_operators_in_every_case(run_kernels, arch: str) -> None:
-    dtypes = ["f16", "bf16", "f32", "tf32"] if arch == "80" else ["bf16", "f16"]
-    base = ("rel", "operators", "--arch", arch, "--quick", "--dtypes")
-    assert_all_pass(run_kernels, [((*base, names), {}) for names in dtypes])
+def calls_of(
+    driver: str, *options: str, dtypes: tuple[str, ...], **variables: str
+) -> list[tuple[tuple[str, ...], dict]]:
+    return [(("rel", driver, "--quick", *options, "--dtypes", names), variables) for names in dtypes]
 
 
-def test_operators_in_double(run_kernels) -> None:
-    assert_passed(run_kernels("rel", "operators", "--quick", "--dtypes", "f64", "--only", FOR_DOUBLES))
+# Between them these run every instantiation. 99 KiB a block, as on sm_86, sm_89 and sm_120: there is a tile for those.
+LITTLE = ("--shared", "101376")
+HALVES, SHORT_TYPES = ("bf16", "f16"), ("bf16", "f16", "tf32")
+SHORT = {
+    "operators": calls_of("operators", dtypes=(*SHORT_TYPES, "f32")),
+    "operators in double": calls_of("operators", "--only", FOR_DOUBLES, dtypes=("f64",)),
+    "operators on sm_90": calls_of("operators", "--arch", "90", dtypes=HALVES),
+    "stage": calls_of("test_upcat", "--only", FOR_TILES["80"], dtypes=(*SHORT_TYPES, "f32,f64")),
+    "stage on sm_90": calls_of("test_upcat", "--arch", "90", "--only", FOR_TILES["90"], dtypes=HALVES),
+    "stage backward": calls_of("test_upcat_backward", "--only", STAGES, dtypes=("bf16", "f32", "f16,f64", "tf32")),
+    "little shared memory": [
+        *calls_of("operators", *LITTLE, "--only", "tiles_of_128,deep", dtypes=SHORT_TYPES, EMU_SHARED_LIMIT=LITTLE[1]),
+        *calls_of("test_upcat", *LITTLE, "--only", "patches", dtypes=SHORT_TYPES, EMU_SHARED_LIMIT=LITTLE[1]),
+    ],
+    "plain": [(("rel", "test_plain"), {})],
+}
+
+
+@pytest.mark.parametrize("what", SHORT)
+def test_every_kernel(run_kernels, what: str) -> None:
+    assert_all_pass(run_kernels, SHORT[what])
 
 
 @MORE_CASES
@@ -132,10 +154,6 @@ def test_a_valid_infinity_reaches_its_own_windows_only(run_kernels, variant: str
     assert_passed(run_kernels(variant, "test_ends", policy=1))
 
 
-def test_plain_kernels(run_kernels) -> None:
-    assert_passed(run_kernels("rel", "test_plain"))
-
-
 @SCHEDULES
 def test_plain_kernels_under_every_schedule(run_kernels) -> None:
     assert_all_pass(run_kernels, [(("rel", "test_plain"), {"policy": policy}) for policy in (0, 1, 3, 4)])
@@ -144,21 +162,6 @@ def test_plain_kernels_under_every_schedule(run_kernels) -> None:
 @SANITIZERS
 def test_plain_kernels_under_sanitizers(run_kernels) -> None:
     assert_all_pass(run_kernels, [((name, "test_plain"), {"policy": 1}) for name in ("asan", "tsan")])
-
-
-# Ragged ends, every kind of mask and way, small: for both layouts, other schedules and AddressSanitizer.
-STAGES = "smallest,ragged,odd_channels,width_4,row,masks_of_batch_1,empty_batch,last,last_of_four"
-
-
-# And what else reaches a kernel of its own.
-FOR_TILES = {"80": f"{STAGES},last_grey,patches", "90": f"{STAGES},tiles_of_128"}
-
-
-@pytest.mark.parametrize("arch", ["80", "90"])
-def test_the_decoders_stage(run_kernels, arch: str) -> None:
-    base = ("rel", "test_upcat", "--quick", "--arch", arch, "--only", FOR_TILES[arch], "--dtypes")
-    dtypes = ("bf16", "f16", "f32,f64", "tf32") if arch == "80" else ("bf16", "f16")
-    assert_all_pass(run_kernels, [((*base, names), {}) for names in dtypes])
 
 
 @MORE_CASES
@@ -190,11 +193,6 @@ def test_the_decoders_stage_under_sanitizers(run_kernels) -> None:
         wgmma = ("--arch", "90", "--quick", "--dtypes", "bf16", "--only", only)
         calls.append(((variant, "test_upcat", *wgmma), {"policy": 1}))
     assert_all_pass(run_kernels, calls)
-
-
-def test_the_decoders_stage_backward(run_kernels) -> None:
-    base = ("rel", "test_upcat_backward", "--quick", "--only", STAGES, "--dtypes")
-    assert_all_pass(run_kernels, [((*base, names), {}) for names in ("bf16", "f32", "f16,f64", "tf32")])
 
 
 @MORE_CASES
@@ -230,13 +228,7 @@ def test_a_driver_that_runs_no_case_fails(run_kernels) -> None:
 def test_every_instantiation_ran(run_kernels, coverage_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The tests above leave the list of what ran; where they were not selected, what is missing runs here."""
     if coverage.never_ran(coverage_folder)[0] or not coverage.never_ran(coverage_folder)[1]:
-        assert_passed(run_kernels("rel", "operators", "--quick"))
-        assert_passed(run_kernels("rel", "operators", "--quick", "--arch", "90", "--dtypes", "bf16,f16"))
-        assert_passed(run_kernels("rel", "test_plain"))
-        assert_passed(run_kernels("rel", "test_upcat", "--quick"))
-        assert_passed(run_kernels("rel", "test_upcat_backward", "--quick", "--dtypes", "bf16,f16,f32,f64"))
-        assert_passed(run_kernels("rel", "test_upcat", "--only", "row"))
-        assert_passed(run_kernels("rel", "test_upcat", "--quick", "--arch", "90", "--dtypes", "bf16,f16"))
+        assert_all_pass(run_kernels, [call for calls in SHORT.values() for call in calls])
     missing, total = coverage.never_ran(coverage_folder)
     with capsys.disabled():
         print(f"\n{total - len(missing)} of {total} kernel instantiations ran emulated")
