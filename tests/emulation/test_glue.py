@@ -18,6 +18,9 @@ from emulation import build
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 TORCH = Path(torch.__file__).parent
+GLUE_TEST = "test_the_glue_on_emulated_kernels"
+MORE = pytest.mark.full("the operators' glue in more cases")
+CHECKS = ["glue_checks_upcat.py", "glue_checks.py"]
 
 
 pytestmark = [
@@ -52,11 +55,6 @@ def glue_runs(request: pytest.FixtureRequest, library: Path) -> Iterator[dict[tu
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {checks: pool.submit(run, *checks) for checks in selected}
         pool.shutdown(cancel_futures=True)
-
-
-GLUE_TEST = "test_the_glue_on_emulated_kernels"
-MORE = pytest.mark.full("the operators' glue in more cases")
-CHECKS = ["glue_checks_upcat.py", "glue_checks.py"]
 
 
 @pytest.mark.parametrize(
