@@ -11,7 +11,8 @@ from benchmarks import measure
 from benchmarks.settings import Settings
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.import_plugin("tiers")  # --full, as for the tests
     add = parser.addoption
     add("--rounds", type=int, default=30, help="how often every rival runs")
     add("--threads", type=int, default=1, help="threads of torch")

@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
+
+# Before torch is imported: OpenMP's threads then sleep while they wait, and leave the cores to other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.import_plugin("tiers")  # once, where the benchmarks' conftest.py asks for it too
 
 
 @pytest.fixture(params=DEVICES)

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100", "sm_120")
@@ -87,7 +87,8 @@ def problems(usage: str, sass: dict[str, str]) -> tuple[list[str], int]:
     return found, sum(map(len, kernels.values()))
 
 
-def inspect(extension: Path) -> tuple[list[str], int]:
+def inspect(extension: Path, sass_of: Iterable[str] = ARCHITECTURES) -> tuple[list[str], int]:
+    """Resources of every architecture, and instructions of those in `sass_of`, which takes longer."""
     tool = cuobjdump()
     if tool is None:
         raise FileNotFoundError("cuobjdump: neither on PATH nor in the package triton")
@@ -95,7 +96,7 @@ def inspect(extension: Path) -> tuple[list[str], int]:
     def ask(*options: str) -> str:
         return subprocess.run([tool, *options, str(extension)], capture_output=True, text=True, check=True).stdout
 
-    return problems(ask("--dump-resource-usage"), {arch: ask("-sass", "-arch", arch) for arch in ARCHITECTURES})
+    return problems(ask("--dump-resource-usage"), {arch: ask("-sass", "-arch", arch) for arch in sass_of})
 
 
 if __name__ == "__main__":

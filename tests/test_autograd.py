@@ -72,11 +72,14 @@ def test_masks_and_ratios_have_no_gradient(device: str) -> None:
     assert float_mask.grad is None
 
 
+MORE = pytest.mark.full("opcheck in more cases")
 OPCHECKED = ["plain3x3", "grouped_channel_mask", "no_mask", "uneven", "empty_batch"]
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("name", OPCHECKED)
+@pytest.mark.parametrize("channels_last", [pytest.param(False, marks=MORE), True])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("grouped_channel_mask", "uneven") else MORE) for name in OPCHECKED]
+)
 def test_opcheck(name: str, channels_last: bool, device: str) -> None:
     case = BY_NAME[name]
     layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import cuda_objects
@@ -14,7 +15,14 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 built = importlib.util.find_spec("pconv_cuda._C_cuda") if torch.version.cuda else None
+MORE = pytest.mark.full("machine code of more kernels")
 needs_build = pytest.mark.skipif(built is None, reason="built without CUDA kernels")
+
+
+def by_tier(names: Sequence[str], short: str) -> list:
+    """All of them, of which one is in the short tier."""
+    assert short in names
+    return [pytest.param(name, marks=() if name == short else MORE) for name in names]
 
 
 @needs_build
@@ -28,10 +36,11 @@ def test_the_extension_loads_without_a_gpu() -> None:
 
 
 @needs_build
-def test_no_kernel_spills_and_tensor_cores_are_used() -> None:
+@pytest.mark.parametrize("arch", by_tier(cuda_objects.ARCHITECTURES, "sm_90a"))
+def test_no_kernel_spills_and_tensor_cores_are_used(arch: str) -> None:
     if cuda_objects.cuobjdump() is None:
         pytest.skip("no cuobjdump")
-    errors, kernels = cuda_objects.inspect(Path(built.origin))
+    errors, kernels = cuda_objects.inspect(Path(built.origin), [arch])
     assert not errors, "\n".join(errors)
     assert kernels >= 4 * 80
 
@@ -60,8 +69,11 @@ def test_the_inspection_finds_planted_mistakes() -> None:
     assert "no tensor-core kernel" in found(sass={"sm_80": "\t\tFunction : plain_kernel\n NOP\n"})
 
 
+WGMMA = sorted(path.name for path in (ROOT / "csrc" / "kernels").glob("sm90_*.cu"))
+
+
 @needs_build
-@pytest.mark.parametrize("source", sorted(path.name for path in (ROOT / "csrc" / "kernels").glob("sm90_*.cu")))
+@pytest.mark.parametrize("source", by_tier(WGMMA, "sm90_fprop.cu"))
 def test_ptxas_does_not_serialise_wgmma(source: str, tmp_path: Path) -> None:
     """C75xx is how ptxas says that it puts a wait after every wgmma: correct, and several times slower."""
     said = subprocess.run(

@@ -73,10 +73,11 @@ def test_the_verb_writes_the_table(material, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:--masks")
-def test_interrupted_anywhere_it_ends_the_same(material, monkeypatch):
+@pytest.mark.parametrize("stops", [(7,), pytest.param((0, 1, 29), marks=pytest.mark.full("kill and resume"))])
+def test_interrupted_anywhere_it_ends_the_same(material, monkeypatch, stops):
     evaluate(settings(material), material / "whole")
     whole = texts(material / "whole")
-    for stop in (0, 1, 7, 29):
+    for stop in stops:
         calls = iter(range(100))
         measure = run_module.measure
 

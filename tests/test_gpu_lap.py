@@ -108,6 +108,7 @@ def test_counters_that_ncu_lacks_are_left_out(part: session.Session, monkeypatch
     assert speed.counters(part) == ["gpu__time_duration.sum", "lts__throughput.avg.pct_of_peak_sustained_elapsed"]
 
 
+@pytest.mark.full("rehearsals of the run on a GPU")
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["check", "speed"])
 def test_every_stage_is_rehearsed(name: str, tmp_path: Path, build_folder: Path) -> None:

@@ -335,6 +335,7 @@ print(small, peak() - start, (tiled - whole).abs().max().item())
 """
 
 
+@pytest.mark.full("large pictures and networks")
 def test_a_1200_px_hole_in_12_megapixels() -> None:
     """Every pixel filled, within bounded memory, and the same in 512 px pieces as in one window a pass."""
     run = subprocess.run(

@@ -283,7 +283,9 @@ def test_fallback_everywhere_agrees() -> None:
     assert done.stdout.strip() == "agrees", done.stderr
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vgg16"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", pytest.param("vgg16", marks=pytest.mark.full("large pictures and networks"))]
+)
 def test_partial_padding_for_torchvisions_models(name: str) -> None:
     torch.manual_seed(0)
     plain = getattr(torchvision.models, name)(num_classes=5).eval()

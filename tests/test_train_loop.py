@@ -282,6 +282,7 @@ def test_two_gloo_processes_give_the_step_of_the_whole_batch(photos, tmp_path):
     assert [line["step"] for line in _log(tmp_path / "two")] == [1, 2, 3]
 
 
+@pytest.mark.full("slow trainings")
 def test_with_frozen_statistics_two_processes_have_the_loss_curve_of_one(photos, tmp_path):
     changes = {"model.levels": 3, "train.batch_size": 4, "train.steps": 5, "log.every": 1}
     curves = {}
@@ -310,6 +311,7 @@ def test_frozen_statistics_stay_and_sync_needs_gpus(photos, tmp_path):
             train(_config(photos, **{"train.batch_norm": "sync"}), tmp_path / "sync")
 
 
+@pytest.mark.full("slow trainings")
 def test_two_processes_go_through_both_stages_with_accumulation_and_validation(photos, tmp_path):
     changes = {"train.batch_size": 4, "train.accumulate": 2, "train.finetune_after": 2, "train.steps": 4}
     changes |= {"checkpoint.every": 2, "data.validation": photos, "data.validation_samples": 3}

@@ -81,8 +81,14 @@ def test_masks_have_no_gradient(device: str) -> None:
     assert not new_mask.requires_grad and all(mask.grad is None for mask in floats)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("name", ["joined", "phases", "phases_no_masks", "phases_masks_of_batch_1", "empty_batch"])
+MORE = pytest.mark.full("opcheck in more cases")
+OPCHECKED = ["joined", "phases", "phases_no_masks", "phases_masks_of_batch_1", "empty_batch"]
+
+
+@pytest.mark.parametrize("channels_last", [pytest.param(False, marks=MORE), True])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("joined", "phases") else MORE) for name in OPCHECKED]
+)
 def test_opcheck(name: str, channels_last: bool, device: str) -> None:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     t = make_tensors(BY_NAME[name], poison=False).to(torch.float32, layout)

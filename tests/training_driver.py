@@ -1,9 +1,10 @@
 """Trains without interruption, then killed at every moment that matters, and at random ones, and resumed.
 
-    python training_driver.py SETTINGS.json FOLDER
+    python training_driver.py SETTINGS.json FOLDER some|others
 
 Not a test itself: `test_train_resume.py` starts it and compares what lies in FOLDER. Every training is a
-process of its own, forked after the imports, which take longer than a training of this size.
+process of its own, forked after the imports, which take longer than a training of this size. "some" kills at every
+seventh of the moments, "others" at those between.
 """
 
 from __future__ import annotations
@@ -92,10 +93,12 @@ def main() -> None:
     settings, folder = json.loads(pathlib.Path(sys.argv[1]).read_text()), pathlib.Path(sys.argv[2])
     import_what_trainings_import(settings)
     whole = run(settings, folder / "whole")
-    at_points = []
+    at_points = {}
     for point in range(whole["points"]):
+        if (point % 7 == 0) != (sys.argv[3] == "some"):
+            continue
         out = folder / f"killed-{point:02d}"
-        at_points.append([run(settings, out, kill_at=point)["exit"], run(settings, out)["exit"]])
+        at_points[out.name] = [run(settings, out, kill_at=point)["exit"], run(settings, out)["exit"]]
     at_random, rng = [], random.Random(0)
     while not at_random or at_random[-1] != 0:
         delay = rng.uniform(0.3, 1.2) * whole["seconds"]

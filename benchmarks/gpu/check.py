@@ -141,7 +141,8 @@ def numbers(session: Session, kernels: str, limit: float) -> Result:
 
 def suite(session: Session) -> Result:
     files = [ROOT / "tests" / f"test_{name}.py" for name in TESTS]
-    command = [sys.executable, "-m", "pytest", "-v", "--maxfail=50", "-k", "cuda", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-v", "--full", "--maxfail=50", "-k", "cuda"]
+    command += ["-p", "no:cacheprovider", *files]
     if session.rehearse:
         command = [sys.executable, "-m", "pytest", "-q", "-k", "mask_dtypes", ROOT / "tests" / "test_operation.py"]
     elif shutil.which("pytest") and session.run([sys.executable, "-c", "import xdist"]).code == 0:

@@ -94,10 +94,11 @@ def run_environment(variant: str, policy: int | None = None) -> dict[str, str]:
 
 
 def _object(out_dir: Path, source: Path, flags: list[str]) -> Path:
-    # The preprocessed text holds every header, so its hash is that of all that matters; line marks included.
+    # The preprocessed text holds every header, so its hash is that of all that matters; line marks included. Where
+    # headers were looked for does not matter: kernels are the same in drivers and in torch's library.
     command = [COMPILER, *COMMON, *flags, "-x", "c++"]
     text = _run([*command, "-E", str(source)])
-    target = out_dir / f"{source.stem}-{_digest(*command, text)}.o"
+    target = out_dir / f"{source.stem}-{_digest(*(word for word in command if word[:2] != '-I'), text)}.o"
     if not target.exists():
         _run([*command, "-c", str(source), "-o", str(_unfinished(target))])
         os.replace(_unfinished(target), target)

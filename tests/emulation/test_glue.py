@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ from emulation import build
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 TORCH = Path(torch.__file__).parent
+GLUE_TEST = "test_the_glue_on_emulated_kernels"
+MORE = pytest.mark.full("the operators' glue in more cases")
+CHECKS = ["glue_checks_upcat.py", "glue_checks.py"]
 
 
 pytestmark = [
@@ -37,15 +42,28 @@ def library(build_folder: Path) -> Path:
     )
 
 
-@pytest.mark.parametrize("checks", ["glue_checks.py", "glue_checks_upcat.py"])
-def test_the_glue_on_emulated_kernels(library: Path, checks: str) -> None:
-    """In a process of its own: the emulator ends the process where a kernel is wrong."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / checks)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PCONV_EMULATED_LIBRARY": str(library)},
-    )
+@pytest.fixture(scope="session")
+def glue_runs(request: pytest.FixtureRequest, library: Path) -> Iterator[dict[tuple[str, ...], Future]]:
+    """The selected checks, several at a time, each in a process: the emulator ends it where a kernel is wrong."""
+
+    def run(checks: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / checks), *options]
+        environment = {**os.environ, "PCONV_EMULATED_LIBRARY": str(library)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    selected = [item.callspec.params["checks"] for item in request.session.items if item.originalname == GLUE_TEST]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {checks: pool.submit(run, *checks) for checks in selected}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [*((name,) for name in CHECKS), *(pytest.param((name, "--only-full"), marks=MORE) for name in CHECKS)],
+    ids=" ".join,
+)
+def test_the_glue_on_emulated_kernels(glue_runs, checks: tuple[str, ...]) -> None:
+    done = glue_runs[checks].result()
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "passed" in done.stdout and "skipped" not in done.stdout
 

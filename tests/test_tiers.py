@@ -1,0 +1,81 @@
+"""The two tiers (tiers.py): what is marked `full` does not run unless asked for, and the short run says so."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLANTED = """
+import pytest
+
+def test_usual(): pass
+
+@pytest.mark.parametrize("n", [0, pytest.param(1, marks=pytest.mark.full("large numbers"))])
+def test_numbers(n): pass
+
+@pytest.mark.full("slow ones")
+def test_slow(): pass
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """run("--full") runs the planted tests and returns what pytest printed."""
+    shutil.copy(Path(__file__).with_name("tiers.py"), tmp_path)
+    # As tests/conftest.py does it, without torch.
+    (tmp_path / "conftest.py").write_text("def pytest_addoption(pluginmanager): pluginmanager.import_plugin('tiers')\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = full(what): as in pyproject.toml\n")
+    (tmp_path / "test_planted.py").write_text(PLANTED)
+
+    def run(*options: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "pytest", "-ra", "-v", "--strict-markers", "-p", "no:cacheprovider", *options]
+        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def passed(output: str) -> list[str]:
+    return re.findall(r"::test_(\S+) PASSED", output)
+
+
+def test_the_short_tier_deselects_and_says_what(run) -> None:
+    output = run()
+    assert passed(output) == ["usual", "numbers[0]"]
+    assert "2 passed, 2 deselected" in output and "skipped" not in output
+    last = output.strip().splitlines()[-3:-1]
+    assert last == [
+        "The short tier left out 2 tests: large numbers (1), slow ones (1).",
+        "All tests: python -m pytest --full",
+    ]
+    # What another option has deselected is not counted.
+    assert "left out 1 tests: large numbers (1)." in run("-k", "numbers")
+
+
+def test_the_full_tier_is_everything(run) -> None:
+    output = run("--full")
+    assert passed(output) == ["usual", "numbers[0]", "numbers[1]", "slow"]
+    assert "deselected" not in output and "left out" not in output
+
+
+def test_the_short_tier_and_the_rest_are_the_full_tier(run) -> None:
+    output = run("--only-full")
+    assert passed(output) == ["numbers[1]", "slow"]
+    assert "2 passed, 2 deselected" in output and "left out" not in output
+    assert "expected one of them" in run("--full", "--only-full", code=4)
+
+
+@pytest.mark.parametrize("where", ["benchmarks", "tests/test_tiers.py benchmarks"])
+def test_the_option_is_known_everywhere(where: str) -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--full", *where.split()]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

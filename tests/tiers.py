@@ -1,0 +1,58 @@
+"""Two tiers of tests: the short one, which runs by default, and `--full`, which is everything.
+
+What is marked ``@pytest.mark.full("what it is")``, a test or one of its parameters, is deselected in the short tier;
+the run's last lines say how many such tests there are of each kind. `--only-full` runs the marked ones alone: a short
+run and this one are together a full run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+
+import pytest
+
+LEFT_OUT = pytest.StashKey[Counter]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tiers")
+    group.addoption("--full", action="store_true", help="run every test, those marked `full` too")
+    group.addoption("--only-full", action="store_true", help="run only what a run without --full leaves out")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--full") and config.getoption("--only-full"):
+        raise pytest.UsageError("--full, --only-full: expected one of them, got both")
+    config.stash[LEFT_OUT] = Counter()
+
+
+# After -k and -m: a test that they deselect is not counted as left out.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        return
+    groups = {item: marker.args[0] for item in items if (marker := item.get_closest_marker("full"))}
+    if config.getoption("--only-full"):
+        deselected = [item for item in items if item not in groups]
+    else:
+        deselected = list(groups)
+        config.stash[LEFT_OUT] = Counter(groups.values())
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        gone = set(deselected)
+        items[:] = [item for item in items if item not in gone]
+
+
+# Around pytest's own summaries: these lines come last, above the totals.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None, None, None]:
+    yield
+    groups = config.stash[LEFT_OUT]
+    if not groups:
+        return
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(groups.items()))
+    terminalreporter.write_line(f"The short tier left out {groups.total()} tests: {listed}.")
+    terminalreporter.write_line("All tests: python -m pytest --full")
