@@ -1,12 +1,11 @@
 """Checkpoints that survive a kill at any moment: a file is either whole or not there.
 
 RUN/checkpoints/step-00001000.pt    model, optimiser, step, configuration, score
-RUN/checkpoints/best.pt             the one with the least score: the same file, a hard link
+RUN/checkpoints/best.pt             the one with the least score: the same file (a hard link, or a copy)
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import TEMPORARY, atomic_path
+from pconv_cuda.files import atomic_link, atomic_path, remove_leftovers
 
 __all__ = ["Checkpoints"]
 
@@ -98,8 +97,7 @@ class Checkpoints:
         for path in past[: -self.keep]:
             path.unlink(missing_ok=True)
         for folder in (self.folder, self.folder.parent):
-            for path in folder.glob(TEMPORARY.format(name="*", process="*")):
-                path.unlink(missing_ok=True)
+            remove_leftovers(folder)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None where there is none.
@@ -170,5 +168,4 @@ class Checkpoints:
         A resume repeats it, for a kill may have come between the checkpoint and its link.
         """
         if state["best_step"] == state["step"]:
-            with atomic_path(self.best_path) as temporary:
-                os.link(self.path_of(state["step"]), temporary)
+            atomic_link(self.path_of(state["step"]), self.best_path)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pconv_cuda.errors import require
-from pconv_cuda.files import atomic_path
+from pconv_cuda.files import atomic_path, open_append
 
 __all__ = ["RunLog", "picture_grid"]
 
@@ -54,7 +54,7 @@ class RunLog:
     def __init__(self, run: Path, done: int, tensorboard: bool) -> None:
         self.path = run / "log.jsonl"
         self._drop_after(done)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open_append(self.path)
         self._events: Any = None
         if tensorboard:
             require("tensorboard", "train", why="log.tensorboard=true")

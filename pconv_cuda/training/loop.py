@@ -7,6 +7,7 @@ three, and a resumed run is the same run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import default_collate
 from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
+from pconv_cuda.locks import folder_lock
 from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.models import PConvUNet
 from pconv_cuda.training.checkpoints import Checkpoints
@@ -174,13 +176,13 @@ class _Run:
     # ---- the work
 
     def execute(self) -> TrainingResult:
+        with folder_lock(self.out) if self.accelerator.is_main_process else contextlib.nullcontext():
+            return self._execute()
+
+    def _execute(self) -> TrainingResult:
         state = self.checkpoints.to_resume(self.resume, self.identity)
         first, last = (state["step"] if state else 0), self.config.train.steps
         self._prepare(state)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PConvError(f"--out: cannot make the folder {str(self.out)!r}: {error.strerror}") from error
         main = self.accelerator.is_main_process
         if main:
             if state is not None and self.checkpoints.path_of(first).exists():
