@@ -20,7 +20,7 @@ from typing import IO
 
 from pconv_cuda.errors import PConvError
 
-__all__ = ["atomic_link", "atomic_path", "open_append", "os_error_text", "remove_leftovers"]
+__all__ = ["atomic_link", "atomic_path", "open_append", "os_error_text", "remove_leftovers", "system_error_text"]
 
 # Short, whatever the final name's length is, and random, so that nobody can prepare a link of that name.
 _TEMPORARY = re.compile(r"\.pconv-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
@@ -66,9 +66,11 @@ def _replacing(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as written:
             _sync(written.fileno())  # data before name: a power cut must not leave an empty file
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # the name that the user knows
         raise
     finally:
         _unfinished.discard(temporary)
@@ -161,8 +163,22 @@ _REMEDIES = {
 
 
 def os_error_text(error: OSError) -> str:
-    """What happened and what helps, in words, with the file where it is known."""
-    text = _REMEDIES.get(error.errno or 0) or error.strerror or str(error)
-    name = error.filename if isinstance(error.filename, str) else None
-    temporary = name is not None and _TEMPORARY.fullmatch(os.path.basename(name))
-    return f"{os.path.dirname(name) if temporary else name}: {text}" if name else text
+    """What happened and what helps, in words; the file is not named."""
+    return _REMEDIES.get(error.errno or 0) or error.strerror or str(error)
+
+
+def system_error_text(error: Exception) -> str | None:
+    """The same of any error that the system is the cause of, such as torch's own, with the file where it is known.
+
+    None of every other error.
+    """
+    if isinstance(error, OSError) and (error.errno in _REMEDIES or isinstance(error.filename, str)):
+        return (f"{error.filename}: " if isinstance(error.filename, str) else "") + os_error_text(error)
+    text = str(error)
+    for number, remedy in _REMEDIES.items():
+        # torch writes "No space left on device (28)", and a loader process passes on "[Errno 28]"
+        if f"{os.strerror(number)} ({number})" in text or f"[Errno {number}]" in text:
+            if "</torch_" in text:  # its name for a piece of shared memory
+                return f"shared memory (/dev/shm): {remedy}; or load in one process: --set data.workers=0"
+            return remedy
+    return None

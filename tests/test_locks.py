@@ -35,22 +35,15 @@ def material(tmp_path_factory):
 
 def words(command, material, out):
     """The command with ``out``, and one of its tiny settings."""
-    images, tiny = str(material / "images"), ["--set", "model.levels=2", "--set", "model.width=2"]
-    tiny += [
-        "--set",
-        "loss.vgg=none",
-        "--set",
-        "data.size=16",
-        "--set",
-        "data.workers=0",
-        "--set",
-        "log.tensorboard=false",
-    ]
-    tiny += ["--set", "train.batch_size=1"]
+    images = str(material / "images")
+    keys = ["model.levels=2", "model.width=2", "loss.vgg=none", "data.size=16", "data.workers=0"]
+    keys += ["log.tensorboard=false", "train.batch_size=1"]
+    tiny = [word for key in keys for word in ("--set", key)]
+    small = ["--size", "64", "--count", "1", "--shares", "0.1-0.2"]
     return {
         "train": ["train", "--data", images, "--steps", "1", *tiny],
-        "eval": ["eval", "--images", images, "--size", "64", "--count", "1", "--shares", "0.1-0.2"],
-        "compare": ["compare", "--test", str(material / "other"), "--data", images, "--steps", "1", *tiny],
+        "eval": ["eval", "--images", images, *small],
+        "compare": ["compare", "--test", str(material / "other"), "--data", images, "--steps", "1", *tiny, *small],
         "make": ["masks", "make", "--size", "48", "--count", "1"],
         "inpaint": ["inpaint", images, "--mask", str(material / "mask.png"), "--weights", str(material / "net")],
     }[command] + ["--out", str(out)]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import atomic_path, open_append, remove_leftovers
+from pconv_cuda.files import atomic_path, open_append, os_error_text, remove_leftovers
 
 __all__ = ["Store"]
 
@@ -63,7 +63,7 @@ class Store:
                 text = json.dumps({"settings": dict(settings), "methods": {**known, **methods}}, indent=2)
                 temporary.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            raise PConvError(f"--out: {folder} cannot be written ({error})") from error
+            raise PConvError(f"--out: {folder} cannot be written ({os_error_text(error)})") from error
         self.records: dict[Key, dict[str, Any]] = {}
         self._read()
 
