@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from test_locks import words
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
+from pconv_cuda.training.checkpoints import _save
 from pconv_cuda.training.sources import _errors_without_traceback
 
 
@@ -72,13 +74,15 @@ def test_a_limit_on_file_sizes(material, tmp_path, capsys, command, limit, faile
     assert _left(tmp_path / "out") == left
 
 
-def test_the_event_file_cannot_be_written(material, tmp_path, capsys):
+def test_the_event_file_cannot_be_written(material, tmp_path, capsys, monkeypatch):
     """TensorBoard writes in a thread of its own, whose traceback is not for people."""
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)  # as pytest's own, which keeps the error for later
     more = ["--set", "log.tensorboard=true", "--set", "log.pictures=1", "--set", "data.size=64", "--steps", "6"]
     with limited(resource.RLIMIT_FSIZE, 4000):
         assert main([*words("train", material, tmp_path / "out"), *more, "--set", "checkpoint.every=100"]) == 1
     error = capsys.readouterr().err
-    assert "Traceback" not in error and "pconv train: error: the file is larger than the limit" in error
+    assert not raised and "Traceback" not in error and "pconv train: error: the file is larger than the limit" in error
 
 
 @pytest.mark.parametrize("command", ["train", "make", "inpaint"])
@@ -131,6 +135,12 @@ def test_errors_that_torch_has_made_of_them():
     assert "too many open files" in system_error_text(OSError("Caught OSError ...\nOSError: [Errno 24] Too many open"))
     assert system_error_text(RuntimeError("shape (28, 27) does not fit")) is None
     assert system_error_text(OSError("cannot identify image file")) is None
+
+
+def test_a_large_checkpoint_that_torch_cannot_write(tmp_path):
+    with limited(resource.RLIMIT_FSIZE, 100_000), pytest.raises(OSError) as caught:
+        _save({"model": torch.zeros(100_000)}, tmp_path / "large.pt")
+    assert caught.value.errno == errno.EFBIG
 
 
 def test_a_killed_loader_process():
