@@ -1,35 +1,184 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Writing files safely: atomic replacement, removal of leftovers, errors of the system in words.
+
+A final name that is a symbolic link is replaced by the new file; the file that the link points to is never changed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
+import re
+import secrets
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-__all__ = ["TEMPORARY", "atomic_path"]
+from pconv_cuda.errors import PConvError
 
-TEMPORARY = ".{name}.{process}.tmp"  # one pattern for all of them, so that leftovers of a kill can be found
+__all__ = ["atomic_link", "atomic_path", "open_append", "os_error_text", "remove_leftovers", "system_error_text"]
+
+# Short, whatever the final name's length is, and random, so that nobody can prepare a link of that name.
+_TEMPORARY = re.compile(r"\.pconv-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
+_FOREIGN_AGE = 24 * 3600  # seconds after which a temporary file of another host counts as abandoned
+
+_unfinished: set[Path] = set()  # temporary files of this process
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``; what was written there takes its place when the block ends well."""
+    """An empty temporary file beside ``path``, to be filled; it replaces ``path`` when the block ends without an error.
+
+    Its mode follows the umask. After an error it is removed, and ``path`` is unchanged.
+    """
+    with _replacing(path) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o666)
+        os.close(descriptor)
+        yield temporary
+
+
+def atomic_link(source: Path, path: Path) -> None:
+    """Makes ``path`` a hard link to ``source``, or a copy where the file system has no hard links."""
+    try:
+        with _replacing(path) as temporary:
+            os.link(source, temporary)
+    except OSError as error:
+        # FAT, FUSE and SMB refuse with EPERM, ENOTSUP, ENOSYS, EACCES, EINVAL or EMLINK
+        if error.errno in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        with atomic_path(path) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A free temporary name beside ``path``; the file of that name replaces ``path`` at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(TEMPORARY.format(name=path.name, process=os.getpid()))
+    temporary = path.with_name(f".pconv-{os.getpid()}-{_host_digest()}-{secrets.token_hex(8)}.tmp")
+    _unfinished.add(temporary)
     try:
         yield temporary
         with open(temporary, "rb") as written:
-            os.fsync(written.fileno())  # data before name: a power cut must not leave an empty file
+            _sync(written.fileno())  # data before name: a power cut must not leave an empty file
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+    _sync_folder(path.parent)
+
+
+def open_append(path: Path) -> IO[str]:
+    """``path`` opened for appending text; a symbolic link is refused, since it would be written through.
+
+    Raises:
+        PConvError: ``path`` is a symbolic link.
+    """
+    if path.is_symlink():  # for platforms without O_NOFOLLOW, and for the message
+        raise PConvError(f"{path}: expected a file of its own to append to, got a symbolic link; remove it")
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW, 0o666)
+    return open(descriptor, "a", encoding="utf-8")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files in ``folder`` (not below it) of processes that were killed.
+
+    A file of another host, or of another container, is removed when it is a day old: its process cannot be asked for.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # no such folder, or not readable: nothing that could be removed
+        return
+    for entry in entries:
+        found = _TEMPORARY.fullmatch(entry.name)
+        if not found or not entry.is_file(follow_symlinks=False):
+            continue
+        with contextlib.suppress(OSError):  # gone by now, or another user's
+            local = found[2] == _host_digest() and os.name == "posix"
+            if local and int(found[1]) == os.getpid():
+                abandoned = folder / entry.name not in _unfinished
+            elif local:
+                abandoned = not _is_running(int(found[1]))
+            else:
+                abandoned = time.time() - entry.stat(follow_symlinks=False).st_mtime > _FOREIGN_AGE
+            if abandoned:
+                os.unlink(entry.path)
+
+
+def _host_digest() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _sync(descriptor: int) -> None:
+    """fsync; a file system that does not offer it (EINVAL, EPERM, ENOTSUP, EBADF ...) is not an error."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # the data were not stored
+            raise
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows, or a folder that may be written but not listed
+        return
+    try:
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# ---- errors of the system in words
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space, or write to another disk",
+    errno.EDQUOT: "the disk quota is used up; free some space, or write to another disk",
+    errno.EFBIG: "the file is larger than the limit on file sizes allows; raise it (ulimit -f)",
+    errno.EROFS: "the file system is read-only; write to another place",
+    errno.EACCES: "permission denied; change the permissions, or write to another place",
+    errno.EPERM: "not permitted; change the permissions, or write to another place",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n), or set data.workers=0 in training",
+    errno.ENFILE: "too many open files on this system; end other programs, or raise its limit",
+}
+
+
+def os_error_text(error: OSError) -> str:
+    """What happened and what helps, in words; the file is not named."""
+    return _REMEDIES.get(error.errno or 0) or error.strerror or str(error)
+
+
+def system_error_text(error: Exception) -> str | None:
+    """The same of any error that the system is the cause of, such as torch's own, with the file where it is known.
+
+    None of every other error.
+    """
+    if isinstance(error, OSError) and (error.errno in _REMEDIES or isinstance(error.filename, str)):
+        return (f"{error.filename}: " if isinstance(error.filename, str) else "") + os_error_text(error)
+    text = str(error)
+    for number, remedy in _REMEDIES.items():
+        # torch writes "No space left on device (28)", and a loader process passes on "[Errno 28]"
+        if f"{os.strerror(number)} ({number})" in text or f"[Errno {number}]" in text:
+            if "</torch_" in text:  # its name for a piece of shared memory
+                return f"shared memory (/dev/shm): {remedy}; or load in one process: --set data.workers=0"
+            return remedy
+    return None

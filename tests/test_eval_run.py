@@ -140,6 +140,16 @@ def test_results_of_other_settings_are_refused(material):
 
 
 @pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.parametrize("name", ["results.json", "table.csv", "table.md", "plot.png", "sheet.png", "records.jsonl"])
+def test_files_of_another_program_are_not_replaced(material, name):
+    (material / "r").mkdir()
+    (material / "r" / name).write_text("mine")
+    with pytest.raises(PConvError, match=f"--out: .* holds {name} and no settings.json"):
+        evaluate(settings(material, weights=(), baselines=("mean",)), material / "r")
+    assert texts(material / "r") == {name: b"mine"}
+
+
+@pytest.mark.filterwarnings("ignore:--masks")
 def test_a_corrupt_picture_is_left_out_and_marked(material, capsys):
     (material / "images/1.png").write_bytes(b"no picture")
     report = evaluate(settings(material, baselines=("mean",)), material / "r")

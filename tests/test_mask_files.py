@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from files_support import leave_temporary_file
 from PIL import Image
 
 from pconv_cuda.cli import main
@@ -71,7 +72,9 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "cut")
     assert not (tmp_path / "cut/manifest.json").exists()
-    (tmp_path / "cut/0.01-0.1/border/.00003.png.4711.tmp").write_text("a kill's leftover")
+    foreign = tmp_path / "cut/0.01-0.1/border/.00003.png.4711.tmp"
+    foreign.write_text("another program's file")
+    leave_temporary_file(tmp_path / "cut/0.01-0.1/border")
     assert make(tmp_path / "cut") == {**whole, "kept": 7}
     assert len(calls) == 8 + 17
     # nothing is left to do
@@ -92,7 +95,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     Image.fromarray(pixels).save(second, pnginfo=info)
     assert make(tmp_path / "cut") == {**whole, "kept": 22}
     assert first.read_bytes() == good
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert list(tmp_path.rglob("*.tmp")) == [foreign]
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -233,3 +236,18 @@ def test_without_rich_a_terminal_gets_lines(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     make(tmp_path, count=1, progress=True)
     assert "masks 12/12" in capsys.readouterr().err
+
+
+def test_a_sheet_of_another_program_is_not_replaced(tmp_path):
+    """Neither a picture of that name nor any other file; our own is, finished set or not."""
+    sheet = tmp_path / "sheet.png"
+    Image.new("L", (48, 48)).save(sheet)
+    for content in (sheet.read_bytes(), b"no picture"):
+        sheet.write_bytes(content)
+        with pytest.raises(PConvError, match=r"--out: .*sheet.png was not written by `pconv masks make`"):
+            make(tmp_path, count=1)
+        assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"] and sheet.read_bytes() == content
+    sheet.unlink()
+    make(tmp_path, count=1)
+    (tmp_path / "manifest.json").unlink()
+    assert make(tmp_path, count=1)["kept"] == 12

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
 from pconv_cuda.errors import PConvError
+from pconv_cuda.files import system_error_text
 
 # verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int
 VERBS = {
@@ -41,11 +43,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer raises its error in its thread, and once more in the main one, which reports it."""
+    if not (isinstance(failure.exc_value, OSError) and system_error_text(failure.exc_value)):
+        threading.__excepthook__(failure)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0 done, 1 the work failed, 2 the call was wrong."""
     args = build_parser().parse_args(argv)
     # People read these: no file, no line number, no source.
     warnings.formatwarning = lambda message, *_, **__: f"pconv {args.verb}: warning: {message}\n"  # type: ignore
+    threading.excepthook = _report_thread
     try:
         return args.run(args)
     except PConvError as error:
@@ -59,6 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # `pconv ... | head`: the reader has gone, which is no failure
         return 0
+    except (OSError, RuntimeError) as error:
+        text = system_error_text(error)
+        if text is None:
+            raise
+        print(f"pconv {args.verb}: error: {text}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"pconv {args.verb}: interrupted", file=sys.stderr)
         return 130

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pconv_cuda.inpainting.batch import Job
+    from pconv_cuda.inpainting.masks import MaskRule
     from pconv_cuda.models import PConvUNet
 
 
@@ -60,8 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do the work; 0 when every picture was written (or skipped), 1 when one failed."""
     from pconv_cuda.errors import PConvError
-    from pconv_cuda.inpainting.batch import Reporter, plan_jobs, run_job
+    from pconv_cuda.files import remove_leftovers
+    from pconv_cuda.inpainting.batch import plan_jobs
     from pconv_cuda.inpainting.masks import MaskRule, parse_colour
+    from pconv_cuda.locks import folder_lock
 
     if args.mask is None and args.mask_color is None:
         raise PConvError("--mask: expected a mask file, a folder or the word alpha (or --mask-color), got none")
@@ -83,6 +88,18 @@ def run(args: argparse.Namespace) -> int:
         jobs = [job for job in jobs if job not in skipped]
     if not jobs:
         return 0
+    with contextlib.ExitStack() as stack:
+        if args.image.is_dir():  # single pictures may go into one folder from many processes
+            stack.enter_context(folder_lock(args.out, "-o"))
+        for folder in {job.output.parent for job in jobs}:
+            remove_leftovers(folder)
+        return _restore_all(jobs, rule, args)
+
+
+def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> int:
+    from pconv_cuda.errors import PConvError
+    from pconv_cuda.inpainting.batch import Reporter, run_job
+
     model = _load(args.weights, args.device)
     line = _StatusLine()
     failures = 0

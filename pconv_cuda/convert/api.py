@@ -16,7 +16,7 @@ from pconv_cuda.convert.formats import FORMATS, recognise
 from pconv_cuda.convert.keras import read_keras
 from pconv_cuda.convert.reading import H5_SUFFIXES, read_h5, read_tensors
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import atomic_path
+from pconv_cuda.files import atomic_path, os_error_text
 from pconv_cuda.models import PConvUNet
 
 __all__ = ["Conversion", "convert"]
@@ -79,4 +79,4 @@ def _write(
             text = json.dumps({"file": file.name, "format": source, "notes": notes}, indent=2)
             partial.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise PConvError(f"-o: {out} cannot be written ({error})") from error
+        raise PConvError(f"-o: {out} cannot be written ({os_error_text(error)})") from error

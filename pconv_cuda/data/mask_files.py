@@ -18,10 +18,11 @@ from pconv_cuda.data.masks.drawing import KINDS, VERSION
 from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.data.testset import PAPER_COUNT, PAPER_SHARES, PaperMask, paper_mask
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.files import TEMPORARY, atomic_path
+from pconv_cuda.files import atomic_path, remove_leftovers
+from pconv_cuda.locks import folder_lock
 from pconv_cuda.training.progress import Progress
 
-__all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "remove_leftovers", "write_mask"]
+__all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "write_mask"]
 
 FORMAT = "pconv masks"  # in manifest.json, and the key of the text in each PNG
 _COLUMNS = 4  # masks of each share and border on the contact sheet
@@ -51,14 +52,26 @@ def make_masks(
         :func:`digest`), and ``kept``, the number of files that were there (not in the file).
 
     Raises:
-        PConvError: an impossible setting, or ``out`` holds a set of other settings.
+        PConvError: an impossible setting, ``out`` holds a set of other settings or a sheet.png of another program, or
+            another process is writing into it.
     """
     root = Path(out)
     settings = {"kind": kind, "seed": seed, "size": size, "generator": VERSION}
     _check(settings, count)
     if root.exists() and not root.is_dir():
         raise PConvError(f"--out: expected a folder, got {str(root)!r}, which is a file")
+    with folder_lock(root):
+        return _make(root, settings, count, progress)
+
+
+def _make(root: Path, settings: dict[str, Any], count: int, progress: bool) -> dict[str, Any]:
     known = _known(root, {**settings, "count": count})
+    _refuse_foreign_sheet(root / CONTACT_SHEET)
+    for share in PAPER_SHARES:
+        for border in (True, False):
+            remove_leftovers((root / PaperMask(share, border, 0, np.empty(0)).name).parent)
+    remove_leftovers(root)
+    size, seed, kind = settings["size"], settings["seed"], settings["kind"]
     entries, picked, kept = [], {}, 0
     places = [(share, border, number) for share in PAPER_SHARES for border in (True, False) for number in range(count)]
     with Progress("masks", len(places), every=500, enabled=progress) as bar:
@@ -88,7 +101,6 @@ def make_masks(
                 picked[share, border, number] = hole
             bar.advance()
     _write_sheet(root / CONTACT_SHEET, picked)
-    remove_leftovers(root)
     manifest = {"format": FORMAT, "polarity": "white-hole", **settings, "count": count, "files": entries}
     with atomic_path(root / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=1) + "\n")
@@ -107,12 +119,6 @@ def write_mask(path: Path, hole: np.ndarray, settings: dict[str, Any]) -> None:
     text.add_text(FORMAT, json.dumps({**settings, "sha256": digest(hole)}))
     with atomic_path(path) as temporary:
         pil_image.fromarray(hole).save(temporary, format="PNG", pnginfo=text, optimize=True)
-
-
-def remove_leftovers(root: Path) -> None:
-    """Removes the temporary files of calls that were killed; another call at work in the folder would lose one."""
-    for path in root.rglob(TEMPORARY.format(name="*.png", process="*")):
-        path.unlink(missing_ok=True)
 
 
 def _check(settings: dict[str, Any], count: int) -> None:
@@ -182,6 +188,23 @@ def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
         raise PConvError(f"{path}: the folder holds masks of other settings ({'; '.join(differing)}); use another one")
 
 
+def _refuse_foreign_sheet(path: Path) -> None:
+    """The sheet is replaced in every call: only one that carries our text may be."""
+    if not path.exists():
+        return
+    pil_image = require("PIL.Image", "inpaint", why="reading the contact sheet")
+    try:
+        with pil_image.open(path) as picture:
+            picture.load()
+            own = FORMAT in getattr(picture, "text", {})
+    except Exception:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
+        own = False
+    if not own:
+        raise PConvError(
+            f"--out: {path} was not written by `pconv masks make`, and it is not replaced; use another folder"
+        )
+
+
 def _write_sheet(path: Path, picked: dict[tuple[tuple[float, float], bool, int], np.ndarray]) -> None:
     """The first masks of each share (rows), with and without holes near the border (columns)."""
     pil_image = require("PIL.Image", "inpaint", why="the contact sheet")
@@ -201,5 +224,7 @@ def _write_sheet(path: Path, picked: dict[tuple[tuple[float, float], bool, int],
                 hole = pil_image.fromarray(picked[share, border, number].astype(np.uint8) * 255)
                 thumb = hole.resize((_THUMB, _THUMB), pil_image.Resampling.BOX)
                 sheet.paste(thumb, (left + number * (_THUMB + _GAP), y))
+    text = require("PIL.PngImagePlugin", "inpaint").PngInfo()
+    text.add_text(FORMAT, json.dumps({"contact_sheet": True}))  # by which a later call knows it
     with atomic_path(path) as temporary:
-        sheet.quantize(16).save(temporary, format="PNG", optimize=True)
+        sheet.quantize(16).save(temporary, format="PNG", pnginfo=text, optimize=True)

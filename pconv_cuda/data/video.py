@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.data.images import MANIFEST
-from pconv_cuda.data.mask_files import FORMAT, digest, read_written, refuse_others, remove_leftovers, write_mask
+from pconv_cuda.data.mask_files import FORMAT, digest, read_written, refuse_others, write_mask
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.files import atomic_path
+from pconv_cuda.files import atomic_path, remove_leftovers
+from pconv_cuda.locks import folder_lock
 from pconv_cuda.training.progress import Progress
 
 __all__ = ["inconsistent_flow", "masks_from_video", "occluded", "optical_flow"]
@@ -49,11 +50,18 @@ def masks_from_video(
 
     Raises:
         PConvError: no video, one without two frames, impossible settings, no mask found in it, or masks of other
-            settings or other pictures in ``out``.
+            settings or other pictures in ``out``, or another process that writes into it.
     """
     path, root = Path(video), Path(out)
     settings = _settings(path, root, every, size)
+    with folder_lock(root):
+        return _write_masks(path, root, settings, progress)
+
+
+def _write_masks(path: Path, root: Path, settings: dict[str, Any], progress: bool) -> dict[str, Any]:
     cv2 = require("cv2", "video", why="masks from a video")
+    remove_leftovers(root)
+    every, size = settings["every"], settings["size"]
     entries: list[dict[str, Any]] = []
     empty, cuts, pairs, expected = [], [], 0, 0
     capture = cv2.VideoCapture(str(path))
@@ -98,7 +106,6 @@ def masks_from_video(
         )
     manifest = {"format": FORMAT, "polarity": "white-hole", **settings, "expected_pairs": expected}
     manifest.update(pairs=pairs, empty=empty, cuts=cuts, files=entries)
-    remove_leftovers(root)
     with atomic_path(root / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest

@@ -12,6 +12,7 @@ from typing import Any
 from pconv_cuda.data.images import find_files
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.run import Settings, evaluate
+from pconv_cuda.locks import folder_lock
 from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.config import TrainingConfig, flatten, load_config
 from pconv_cuda.training.loop import train
@@ -47,8 +48,8 @@ def compare(
         What R/eval/results.json holds.
 
     Raises:
-        PConvError: nothing to train on, a picture that stands in the training and in the test folder, or two runs
-            that differ in more than the convolution.
+        PConvError: nothing to train on, a picture that stands in the training and in the test folder, two runs
+            that differ in more than the convolution, or another process that writes into R.
     """
     root = Path(out)
     named = {"data.images": data, **(overrides or {})}
@@ -56,17 +57,18 @@ def compare(
     asked = bool(keys or config or any(value is not None for value in named.values()))
     if data is not None:
         _check_apart(data, settings.images)
-    for kind in KINDS:
-        folder = root / kind
-        if _is_complete(folder) and not asked:
-            say(f"{folder}: complete")
-            continue
-        if data is None and not _is_complete(folder):
-            raise PConvError(f"--data: expected training pictures, since {folder} is no complete run, got none")
-        say(f"{folder}: training with {kind} convolutions")
-        train(replace(base, model=replace(base.model, conv=kind)), folder)
-    _check_alike(root, settings.images)
-    return evaluate(replace(settings, weights=tuple(f"{kind}={root / kind}" for kind in KINDS)), root / "eval")
+    with folder_lock(root):
+        for kind in KINDS:
+            folder = root / kind
+            if _is_complete(folder) and not asked:
+                say(f"{folder}: complete")
+                continue
+            if data is None and not _is_complete(folder):
+                raise PConvError(f"--data: expected training pictures, since {folder} is no complete run, got none")
+            say(f"{folder}: training with {kind} convolutions")
+            train(replace(base, model=replace(base.model, conv=kind)), folder)
+        _check_alike(root, settings.images)
+        return evaluate(replace(settings, weights=tuple(f"{kind}={root / kind}" for kind in KINDS)), root / "eval")
 
 
 def _is_complete(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from pconv_cuda.evaluation.metrics import SSIM_WINDOW, measure
 from pconv_cuda.evaluation.pairs import ALL_CELLS, MaskSet, Pages, Pair, Pictures, open_masks, open_pictures, plan_pairs
 from pconv_cuda.evaluation.report import write_report
 from pconv_cuda.evaluation.store import Store
+from pconv_cuda.locks import folder_lock
 from pconv_cuda.training.progress import Progress
 
 __all__ = ["Settings", "evaluate"]
@@ -51,7 +52,8 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
         What results.json holds.
 
     Raises:
-        PConvError: no pictures or masks, an unknown method, or an ``out`` with results of other settings.
+        PConvError: no pictures or masks, an unknown method, an ``out`` with results of other settings or with files of
+            another program, or another process that writes into it.
     """
     for module in ("torchmetrics", "matplotlib", "PIL"):
         require(module, "eval", why="evaluating")  # now, not after hours
@@ -78,15 +80,16 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
         "lpips": perceptual.identity if perceptual else None,
         "fid": inception.identity if inception else None,
     }
-    store = Store(Path(out), identity, {method.name: method.identity for method in methods})
     pairs = plan_pairs(len(pictures), masks, settings.count or pictures.usual_count)
-    work = _Work(pictures, masks, methods, store, perceptual, inception)
     notes = [about_lpips, about_fid, *masks.notes]
-    failed: dict[str, str] = {}
-    try:
-        failed = work.do(pairs)
-    finally:  # an interrupted evaluation too leaves a table, which says that it is partial
-        report = write_report(store, pairs, methods, settings, identity, notes, failed, work.restored, work.broken)
+    with folder_lock(Path(out)):
+        store = Store(Path(out), identity, {method.name: method.identity for method in methods})
+        work = _Work(pictures, masks, methods, store, perceptual, inception)
+        failed: dict[str, str] = {}
+        try:
+            failed = work.do(pairs)
+        finally:  # an interrupted evaluation too leaves a table, which says that it is partial
+            report = write_report(store, pairs, methods, settings, identity, notes, failed, work.restored, work.broken)
     return report
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import atomic_path
+from pconv_cuda.files import atomic_path, open_append, os_error_text, remove_leftovers
 
 __all__ = ["Store"]
 
 Key = tuple[str, str]  # pair, method
+REPORT_FILES = ("results.json", "table.csv", "table.md", "plot.png", "sheet.png")
 
 
 class Store:
@@ -26,6 +27,7 @@ class Store:
 
     Raises:
         PConvError: it holds results of other settings, or of another network of the same name: what differs is named.
+            Or it holds files under a report's names, and no settings: those are not replaced.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], methods: Mapping[str, str]) -> None:
@@ -48,14 +50,20 @@ class Store:
                     + "\n  ".join(lines)
                     + "\ntake another --out"
                 )
-        elif self.path.exists():
-            raise PConvError(f"--out: {folder} has results without {file.name}; take another --out")
+        elif there := [name for name in (self.path.name, *REPORT_FILES) if (folder / name).exists()]:
+            # settings.json is written first: without it no file of these names is an evaluation's
+            raise PConvError(
+                f"--out: {folder} holds {', '.join(there)} and no {file.name}, so they are not from pconv eval, which "
+                "would replace them; take another --out"
+            )
+        for place in (folder, *(folder / "features").glob("*")):
+            remove_leftovers(place)
         try:
             with atomic_path(file) as temporary:
                 text = json.dumps({"settings": dict(settings), "methods": {**known, **methods}}, indent=2)
                 temporary.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            raise PConvError(f"--out: {folder} cannot be written ({error})") from error
+            raise PConvError(f"--out: {folder} cannot be written ({os_error_text(error)})") from error
         self.records: dict[Key, dict[str, Any]] = {}
         self._read()
 
@@ -77,7 +85,7 @@ class Store:
     def add(self, record: dict[str, Any]) -> None:
         """Keeps a record ("pair", "method", and its values), on disk when this returns."""
         self.records[record["pair"], record["method"]] = record
-        with open(self.path, "a", encoding="utf-8") as file:
+        with open_append(self.path) as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

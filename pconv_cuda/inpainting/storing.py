@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import atomic_path
+from pconv_cuda.files import atomic_path, os_error_text
 from pconv_cuda.inpainting.pictures import pillow
 from pconv_cuda.inpainting.png16 import png_chunks
 
@@ -47,7 +47,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         with atomic_path(path) as partial, open(partial, "wb+") as file:
             write(file)
     except (OSError, ValueError) as error:
-        raise PConvError(f"OUT: {path} cannot be written ({error})") from error
+        reason = os_error_text(error) if isinstance(error, OSError) else error
+        raise PConvError(f"OUT: {path} cannot be written ({reason})") from error
 
 
 def save_picture(picture: Picture, path: Path, format_name: str) -> None:

@@ -1,12 +1,13 @@
 """Checkpoints that survive a kill at any moment: a file is either whole or not there.
 
-RUN/checkpoints/step-00001000.pt    model, optimiser, step, configuration, score
-RUN/checkpoints/best.pt             the one with the least score: the same file, a hard link
+RUN/checkpoints/step-00001000.pt    model, optimiser, step, configuration, score; a checksum at its end
+RUN/checkpoints/best.pt             the one with the least score: the same file (a hard link, or a copy)
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,17 @@ from typing import Any
 import torch
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import TEMPORARY, atomic_path
+from pconv_cuda.files import atomic_link, atomic_path, os_error_text, remove_leftovers
+from pconv_cuda.training.checksum import append_checksum, check
+from pconv_cuda.training.logs import LOG, last_step
+from pconv_cuda.weights import CONFIG, FILE
 
-__all__ = ["Checkpoints"]
+__all__ = ["CONFIGURATION", "Checkpoints"]
 
-_FORMAT = 1
+CONFIGURATION = "training.yaml"
+
+_FORMAT = 2
+_KEYS = ("step", "model", "optimizer", "scaler", "identity", "best_step", "best_score")
 
 # keys that say how to work, not what comes out: they may change between two parts of a run.
 # The folders are compared by their content (the keys "content of ..."), so a moved folder still fits.
@@ -44,12 +51,36 @@ def _load(path: Path) -> dict[str, Any]:
         PConvError: the file is damaged, or none of ours.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            check(file)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and OS errors, by what is wrong with the file
         raise PConvError(f"checkpoint {str(path)!r} cannot be read: {error}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise PConvError(f"{str(path)!r} is no checkpoint of pconv train (format {_FORMAT})")
+    if missing := [key for key in _KEYS if key not in state]:
+        raise PConvError(f"checkpoint {str(path)!r} cannot be read: it lacks {', '.join(missing)}")
+    named = re.fullmatch(r"step-(\d+)\.pt", path.name)
+    if named and int(named[1]) != state["step"]:
+        raise PConvError(f"checkpoint {str(path)!r} cannot be read: it is that of step {state['step']}")
     return state
+
+
+def _is_foreign(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether ``saved`` is of another run than ``wanted``, a stage 2 that was planned otherwise aside."""
+    skipped = (*_FREE, "train.finetune_after", "train.finetune_lr")
+    return any(saved.get(key) != wanted.get(key) for key in {*saved, *wanted}.difference(skipped))
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch reports a write that failed as a position in the file that it did not expect
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _past(identity: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -98,26 +129,71 @@ class Checkpoints:
         for path in past[: -self.keep]:
             path.unlink(missing_ok=True)
         for folder in (self.folder, self.folder.parent):
-            for path in folder.glob(TEMPORARY.format(name="*", process="*")):
-                path.unlink(missing_ok=True)
+            remove_leftovers(folder)
 
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+    def newest_good(self) -> Path | None:
+        """The newest checkpoint whose checksum is right."""
+        for path in reversed(self.paths()):
+            with contextlib.suppress(OSError, PConvError), open(path, "rb") as file:
+                check(file)
+                return path
+        return None
+
+    def newest(self, identity: Mapping[str, Any] | None = None) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None where there is none.
 
-        A damaged file is passed over with a warning: from the one before, the same weights come out.
+        A damaged file is passed over with a warning: from the one before, the same weights come out. So is one of
+        another run than that of ``identity``, where there is an older one of that run.
 
         Raises:
             PConvError: there are checkpoints, and none of them can be read.
         """
         paths = self.paths()
+        foreign: tuple[Path, dict[str, Any]] | None = None
         for path in reversed(paths):
             try:
-                return path, _load(path)
+                state = _load(path)
             except PConvError as error:
                 warnings.warn(f"{error}; the one before is taken", stacklevel=2)
-        if paths:
+                continue
+            if identity is not None and _is_foreign(state["identity"], identity):
+                foreign = foreign or (path, state)
+                continue
+            if foreign:
+                lines = "; ".join(_differing_keys(foreign[1]["identity"], state["identity"], foreign[1]["step"]))
+                warnings.warn(f"{str(foreign[0])!r} is of another run ({lines}); {path.name} is taken", stacklevel=2)
+            return path, state
+        if paths and foreign is None:
             raise PConvError(f"--resume auto: none of the checkpoints in {str(self.folder)!r} can be read")
-        return None
+        return foreign
+
+    def refuse_replacing(self, resume: str, every: int) -> None:
+        """Refuses a run without checkpoints that has results of an earlier one, except for ``resume`` "never".
+
+        A training that was killed before its first checkpoint has a folder for them, a configuration, and a log of at
+        most ``every`` steps; it has no weights.
+
+        Raises:
+            PConvError: with the files that would be replaced.
+        """
+        run = self.folder.parent
+        if resume == "never" or self.paths():
+            return
+        names = [FILE, CONFIG]
+        if not self.folder.is_dir() or last_step(run / LOG) > every:
+            names += [CONFIGURATION, LOG]
+        if there := [name for name in names if (run / name).exists()]:
+            raise PConvError(
+                f"--resume {resume}: {str(run)!r} holds {', '.join(there)} and no checkpoint of its own; the training "
+                "would replace them. Take --resume never if that is wanted, or another --out"
+            )
+
+    def make_folder(self) -> None:
+        """Before anything else of a run is written: :meth:`refuse_replacing` tells by it what was lost."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PConvError(f"--out: cannot make the folder {str(self.folder)!r}: {os_error_text(error)}") from error
 
     def to_resume(self, resume: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """The checkpoint that ``resume`` (auto, never or a path) asks for, or None to start afresh.
@@ -127,7 +203,7 @@ class Checkpoints:
                 this folder holds checkpoints that starting otherwise would mix with new ones.
         """
         if resume == "auto":
-            found = self.newest()
+            found = self.newest(identity)
         elif resume == "never":
             found = None
         elif (path := Path(resume)).is_dir():
@@ -160,7 +236,8 @@ class Checkpoints:
         """Writes ``state`` (with "step" and "best_step"), updates the best, removes the oldest."""
         step = state["step"]
         with atomic_path(self.path_of(step)) as temporary:
-            torch.save({"format": _FORMAT, **state}, temporary)
+            _save({"format": _FORMAT, **state}, temporary)
+            append_checksum(temporary)
         self.mark_best(state)
         self.tidy(step)
 
@@ -170,5 +247,4 @@ class Checkpoints:
         A resume repeats it, for a kill may have come between the checkpoint and its link.
         """
         if state["best_step"] == state["step"]:
-            with atomic_path(self.best_path) as temporary:
-                os.link(self.path_of(state["step"]), temporary)
+            atomic_link(self.path_of(state["step"]), self.best_path)

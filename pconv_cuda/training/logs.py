@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import torch
 
 from pconv_cuda.errors import require
-from pconv_cuda.files import atomic_path
+from pconv_cuda.files import atomic_path, open_append
 
-__all__ = ["RunLog", "picture_grid"]
+__all__ = ["LOG", "RunLog", "last_step", "picture_grid"]
+
+LOG = "log.jsonl"
 
 _ROWS = 4  # samples in a picture grid
 
@@ -41,6 +44,16 @@ def picture_grid(truth: torch.Tensor, mask: torch.Tensor, output: torch.Tensor, 
     return make_grid(torch.stack(shown, dim=1).flatten(0, 1), nrow=len(shown), padding=2)
 
 
+def last_step(path: Path) -> int:
+    """The largest step of the log ``path``; 0 where there is none."""
+    steps = [0]
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn line
+                steps.append(int(json.loads(line)["step"]))
+    return max(steps)
+
+
 class RunLog:
     """Lines of numbers in RUN/log.jsonl, and the same with picture grids for TensorBoard.
 
@@ -52,9 +65,9 @@ class RunLog:
     """
 
     def __init__(self, run: Path, done: int, tensorboard: bool) -> None:
-        self.path = run / "log.jsonl"
+        self.path = run / LOG
         self._drop_after(done)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open_append(self.path)
         self._events: Any = None
         if tensorboard:
             require("tensorboard", "train", why="log.tensorboard=true")

@@ -7,6 +7,7 @@ three, and a resumed run is the same run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from torch.utils.data import default_collate
 from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
+from pconv_cuda.locks import folder_lock
 from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.models import PConvUNet
-from pconv_cuda.training.checkpoints import Checkpoints
+from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, picture_grid
 from pconv_cuda.training.progress import Progress
@@ -114,10 +116,13 @@ class _Run:
         self.network = network
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
         if state is not None:
-            network.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            if self.accelerator.scaler is not None and state["scaler"] is not None:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
+            try:
+                network.load_state_dict(state["model"])
+                optimizer.load_state_dict(state["optimizer"])
+                if self.accelerator.scaler is not None and state["scaler"] is not None:
+                    self.accelerator.scaler.load_state_dict(state["scaler"])
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise PConvError(f"--resume: the checkpoint of step {state['step']} does not fit: {error}") from error
             self.best_step, self.best_score = state["best_step"], state["best_score"]
 
     def _set_stage(self, step: int) -> None:
@@ -162,8 +167,8 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _last_good(self) -> str:
-        paths = self.checkpoints.paths()
-        return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+        good = self.checkpoints.newest_good()
+        return f"the last good checkpoint is {good}" if good else "there is no good checkpoint yet"
 
     def _write_weights(self) -> None:
         # also where the run was complete: the process before may have been killed just short of this
@@ -174,15 +179,18 @@ class _Run:
     # ---- the work
 
     def execute(self) -> TrainingResult:
+        with folder_lock(self.out) if self.accelerator.is_main_process else contextlib.nullcontext():
+            return self._execute()
+
+    def _execute(self) -> TrainingResult:
         state = self.checkpoints.to_resume(self.resume, self.identity)
         first, last = (state["step"] if state else 0), self.config.train.steps
-        self._prepare(state)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PConvError(f"--out: cannot make the folder {str(self.out)!r}: {error.strerror}") from error
         main = self.accelerator.is_main_process
         if main:
+            self.checkpoints.refuse_replacing(self.resume, self.config.checkpoint.every)
+        self._prepare(state)  # all processes have read the folder when this is done
+        if main:
+            self.checkpoints.make_folder()
             if state is not None and self.checkpoints.path_of(first).exists():
                 self.checkpoints.mark_best(state)
             self.checkpoints.tidy(first)
@@ -193,7 +201,7 @@ class _Run:
             else:
                 progress.say(f"resumed after step {first}" if first else "started afresh")
                 if main:
-                    with atomic_path(self.out / "training.yaml") as temporary:
+                    with atomic_path(self.out / CONFIGURATION) as temporary:
                         temporary.write_text(to_yaml(self.config), encoding="utf-8")
                 terms = self._steps(first, last, progress)
             self._write_weights()

@@ -110,3 +110,10 @@ def _errors_without_traceback(batches: Iterable[Batch]) -> Iterator[Batch]:
     except PConvError as error:
         message = str(error).strip().splitlines()[-1]
         raise PConvError(message.removeprefix("pconv_cuda.errors.PConvError: ")) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise PConvError(
+            "data.workers: a loader process ended unexpectedly: killed, out of memory, or out of shared memory "
+            f"(/dev/shm). Load in the training's own process with --set data.workers=0, or give it more ({error})"
+        ) from error
