@@ -55,7 +55,7 @@ FOR_BOUNDS = {
 # Ragged ends, every kind of mask and way, small: for both layouts, other schedules and AddressSanitizer.
 STAGES = "smallest,ragged,odd_channels,width_4,row,masks_of_batch_1,empty_batch,last,last_of_four"
 # And what else reaches a kernel of its own.
-FOR_TILES = {"80": f"{STAGES},last_grey,patches", "90": f"{STAGES},tiles_of_128"}
+FOR_TILES = {"80": f"{STAGES},last_grey,patches", "90": f"{STAGES},tiles_of_128,many_filters"}
 # Doubles take slow kernels, one thread a value: the smaller ones of the cases above.
 FOR_DOUBLES = ",".join(
     name for name in FOR_BOUNDS["80"].split(",") if name not in ("tiles_of_256", "two_blocks", "deep")
@@ -189,7 +189,7 @@ def test_the_decoders_stage_under_sanitizers(run_kernels) -> None:
     asan, tsan = (("--quick", "--only", only, "--dtypes") for only in (STAGES, "ragged"))
     calls = [(("asan", "test_upcat", *asan, names), {"policy": 1}) for names in ("bf16", "tf32,f64")]
     calls.append((("tsan", "test_upcat", *tsan, "bf16"), {"policy": 1}))
-    for variant, only in (("asan", "smallest,ragged,chunks"), ("tsan", "smallest")):
+    for variant, only in (("asan", "many_filters,tiles_of_128"), ("tsan", "many_filters")):
         wgmma = ("--arch", "90", "--quick", "--dtypes", "bf16", "--only", only)
         calls.append(((variant, "test_upcat", *wgmma), {"policy": 1}))
     assert_all_pass(run_kernels, calls)
@@ -200,7 +200,9 @@ def test_the_decoders_stage_backward_in_every_case(run_kernels) -> None:
     name = "test_upcat_backward"
     calls = [(("rel", name, "--quick", "--dtypes", names), {}) for names in ("bf16", "tf32")]
     calls.append((("rel", name, "--dtypes", "bf16", "--only", STAGES), {}))
-    calls.append((("rel", name, "--quick", "--arch", "90", "--dtypes", "bf16", "--only", "ragged,tiles_of_128"), {}))
+    calls.append(
+        (("rel", name, "--quick", "--arch", "90", "--dtypes", "bf16", "--only", "ragged,tiles_of_128,many_filters"), {})
+    )
     assert_all_pass(run_kernels, calls)
 
 

@@ -31,8 +31,8 @@ inline constexpr UpcatCase upcat_cases[] = {
     {"patches", 1, 8, 16, 8, 16, 80, Holes::random, Holes::random, true},
     {"patches_of_256", 2, 16, 8, 16, 16, 24, Holes::random, Holes::random, true},
     {"tiles_of_128", 1, 40, 24, 9, 17, 136, Holes::random, Holes::random, true},
-    // More than 64 filters, which wgmma takes.
-    {"many_filters", 1, 24, 40, 3, 5, 72, Holes::random, Holes::random, true},
+    // More than 64 filters and low channels, which wgmma takes.
+    {"many_filters", 1, 72, 24, 3, 5, 72, Holes::random, Holes::random, true},
     // The last stage's own kernel: as many filters as the skip has channels.
     {"last", 2, 24, 3, 5, 7, 3, Holes::random, Holes::random, true},
     {"last_in_tiles", 1, 72, 3, 13, 18, 3, Holes::random, Holes::random, true},
