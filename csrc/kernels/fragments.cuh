@@ -137,13 +137,18 @@ struct TensorCoreProduct : WarpTile<Tile> {
     }
 };
 
+constexpr int blocked_steps = 8;  // of 32 products each
+
 // Plain fp32: a thread has 8 x 4 sums of a 64 x 64 tile, rows 8 apart and columns 16 apart, so that the eight lanes
 // that read together meet eight different swizzles.
 template <class Tile>
 struct FloatProduct {
     static constexpr int down = 8, across = 4;
     static_assert(Tile::rows == 64 && Tile::columns == 64 && Tile::threads == 128, "the thread layout is of this tile");
-    float sums[down][across] = {};
+    // Four products, then the sum of a block of steps, then the long sum: an addition more now and then, a fraction of
+    // the rounding error. (cuDNN's sums are blocked too; one long sum was up to four times as far off, on an H100.)
+    float sums[down][across] = {}, parts[down][across] = {};
+    int steps = 0;
     const uint8_t* const pipeline;
     const int row, column;
 
@@ -156,9 +161,6 @@ struct FloatProduct {
 
     PCONV_DEV void step(int stage_offset) {
         const uint8_t* const stage = pipeline + stage_offset;
-        // The 32 products of a step first, then into the long sum: an addition more, a fraction of the rounding error
-        // (cuDNN's sums are blocked too; against float64 one long sum was up to four times as far off, on an H100).
-        float parts[down][across] = {};
 #pragma unroll
         for (int chunk = 0; chunk < 8; ++chunk) {
             float4 a[down], b[across];
@@ -170,20 +172,24 @@ struct FloatProduct {
             for (int i = 0; i < down; ++i)
 #pragma unroll
                 for (int j = 0; j < across; ++j) {
-                    float& part = parts[i][j];
-                    part = fmaf(a[i].x, b[j].x, part);
+                    float part = a[i].x * b[j].x;
                     part = fmaf(a[i].y, b[j].y, part);
                     part = fmaf(a[i].z, b[j].z, part);
-                    part = fmaf(a[i].w, b[j].w, part);
+                    parts[i][j] += fmaf(a[i].w, b[j].w, part);
                 }
         }
+        if (++steps % blocked_steps == 0) end_block();
+    }
+
+    PCONV_DEV void end_block() {
 #pragma unroll
         for (int i = 0; i < down; ++i)
 #pragma unroll
-            for (int j = 0; j < across; ++j) sums[i][j] += parts[i][j];
+            for (int j = 0; j < across; ++j) sums[i][j] += parts[i][j], parts[i][j] = 0.f;
     }
 
-    PCONV_DEV void stage_out(float* staging) const {
+    PCONV_DEV void stage_out(float* staging) {
+        end_block();
 #pragma unroll
         for (int i = 0; i < down; ++i)
 #pragma unroll

@@ -101,7 +101,8 @@ template <class Tile>
 struct WgradFloatProduct {
     static_assert(Tile::rows == 64 && Tile::columns == 64 && Tile::threads == 128, "the thread layout is of this tile");
     static constexpr int panel_bytes = WgradStage<Ieee>::panel_bytes, group = 8;
-    float sums[8][4] = {};
+    float sums[8][4] = {}, block[8][4] = {};  // a few products, then those of a block of steps, as in FloatProduct
+    int steps = 0;
     const uint8_t* pipeline;
     int row, column;
 
@@ -115,10 +116,9 @@ struct WgradFloatProduct {
 
     PCONV_DEV void step(int stage_offset) {
         const uint8_t *const left = pipeline + stage_offset, *const right = left + 2 * panel_bytes;
-        // A step's products first, then into the long sum: an addition more, a fraction of the rounding error.
-        float part[8][4] = {};
 #pragma unroll 1
-        for (int first = 0; first < WgradStage<Ieee>::pixels; first += group)
+        for (int first = 0; first < WgradStage<Ieee>::pixels; first += group) {
+            float part[8][4] = {};
 #pragma unroll
             for (int pixel = first; pixel < first + group; ++pixel) {
                 const float4 low = read(left, pixel, row), high = read(left, pixel, row + 32),
@@ -132,13 +132,28 @@ struct WgradFloatProduct {
                     part[i][3] = fmaf(a[i], b.w, part[i][3]);
                 }
             }
+            add(block, part);
+        }
+        if (++steps % blocked_steps == 0) end_block();
+    }
+
+    PCONV_DEV void end_block() {
+        add(sums, block);
 #pragma unroll
         for (int i = 0; i < 8; ++i)
 #pragma unroll
-            for (int j = 0; j < 4; ++j) sums[i][j] += part[i][j];
+            for (int j = 0; j < 4; ++j) block[i][j] = 0.f;
     }
 
-    PCONV_DEV void stage_out(float* staging) const {
+    PCONV_DEV static void add(float (&to)[8][4], const float (&from)[8][4]) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) to[i][j] += from[i][j];
+    }
+
+    PCONV_DEV void stage_out(float* staging) {
+        end_block();
 #pragma unroll
         for (int i = 0; i < 8; ++i)
             *reinterpret_cast<float4*>(staging + (row + i % 4 + i / 4 * 32) * Tile::staging_pitch + column) =
