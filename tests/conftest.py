@@ -28,7 +28,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Objects of emulated kernels: of this session, or kept in the folder PCONV_EMULATION_BUILD."""
+    """Objects of emulated kernels: of this test run, or kept in the folder PCONV_EMULATION_BUILD."""
     return Path(os.environ.get("PCONV_EMULATION_BUILD") or tmp_path_factory.mktemp("emulation"))
 
 
