@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -48,8 +50,8 @@ def test_numpy_rgb(model: PConvUNet, truth: np.ndarray, dtype: type) -> None:
     np.testing.assert_allclose(got[HOLE].astype(float) / white, truth[HOLE], atol=0.003)
 
 
-@pytest.mark.parametrize("mask", [HOLE, HOLE.astype(np.uint8), HOLE[..., None].astype(float), HOLE * 7])
-def test_numpy_masks_are_non_zero_in_the_hole(model: PConvUNet, truth: np.ndarray, mask: np.ndarray) -> None:
+@pytest.mark.parametrize("mask", [HOLE, HOLE.astype(np.uint8), HOLE[..., None].astype(float), HOLE * 200 + 3])
+def test_numpy_masks_are_white_in_the_hole(model: PConvUNet, truth: np.ndarray, mask: np.ndarray) -> None:
     got = inpaint(model, smooth_picture(HEIGHT, WIDTH), mask)
     np.testing.assert_allclose(got / 255, truth, atol=0.003)
 
@@ -199,3 +201,64 @@ def test_what_does_not_fit_is_named(model: PConvUNet, image, mask, words: str) -
 def test_a_network_for_other_channels_is_refused() -> None:
     with pytest.raises(PConvError, match="in_channels is 1"):
         inpaint(PConvUNet(in_channels=1, levels=1, width=2), RGB, np.eye(6, 5))
+
+
+def test_threads_share_a_model_in_training_mode(truth: np.ndarray) -> None:
+    """Each answer is that of the model in eval mode, and the model itself is left alone."""
+    model = small_network(3).train()
+    statistics = {name: value.clone() for name, value in model.state_dict().items()}
+    picture = smooth_picture(HEIGHT, WIDTH)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: inpaint(model, picture, HOLE), range(40)))
+    for got in answers:
+        np.testing.assert_allclose(got / 255, truth, atol=0.003)
+    assert all(module.training for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, statistics[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_models_of_other_precisions(truth: np.ndarray, dtype: torch.dtype) -> None:
+    model = small_network(3).to(dtype)
+    got = inpaint(model, smooth_picture(HEIGHT, WIDTH), HOLE)
+    np.testing.assert_allclose(got / 255, truth, atol=0.003 if dtype == torch.float64 else 0.05)
+
+
+def test_an_empty_batch(model: PConvUNet) -> None:
+    empty = torch.zeros(0, 3, 8, 9)
+    assert inpaint(model, empty, torch.ones(1, 1, 8, 9)).shape == (0, 3, 8, 9)
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4"])
+def test_big_endian_arrays(model: PConvUNet, dtype: str) -> None:
+    white = 65535 if dtype == ">u2" else 1
+    native = (smooth_picture(HEIGHT, WIDTH) / 255 * white).astype(dtype[1:])
+    got = inpaint(model, native.astype(dtype), HOLE.astype(dtype))
+    assert got.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(got.astype(dtype[1:]), inpaint(model, native, HOLE))
+
+
+def test_output_that_is_not_finite_is_an_error() -> None:
+    model = small_network(2)
+    with torch.no_grad():
+        model.decoder[-1].conv.bias[1] = torch.nan
+    with pytest.raises(PConvError, match="model: its output is not finite"):
+        inpaint(model, smooth_picture(HEIGHT, WIDTH), HOLE)
+
+
+@pytest.mark.parametrize("sentence", ["could not create a primitive", "could not create a memory object"])
+def test_onednns_words_for_too_little_memory_make_the_pieces_smaller(
+    model: PConvUNet, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = PConvUNet.forward, []
+
+    def tight(self: PConvUNet, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(image.shape[2:])
+        if max(image.shape[2:]) > 24:
+            raise RuntimeError(sentence)
+        return original(self, image, mask)
+
+    monkeypatch.setattr(PConvUNet, "forward", tight)
+    got = inpaint(model, smooth_picture(HEIGHT, WIDTH), HOLE)
+    assert max(calls[0]) > 24 and max(calls[-1]) <= 24
+    assert (got[HOLE] != smooth_picture(HEIGHT, WIDTH)[HOLE]).any()

@@ -142,11 +142,11 @@ def test_the_mask_fits_the_upright_picture(place: Path, weights: Path) -> None:
 
 
 def test_a_mask_without_hole_copies(place: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
-    Image.fromarray(HOLE.astype(np.uint8)).save(place / "faint.png")  # 0 and 1: nothing reaches 128
+    Image.fromarray(HOLE.astype(np.uint8) * 7).save(place / "faint.png")  # 0 and 7: nothing reaches 128
     assert call(weights, place / "photo.png", "--mask", place / "faint.png", "-o", place / "out.png") == 0
     np.testing.assert_array_equal(read(place / "out.png"), read(place / "photo.png"))
     out, err = capsys.readouterr()
-    assert "0.0 %" in out and "no hole" in err and "threshold 128" in err
+    assert "0.0 %" in out and "no hole" in err and "brightest value is 7, below the threshold 128" in err
 
 
 def test_jpg_stays_jpg(place: Path, weights: Path) -> None:
@@ -154,9 +154,10 @@ def test_jpg_stays_jpg(place: Path, weights: Path) -> None:
     assert call(weights, place / "photo.jpg", "--mask", place / "mask.png", "-o", place / "out.jpg") == 0
     with Image.open(place / "out.jpg") as new:
         assert new.format == "JPEG"
-        difference = np.abs(np.asarray(new).astype(int) - read(place / "photo.jpg"))
-    away = ~square_hole(40, 50, 8, 8, 24)  # 8 x 8 blocks of the hole change as a whole
-    assert difference[away].max() <= 3
+        difference = np.abs(np.asarray(new).astype(int) - read(place / "photo.jpg")).max(-1)
+    # blocks of 16 x 16 that the hole touches change, and one pixel beside them, where colours are interpolated
+    away = ~square_hole(40, 50, 0, 0, 33)
+    assert difference[away].max() == 0 and difference[HOLE].max() > 20
 
 
 def test_the_content_decides_the_format_where_the_ending_errs(place: Path, weights: Path) -> None:
@@ -242,7 +243,7 @@ def test_a_folder_goes_on_after_failures(folders: Path, weights: Path, capsys: p
         "broken.png cannot be read",
         "mask named lonely.*",
         "is 50 x 40 px",
-        "there are 2",
+        "found 2",
         "9 x 8",
     ):
         assert words in err

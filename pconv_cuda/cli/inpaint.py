@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,15 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; nothing heavy is imported."""
     parser.epilog = (
         "White is the hole in every mask. Pixels outside the hole stay the same to the byte in png, tiff, "
-        "bmp and webp; a jpg is written again at the best quality that jpg has. Size, format, orientation, "
-        "metadata and colour profile of the input are kept. The exit code is 1 if any picture failed."
+        "bmp and webp; a jpg is written again with its own quantisation, which can change a decoded value by a few "
+        "steps anywhere. Avif and heic are read, and written as png. Size, format, orientation, metadata and colour "
+        "profile of the input are kept. The exit code is 1 if any picture failed."
     )
     parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture or a folder of pictures")
     parser.add_argument(
         "--mask",
         metavar="MASK",
-        help="a mask picture (for a folder: one for all), a folder of masks with the pictures' names, or the "
-        "word alpha: transparent pixels are the hole, and become opaque",
+        help="a mask picture (for a folder: one for all), a folder of masks named as the pictures (a.png, a_mask.png, "
+        "a-mask.png or a.mask.png for a.jpg; it may be the pictures' folder), or the word alpha: transparent pixels "
+        "are the hole, and become opaque",
     )
     parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the picture or folder to write")
     parser.add_argument(
@@ -42,10 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         metavar="T",
         type=int,
-        default=128,
-        help="a mask pixel from this brightness on is hole, 1 to 255 (default: %(default)s)",
+        help="a mask pixel from this brightness on is hole, 1 to 255 (default: 128, and a mask that looks like a "
+        "picture is refused)",
     )
-    parser.add_argument("--dilate", metavar="N", type=int, default=0, help="let the hole grow by N px on each side")
+    parser.add_argument(
+        "--dilate",
+        metavar="N",
+        type=int,
+        help="let the hole grow by N px on each side (default: 2 where the mask has soft edges, else 0)",
+    )
+    parser.add_argument(
+        "--resize-mask", action="store_true", help="resize masks of another size to the picture's, to the nearest pixel"
+    )
     parser.add_argument(
         "--mask-color",
         metavar="COLOR",
@@ -54,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tile", metavar="PX", type=int, help="largest side that the network sees at once (less memory)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        metavar="N",
+        type=int,
+        default=500_000_000,  # pconv_cuda.inpainting.pictures.MAX_PIXELS, which would import Pillow
+        help="refuse pictures with more pixels (default: %(default)s)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     parser.add_argument("--skip-existing", action="store_true", help="leave outputs that are there already")
@@ -79,9 +97,16 @@ def run(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         invert=args.invert_mask,
         dilate=args.dilate,
+        resize=args.resize_mask,
+        max_pixels=args.max_pixels,
     )
     mask = Path(args.mask) if args.mask and not from_alpha else None
-    jobs = plan_jobs(args.image, mask, args.out, recursive=args.recursive)
+    if args.max_pixels < 1:
+        raise PConvError(f"--max-pixels: expected at least 1, but got {args.max_pixels}")
+    plan = plan_jobs(args.image, mask, args.out, recursive=args.recursive)
+    jobs = plan.jobs
+    for note in plan.notes:
+        print(f"warning: {args.image}: {note}", file=sys.stderr)
     skipped = [job for job in jobs if args.skip_existing and job.output.exists()]
     if skipped:
         print(f"{len(skipped)} of {len(jobs)} skipped: their outputs exist (--skip-existing)")
@@ -97,7 +122,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> int:
-    from pconv_cuda.errors import PConvError
     from pconv_cuda.inpainting.batch import Reporter, run_job
 
     model = _load(args.weights, args.device)
@@ -113,14 +137,24 @@ def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> i
             peak_memory=lambda: _peak_memory(model),
         )
         try:
-            run_job(job, model, rule, report, args.tile)
-        except (PConvError, OSError, MemoryError, RuntimeError) as error:
-            # the other pictures of a folder are still worth doing
-            line.complain(f"pconv inpaint: error: {error or type(error).__name__}")
+            run_job(job, model, rule, report, args.tile, args.max_pixels)
+        except Exception as error:  # the other pictures of a folder are still worth doing
+            line.complain(f"pconv inpaint: error: {_describe(error, job.image)}")
             failures += 1
     if failures and len(jobs) > 1:
         line.complain(f"pconv inpaint: {failures} of {len(jobs)} pictures failed")
     return 1 if failures else 0
+
+
+def _describe(error: Exception, image: Path) -> str:
+    """One sentence that names the picture."""
+    from pconv_cuda.errors import PConvError
+    from pconv_cuda.files import system_error_text
+
+    text = str(error) if isinstance(error, PConvError) else system_error_text(error)
+    if text is None:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return text if str(image) in text else f"{image}: {text}"
 
 
 def _load(weights: Path, device: str) -> PConvUNet:
@@ -177,7 +211,10 @@ class _StatusLine:
 
     def say(self, text: str) -> None:
         self._clear()
-        print(self.count + text, flush=True)
+        try:
+            print(self.count + text, flush=True)
+        except BrokenPipeError:  # nobody reads any more: the pictures are still wanted
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
 
     def warn(self, text: str) -> None:
         self.complain(f"warning: {text}")

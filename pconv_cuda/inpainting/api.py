@@ -13,7 +13,7 @@ from torch import Tensor
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.arrays import ArrayPicture
 from pconv_cuda.inpainting.fill import Progress, fill_holes
-from pconv_cuda.inpainting.masks import grey_values
+from pconv_cuda.inpainting.mask_values import THRESHOLD, brightness, is_set
 from pconv_cuda.inpainting.pictures import Picture
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def inpaint(model: PConvUNet, image: Any, mask: Any, *, tile: int | None = None)
             (H, W, 1|2|3|4), or a tensor (C, H, W) or (N, C, H, W): uint8, floating in [0, 1], numpy also
             uint16. What lies in the hole is not looked at, NaN included. An alpha channel is kept as it is.
             An orientation tag is not applied.
-        mask: for PIL a picture or array of the same size, a picture's hole beginning at brightness 128; for
-            numpy (H, W), any type; for tensors (H, W), (1, H, W), or (N|1, 1, H, W) with a batch.
+        mask: for PIL a picture or array of the same size; for numpy (H, W); for tensors (H, W), (1, H, W), or
+            (N|1, 1, H, W) with a batch. One rule for all: bool as it is; values within 0..1 count from 0.5 on, so 0
+            and 1 are exact; within 0..255 from 128 on; within 0..65535 from 32768 on. NaN is a hole.
         tile: the largest side in px that the network sees at once; default: as the memory allows.
 
     Returns:
@@ -80,6 +81,7 @@ def restore(
     valid = ~wanted if alpha is None else ~wanted & torch.from_numpy(alpha > 0)
     if not bool(valid.any()):
         valid = ~wanted
+    picture.prepare(hole)
     patches = fill_holes(model, colours, wanted, valid, tile=tile, notify=notify, progress=progress)
     for patch in patches:
         picture.paint(patch.box, patch.colours.permute(1, 2, 0).numpy(), hole[patch.box.slices], opaque=opaque)
@@ -88,10 +90,12 @@ def restore(
 def _as_hole(mask: Any, size: tuple[int, ...]) -> np.ndarray:
     """A PIL or array mask as bool (H, W), true in the hole."""
     if hasattr(mask, "getexif"):
-        hole = grey_values(mask, "the picture given as mask") >= 128
+        hole = brightness(mask, "the picture given as mask").values >= THRESHOLD
     elif isinstance(mask, np.ndarray):
-        hole = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
-        hole = hole != 0
+        values = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
+        hole = is_set(values)
+        if values.dtype.kind == "f":
+            hole = hole | np.isnan(values)
     else:
         raise PConvError(f"mask: expected a PIL picture or a numpy array, but got {type(mask)}")
     if hole.shape != tuple(size):
@@ -117,16 +121,16 @@ def _inpaint_array(model: PConvUNet, image: np.ndarray, hole: np.ndarray, tile: 
     samples = image[..., None] if image.ndim == 2 else image
     if samples.ndim != 3 or not 1 <= samples.shape[2] <= 4 or 0 in samples.shape:
         raise PConvError(f"image: expected (H, W) or (H, W, C) with 1 to 4 channels, but got {image.shape}")
-    if samples.dtype not in (np.uint8, np.uint16) and samples.dtype.kind != "f":
+    if (samples.dtype.kind, samples.dtype.itemsize) not in (("u", 1), ("u", 2)) and samples.dtype.kind != "f":
         raise PConvError(f"image: expected uint8, uint16 or floating in [0, 1], but got {image.dtype}")
     if samples.dtype.kind == "f":
         seen = samples[~hole]
         if not ((seen >= 0) & (seen <= 1)).all():  # NaN fails both
             raise PConvError("image: expected values in [0, 1] outside the hole, but found others (or NaN)")
-    result = np.array(samples)
+    result = samples.astype(samples.dtype.newbyteorder("="))  # a copy
     if hole.any():
         restore(model, ArrayPicture(result), hole, tile=tile)
-    return result.reshape(image.shape)
+    return result.reshape(image.shape).astype(image.dtype, copy=False)
 
 
 def _inpaint_tensor(model: PConvUNet, image: Tensor, mask: Any, tile: int | None) -> Tensor:
@@ -146,7 +150,10 @@ def _inpaint_tensor(model: PConvUNet, image: Tensor, mask: Any, tile: int | None
             f"mask: expected (H, W), (1, H, W) or (N|1, 1, H, W) for an image {tuple(image.shape)}, "
             f"but got {tuple(mask.shape)}"
         )
-    holes = (masks == 0).expand(len(batch), 1, *size)
+    if not len(batch):
+        return image.clone()
+    plain = masks.float() if masks.dtype == torch.bfloat16 else masks  # numpy knows no bfloat16
+    holes = ~torch.from_numpy(is_set(plain.cpu().numpy())).to(image.device).expand(len(batch), 1, *size)
     if not bool(holes.any()):
         _warn_of_no_hole()
     results = []

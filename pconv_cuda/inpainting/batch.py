@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.api import restore
 from pconv_cuda.inpainting.fill import Progress
+from pconv_cuda.inpainting.folders import MaskFolder, read_folder
 from pconv_cuda.inpainting.masks import MaskRule
-from pconv_cuda.inpainting.pictures import FORMATS, read_picture
+from pconv_cuda.inpainting.pictures import FORMATS, MAX_PIXELS, READ_ONLY, read_picture
 
 if TYPE_CHECKING:
     from pconv_cuda.models import PConvUNet
 
-__all__ = ["Job", "Reporter", "plan_jobs", "run_job"]
+__all__ = ["Job", "Plan", "Reporter", "plan_jobs", "run_job"]
 
 _MUCH = 0.6  # a hole's share from which an inverted mask is more likely than such a hole
 _LARGE = 8_000_000  # pixels from which the memory that was used is worth a word
@@ -35,6 +35,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """``jobs`` in the order of the names; ``notes``: what of a folder is left out."""
+
+    jobs: list[Job]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Reporter:
     """Where sentences go: what was done, what to be careful about, and how far the work is."""
 
@@ -44,11 +52,11 @@ class Reporter:
     peak_memory: Callable[[], str]
 
 
-def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool = False) -> list[Job]:
-    """What is to be done for IMAGE (a file or a folder), in the order of the names.
+def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool = False) -> Plan:
+    """What is to be done for IMAGE (a file or a folder).
 
-    Masks of a folder belong to the picture with the same path below it, endings aside, or the same name. A
-    picture whose mask is missing or ambiguous becomes a job with a problem, so that the others are done.
+    Masks of a folder are found by :class:`~pconv_cuda.inpainting.folders.MaskFolder`. A picture whose mask is missing
+    or ambiguous becomes a job with a problem, so that the others are done.
 
     Raises:
         PConvError: a path that does not exist, no picture at all, or an output that is none.
@@ -57,32 +65,60 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
         raise PConvError(f"IMAGE: expected a picture or a folder, but {image} does not exist")
     if mask is not None and not mask.exists():
         raise PConvError(f"--mask: expected a picture, a folder or the word alpha, but {mask} does not exist")
+    notes = []
     if image.is_dir():
         if output.is_file():
             raise PConvError(f"-o: IMAGE is a folder, so expected a folder, but {output} is a file")
-        inputs = _pictures_in(image, recursive, leave_out=[output, *([mask] if mask else [])])
-        outputs = [output / path.relative_to(image) for path in inputs]
+        found = read_folder(image, recursive, leave_out=[output, *([mask] if mask else [])])
+        inputs, outputs = found.pictures, [_target(output / path.relative_to(image)) for path in found.pictures]
+        if found.left_out:
+            notes.append(f"left out, since they are not read here: {_names(found.left_out)}")
+        if found.masks and (mask is None or not mask.is_dir() or mask.resolve() != image.resolve()):
+            notes.append(f"left out, since they are named as masks of other pictures: {_names(found.masks)}")
         if not inputs:
             below = "" if recursive else " (its subfolders are searched with --recursive)"
-            raise PConvError(f"IMAGE: no picture ({', '.join(FORMATS)}) in {image}{below}")
+            notes.insert(0, f"IMAGE: no picture ({', '.join((*FORMATS, *READ_ONLY))}) in {image}{below}")
+            raise PConvError("; ".join(notes))
     else:
         inputs = [image]
-        outputs = [output / image.name if output.is_dir() else output]
+        outputs = [_target(output / image.name) if output.is_dir() else output]
         if outputs[0].suffix.lower() not in FORMATS:
             raise PConvError(f"-o: expected an existing folder or a name ending in {', '.join(FORMATS)}, got {output}")
     root = image if image.is_dir() else image.parent
     names = [path.relative_to(root) for path in inputs]
-    masks = _MaskFolder(mask, recursive, names) if mask is not None and mask.is_dir() else None
+    masks = MaskFolder(mask, recursive, root, names) if mask is not None and mask.is_dir() else None
+    taken: dict[Path, Path] = {}
     jobs = []
     for path, name, target in zip(inputs, names, outputs, strict=True):
-        found, problem = masks.of(name) if masks else (mask, "")
-        if target.resolve() in (path.resolve(), found.resolve() if found else None):
+        one, problem = masks.of(name) if masks else (mask, "")
+        if target.resolve() in (path.resolve(), one.resolve() if one else None):
             problem = f"-o: {target} would overwrite its own input"
-        jobs.append(Job(path, found, target, problem and f"{problem} (for {path})"))
-    return jobs
+        elif target in taken:
+            problem = f"-o: {target} is written for {taken[target]} already"
+        taken.setdefault(target, path)
+        jobs.append(Job(path, one, target, problem and f"{problem} (for {path})"))
+    return Plan(jobs, notes)
 
 
-def run_job(job: Job, model: PConvUNet, rule: MaskRule, report: Reporter, tile: int | None = None) -> None:
+def _target(path: Path) -> Path:
+    """Formats that are only read become png."""
+    return path.with_suffix(".png") if path.suffix.lower() in READ_ONLY else path
+
+
+def _names(paths: list[Path]) -> str:
+    """How many, and the first of them."""
+    shown = ", ".join(str(path) for path in paths[:5])
+    return f"{len(paths)} ({shown}{', ...' if len(paths) > 5 else ''})"
+
+
+def run_job(
+    job: Job,
+    model: PConvUNet,
+    rule: MaskRule,
+    report: Reporter,
+    tile: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> None:
     """Restore one picture and write it, whole or not at all; say what was done in one line.
 
     Raises:
@@ -91,13 +127,15 @@ def run_job(job: Job, model: PConvUNet, rule: MaskRule, report: Reporter, tile: 
     if job.problem:
         raise PConvError(job.problem)
     started = time.perf_counter()
-    picture = read_picture(job.image)
+    picture = read_picture(job.image, max_pixels)
     hole = rule.hole(picture, job.image, job.mask)
-    share = float(hole.mean())
+    share = float(hole.pixels.mean())
     height, width = picture.size
-    line = f"{job.image}: {rule.describe()}, {_percent(share)} of {width} x {height} px"
+    line = f"{job.image}: {hole.about}, {_percent(share)} of {width} x {height} px"
     for note in picture.notes:
         report.warn(f"{job.image}: {note}")
+    for note in hole.notes:
+        report.warn(note)
     if share > _MUCH:
         report.warn(
             f"{job.image}: {_percent(share)} of the picture is hole; is the mask inverted? Then add or leave "
@@ -107,17 +145,18 @@ def run_job(job: Job, model: PConvUNet, rule: MaskRule, report: Reporter, tile: 
         restore(
             model,
             picture,
-            hole,
+            hole.pixels,
             opaque=rule.alpha,
             tile=tile,
             notify=lambda text: report.warn(f"{job.image}: {text}"),
             progress=report.progress,
         )
     else:
-        report.warn(f"{job.image}: the mask has no hole (threshold {rule.threshold}); the picture is copied")
+        report.warn(f"{job.image}: the mask has no hole (threshold {rule.limit}); the picture is copied")
     # the same ending keeps the format that the content has, even where the ending is wrong about it
-    same = job.output.suffix.lower() == job.image.suffix.lower()
-    picture.save(job.output, picture.format if same else FORMATS[job.output.suffix.lower()])
+    ending = job.output.suffix.lower()
+    same = ending == job.image.suffix.lower() and picture.format in FORMATS.values()
+    picture.save(job.output, picture.format if same else FORMATS[ending])
     memory = f", peak memory {report.peak_memory()}" if height * width >= _LARGE else ""
     report.say(f"{line}; {time.perf_counter() - started:.1f} s{memory} -> {job.output}")
 
@@ -127,45 +166,3 @@ def _percent(share: float) -> str:
     if 0 < share < 0.001:
         return "less than 0.1 %"
     return f"{share * 100:.1f} %" if share in (0.0, 1.0) else f"{min(share * 100, 99.9):.1f} %"
-
-
-def _pictures_in(folder: Path, recursive: bool, leave_out: list[Path]) -> list[Path]:
-    """Picture files of a folder by name; hidden ones and everything in ``leave_out`` are passed over."""
-    unwanted = {path.resolve() for path in leave_out} - {folder.resolve()}
-    return sorted(
-        path
-        for path in (folder.rglob("*") if recursive else folder.iterdir())
-        if path.suffix.lower() in FORMATS
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not unwanted.intersection((path.resolve(), *path.resolve().parents))
-    )
-
-
-class _MaskFolder:
-    """Finds the mask of a picture by its path below the folder, or by its name alone where that is clear."""
-
-    def __init__(self, folder: Path, recursive: bool, pictures: list[Path]) -> None:
-        self.folder = folder
-        self.by_path: dict[Path, list[Path]] = defaultdict(list)
-        self.by_name: dict[str, list[Path]] = defaultdict(list)
-        for path in _pictures_in(folder, recursive, []):
-            self.by_path[path.relative_to(folder).with_suffix("")].append(path)
-            self.by_name[path.stem].append(path)
-        if not self.by_path:
-            raise PConvError(f"--mask: no picture ({', '.join(FORMATS)}) in {folder}")
-        # pictures of one name in several folders: a mask by name alone could be meant for another of them
-        self.places = Counter(path.stem for path in {picture.with_suffix("") for picture in pictures})
-
-    def of(self, picture: Path) -> tuple[Path | None, str]:
-        """The mask of ``picture`` (relative to its folder), or None and the reason."""
-        found = self.by_path.get(picture.with_suffix(""), [])
-        if not found and self.places[picture.stem] == 1:
-            found = self.by_name.get(picture.stem, [])
-        if len(found) == 1:
-            return found[0], ""
-        wanted = picture.with_suffix("").as_posix()
-        if not found:
-            return None, f"--mask: expected a mask named {wanted}.* in {self.folder}, but there is none"
-        names = ", ".join(str(path) for path in found)
-        return None, f"--mask: expected one mask named {wanted}.*, but there are {len(found)}: {names}"

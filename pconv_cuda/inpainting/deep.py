@@ -1,6 +1,6 @@
-"""16-bit colour (RGB, RGBA, grey with alpha) in PNG and TIFF, which Pillow reads as 8 bits without a word.
+"""Pictures that Pillow would cut down without a word: 16-bit colour in PNG and TIFF, TIFF with further bands.
 
-PNG is read and written by :mod:`~pconv_cuda.inpainting.png16`, TIFF by tifffile.
+PNG is read and written by :mod:`~pconv_cuda.inpainting.png16`, TIFF by :mod:`~pconv_cuda.inpainting.tiff`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from pconv_cuda.errors import PConvError, require
+from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.arrays import ArrayPicture
-from pconv_cuda.inpainting.png16 import png_chunks, read_samples, write_samples
+from pconv_cuda.inpainting.pictures import MAX_PIXELS
+from pconv_cuda.inpainting.png16 import kept_chunks, png_chunks, read_samples, write_samples
 from pconv_cuda.inpainting.storing import write_atomically
+from pconv_cuda.inpainting.tiff import TiffFile, is_beyond_pillow, read_tiff, write_tiff
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
 __all__ = ["DeepPicture", "is_deep"]
 
-_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339
 # EXIF orientation -> how an (H, W, C) array becomes upright: transposed first?, then flipped along these axes
 _UPRIGHT = {
     1: (False, ()),
@@ -34,122 +35,86 @@ _UPRIGHT = {
 }
 
 
+def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    turned, flipped = _UPRIGHT.get(orientation, _UPRIGHT[1])
+    return np.ascontiguousarray(np.flip(samples.swapaxes(0, 1) if turned else samples, flipped))
+
+
 def is_deep(image: Any) -> bool:
-    """Whether an opened file holds several 16-bit samples a pixel."""
+    """Whether an opened file holds several 16-bit samples a pixel, or bands that Pillow leaves out."""
     if image.format == "PNG":
         return image.mode != "I;16" and any(";16" in str(tile.args) for tile in image.tile)
-    if image.format == "TIFF":
-        tags = image.tag_v2
-        several = tags.get(_SAMPLES_PER_PIXEL, 1) > 1
-        return several and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8
-    return False
+    return image.format == "TIFF" and is_beyond_pillow(image)
 
 
 class DeepPicture(ArrayPicture):
-    """An upright 16-bit colour picture and the file that it came from.
+    """An upright picture of :func:`is_deep` and what its file says beside the samples.
 
-    ``samples`` is uint16 (H, W, C) with C = 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
+    ``samples`` is (H, W, C): grey or RGB, then perhaps alpha and further bands; uint16, of TIFF also uint8.
     """
 
-    def __init__(self, samples: np.ndarray, format_name: str, source: Path, exif: bytes | None) -> None:
-        super().__init__(samples)
+    def __init__(self, samples: np.ndarray, format_name: str, source: Path, **bands: Any) -> None:
+        super().__init__(samples, **bands)
         self.format, self.source = format_name, source
         self.notes: list[str] = []
-        self.exif = exif  # rewritten without the orientation, or None: the old one still holds
+        self.chunks: list[tuple[bytes, bytes]] = []  # of a PNG
+        self.exif: bytes | None = None  # of a PNG: rewritten without the orientation; None: the old one still holds
+        self.tiff: TiffFile | None = None
 
     @classmethod
-    def read(cls, path: Path, image: PillowImage.Image) -> DeepPicture:
-        """Decode ``path``, whose header ``image`` has read.
+    def read_png(cls, path: Path, image: PillowImage.Image) -> DeepPicture:
+        """Decode the PNG ``path``, whose header ``image`` has read.
 
         Raises:
-            PConvError: samples that are not plain unsigned 16-bit, or a compression that cannot be read.
+            PConvError: one colour stands for transparent.
+            ValueError: damaged picture data.
         """
-        samples = _decode_png(path) if image.format == "PNG" else _decode_tiff(path)
         exif = image.getexif()
         orientation = exif.pop(274, 1)
-        turned, flipped = _UPRIGHT.get(orientation, _UPRIGHT[1])
-        samples = np.ascontiguousarray(np.flip(samples.swapaxes(0, 1) if turned else samples, flipped))
-        return cls(samples, str(image.format), path, exif.tobytes() if orientation != 1 else None)
+        chunks = png_chunks(path)
+        if any(kind == b"tRNS" for kind, _ in chunks):
+            raise PConvError(f"IMAGE: {path} marks one 16-bit colour as transparent, which is not supported")
+        picture = cls(_upright(read_samples(chunks), orientation), "PNG", path)
+        picture.chunks = kept_chunks(chunks)
+        picture.exif = exif.tobytes() if orientation != 1 else None
+        picture.orientation = orientation if orientation in _UPRIGHT else 1
+        return picture
+
+    @classmethod
+    def read_tiff(cls, path: Path, max_pixels: int = MAX_PIXELS) -> DeepPicture:
+        """Decode the TIFF ``path``.
+
+        Raises:
+            PConvError: samples that are not unsigned 8- or 16-bit grey or RGB, a compression that cannot be read, or
+                more than ``max_pixels``.
+        """
+        samples, tiff = read_tiff(path, max_pixels)
+        bands = {"alpha": tiff.alpha, "colours": tiff.colours, "premultiplied": tiff.premultiplied}
+        picture = cls(_upright(samples, tiff.orientation), "TIFF", path, **bands)
+        picture.orientation = tiff.orientation if tiff.orientation in _UPRIGHT else 1
+        picture.tiff = tiff if picture.orientation == 1 else tiff.turned()
+        picture.notes += picture.tiff.notes
+        return picture
 
     def save(self, path: Path, format_name: str) -> None:
-        """Write atomically, as PNG or TIFF; no other format here holds 16-bit colour."""
+        """Write atomically, as PNG or TIFF; no other format here holds such samples."""
         if format_name != self.format:
+            what = "16-bit colour" if self.samples.dtype == np.uint16 else "a picture with further bands"
             raise PConvError(
-                f"OUT: 16-bit colour is written in the format that it was read from; name {path.stem}"
+                f"OUT: {what} is written in the format that it was read from; name {path.stem}"
                 f".{self.format.lower()} instead of {path.name}"
             )
-        write_atomically(path, self._write_png if format_name == "PNG" else self._write_tiff)
+        write_atomically(path, self._write)
 
-    def _write_png(self, file: IO[bytes]) -> None:
-        """All chunks of the old file stand where they stood; the EXIF is new if the picture was turned."""
+    def _write(self, file: IO[bytes]) -> None:
+        if self.tiff is not None:
+            write_tiff(file, self.samples, self.tiff)
+            return
+        # all chunks of the old file stand where they stood; the EXIF is new if the picture was turned
         replaced = (b"IHDR", b"IDAT", b"IEND") + ((b"eXIf",) if self.exif else ())
-        old = png_chunks(self.source)
-        first_data = [kind for kind, _ in old].index(b"IDAT")
-        before = [chunk for chunk in old[:first_data] if chunk[0] not in replaced]
+        first_data = [kind for kind, _ in self.chunks].index(b"IDAT")
+        before = [chunk for chunk in self.chunks[:first_data] if chunk[0] not in replaced]
         if self.exif:
             before.append((b"eXIf", self.exif.removeprefix(b"Exif\0\0")))
-        after = [chunk for chunk in old[first_data:] if chunk[0] not in replaced]
+        after = [chunk for chunk in self.chunks[first_data:] if chunk[0] not in replaced]
         write_samples(file, self.samples, before, after)
-
-    def _write_tiff(self, file: IO[bytes]) -> None:
-        tifffile = _tifffile()
-        with tifffile.TiffFile(self.source) as old:
-            page = old.pages[0]
-            tags = page.tags
-            # Artist, copyright, XMP, IPTC and Photoshop's block; the sub-directories of EXIF cannot be copied
-            kept = [
-                (tag.code, int(tag.dtype), tag.count, tag.value, True)
-                for tag in tags.values()
-                if tag.code in (270, 271, 272, 306, 315, 33432, 700, 33723, 34377)
-            ]
-            resolution = [tags[name].value for name in ("XResolution", "YResolution") if name in tags]
-            profile = tags["InterColorProfile"].value if "InterColorProfile" in tags else None
-            tifffile.imwrite(
-                file,
-                self.samples,
-                photometric="minisblack" if self.samples.shape[2] == 2 else "rgb",
-                planarconfig="contig",
-                extrasamples=None if self.samples.shape[2] == 3 else ["unassalpha"],
-                compression=None if page.compression == 1 else "zlib",
-                byteorder=old.byteorder,
-                resolution=[value[0] / value[1] for value in resolution] if len(resolution) == 2 else None,
-                resolutionunit=tags["ResolutionUnit"].value if "ResolutionUnit" in tags else None,
-                iccprofile=profile,
-                software=tags["Software"].value if "Software" in tags else False,
-                metadata=None,
-                extratags=kept,
-            )
-
-
-def _tifffile():
-    return require("tifffile", "inpaint", why="16-bit colour TIFF")
-
-
-def _decode_png(path: Path) -> np.ndarray:
-    chunks = png_chunks(path)
-    if any(kind == b"tRNS" for kind, _ in chunks):
-        raise PConvError(f"IMAGE: {path} marks one 16-bit colour as transparent, which is not supported")
-    return read_samples(chunks)
-
-
-def _decode_tiff(path: Path) -> np.ndarray:
-    try:
-        with _tifffile().TiffFile(path) as file:
-            page = file.pages[0]
-            samples = page.asarray()
-            planar = page.planarconfig == 2
-            kind = page.photometric.name
-    except ValueError as error:  # tifffile's word for a codec that it lacks
-        raise PConvError(
-            f"IMAGE: {path} cannot be decoded ({error}); install imagecodecs or save it uncompressed"
-        ) from error
-    if planar and samples.ndim == 3:
-        samples = np.moveaxis(samples, 0, -1)
-    channels = samples.shape[2] if samples.ndim == 3 else 0
-    fits = {"RGB": (3, 4), "MINISBLACK": (2,)}.get(kind, ())
-    if samples.dtype != np.uint16 or channels not in fits:
-        raise PConvError(
-            f"IMAGE: expected grey or RGB of unsigned 16-bit samples, with or without alpha, but {path} has "
-            f"{channels} channels of {samples.dtype} ({kind})"
-        )
-    return samples

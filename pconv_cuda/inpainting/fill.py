@@ -8,10 +8,10 @@ real pixels. Where the network's last mask is 0 its output means nothing and is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -92,11 +92,11 @@ def fill_holes(
         return []
     if not bool(valid.any()):
         raise PConvError("mask: the hole covers the whole picture, so there is nothing to restore it from")
-    filler = _Filler(model, tile, notify or (lambda _: None), progress or (lambda *_: None))
+    filler = _Filler(_in_eval_mode(model), tile, notify or (lambda _: None), progress or (lambda *_: None))
     scene = _Scene(image, valid, wanted, 1)
     # windows of boxes that are this near would overlap: one box is then cheaper than two
     boxes = hole_boxes(wanted, gap=2 * mask_reach(filler.levels))
-    with _evaluating(model), torch.inference_mode():
+    with torch.inference_mode():
         return [Patch(box, filler.fill(scene, box).clamp(0, 1).cpu()) for box in boxes]
 
 
@@ -107,7 +107,8 @@ class _Filler:
         self.model, self.notify, self.progress = model, notify, progress
         self.levels = model.levels
         self.grid = 2**self.levels
-        self.device = next(model.parameters()).device
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
         if tile is not None and tile < self.grid:
             raise PConvError(f"tile: expected at least {self.grid} px, one cell of this network's grid, but got {tile}")
         side = tile if tile is not None else self._affordable_side()
@@ -217,10 +218,12 @@ class _Filler:
     def _ask_network(self, colours: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """One run: colours (3, h, w) in [0, 1] and the known pixels in; colours and the last mask out."""
         known, colours = known.to(self.device), colours.to(self.device)
-        output, mask = self.model(self.model.normalize(colours[None]), known[None, None])
+        output, mask = self.model(self.model.normalize(colours[None]).to(self.dtype), known[None, None])
         mask = (mask != 0).expand(1, 1, *known.shape)[0, 0]
-        output = self.model.denormalize(torch.where(mask, output, 0))
-        return output[0].float().cpu(), mask.cpu()
+        output = self.model.denormalize(torch.where(mask, output.float(), 0))
+        if not bool(torch.isfinite(output).all()):
+            raise PConvError("model: its output is not finite; its weights are damaged, or do not fit its precision")
+        return output[0].cpu(), mask.cpu()
 
 
 def _halved(scene: _Scene) -> _Scene:
@@ -278,17 +281,17 @@ def _fading(piece: Piece, used: Box) -> Tensor:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a type for the accelerator's case and only a sentence for the CPU's."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """torch has a type for the accelerator's case, and only sentences for the CPU's: its own, and oneDNN's."""
+    sentences = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
+    return isinstance(error, torch.OutOfMemoryError) or any(one in str(error) for one in sentences)
 
 
-@contextmanager
-def _evaluating(model: PConvUNet) -> Iterator[None]:
-    """Run in eval mode, and leave every module in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _in_eval_mode(model: PConvUNet) -> PConvUNet:
+    """The model if it is in eval mode, else a copy in eval mode that shares its tensors.
+
+    The mode of a model that the caller holds is never changed: other threads may be using it.
+    """
+    if not any(module.training for module in model.modules()):
+        return model
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared).eval()

@@ -6,7 +6,8 @@ compared with a threshold, so that no pixel is ever half a hole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,14 @@ import numpy as np
 import torch
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.pictures import Picture, open_pillow, pillow
+from pconv_cuda.inpainting.mask_values import (
+    THRESHOLD,
+    brightness,
+    is_coloured,
+    looks_like_a_picture,
+    transparent_share,
+)
+from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, open_pillow, pillow
 from pconv_cuda.inpainting.windows import spread
 
 if TYPE_CHECKING:
@@ -22,7 +30,9 @@ if TYPE_CHECKING:
 
     from pconv_cuda.inpainting.deep import DeepPicture
 
-__all__ = ["MaskRule", "grey_values", "parse_colour"]
+__all__ = ["Hole", "MaskRule", "parse_colour"]
+
+_SOFT_GROWTH = 2  # px; an antialiased edge is up to two pixels wide, and half of it is below the threshold
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:
@@ -33,6 +43,15 @@ def parse_colour(text: str) -> tuple[int, int, int]:
         raise PConvError(f"--mask-color: expected a colour such as '#ff00ff', but got {text!r}") from error
 
 
+@dataclass
+class Hole:
+    """``pixels``: bool (H, W), true in the hole; ``about``: how it was found; ``notes``: what to be careful about."""
+
+    pixels: np.ndarray
+    about: str
+    notes: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class MaskRule:
     """How a mask is read: by brightness from a file, from the picture's alpha, or by one colour.
@@ -40,22 +59,33 @@ class MaskRule:
     Args:
         alpha: the picture's transparent pixels are the hole.
         colour: pixels of exactly this RGB are the hole: in the mask file, or in the picture without one.
-        threshold: the hole begins at this brightness (or transparency), 1 to 255.
+        threshold: the hole begins at this brightness (or transparency), 1 to 255. None: 128, and a mask file that
+            looks like a picture is refused.
         invert: the other pixels are the hole.
-        dilate: the hole grows by this many px on each side, after everything else.
+        dilate: the hole grows by this many px on each side, after everything else. None: by 2 where the mask has
+            soft edges, so that nothing of an antialiased object stays, else not at all.
+        resize: a mask file of another size is resized to the picture's, to the nearest pixel.
+        max_pixels: a mask file with more is refused.
     """
 
     alpha: bool = False
     colour: tuple[int, int, int] | None = None
-    threshold: int = 128
+    threshold: int | None = None
     invert: bool = False
-    dilate: int = 0
+    dilate: int | None = None
+    resize: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if not 1 <= self.threshold <= 255:
+        if not 1 <= self.limit <= 255:
             raise PConvError(f"--threshold: expected 1 to 255, but got {self.threshold}")
-        if self.dilate < 0:
+        if self.dilate is not None and self.dilate < 0:
             raise PConvError(f"--dilate: expected a number of px from 0 on, but got {self.dilate}")
+
+    @property
+    def limit(self) -> int:
+        """The threshold that holds."""
+        return THRESHOLD if self.threshold is None else self.threshold
 
     def describe(self) -> str:
         """The polarity in words, for the line that each picture gets."""
@@ -65,63 +95,141 @@ class MaskRule:
         light, dark = ("transparent", "opaque") if self.alpha else ("white", "black")
         return f"{dark if self.invert else light} is the hole"
 
-    def hole(self, picture: Picture | DeepPicture, path: Path, mask: Path | None) -> np.ndarray:
-        """The hole (H, W) of the upright ``picture``, which was read from ``path``.
+    def hole(self, picture: Picture | DeepPicture, path: Path, mask: Path | None) -> Hole:
+        """The hole of the upright ``picture``, which was read from ``path``.
 
         Raises:
-            PConvError: the mask is missing, unreadable or of another size; there is no alpha to take.
+            PConvError: the mask is missing, unreadable, the picture itself, another picture, or of another size;
+                there is no alpha to take.
         """
+        grey: np.ndarray | None = None
+        notes: list[str] = []
         if self.alpha:
             alpha = picture.alpha()
             if alpha is None:
                 raise PConvError(f"--mask alpha: {path} has no transparency")
-            hole = 255 - alpha >= self.threshold
+            grey = 255 - alpha
+        elif mask is not None and self.colour is None:
+            grey = self._grey_values(picture, path, mask, notes)
+        if grey is not None:
+            pixels = grey >= self.limit
         elif self.colour is not None:
-            hole = _has_colour(picture.rgb() if mask is None else _colours(mask), self.colour)
-        elif mask is not None:
-            hole = grey_values(_upright(mask), str(mask)) >= self.threshold
+            colours = picture.rgb() if mask is None else _opaque_colours(self._fitting(mask, picture, path))
+            pixels = _has_colour(colours, self.colour)
         else:
             raise PConvError("--mask: expected a mask file, a folder of masks or the word alpha")
-        if hole.shape != picture.size:
-            raise PConvError(
-                f"--mask: {mask} is {hole.shape[1]} x {hole.shape[0]} px, but {path} is "
-                f"{picture.size[1]} x {picture.size[0]} (after its orientation is applied)"
-            )
         if self.invert:
-            hole = ~hole
-        return spread(torch.from_numpy(hole), self.dilate).numpy() if self.dilate else hole
+            pixels = ~pixels
+        growth, about = self.dilate or 0, self.describe()
+        if self.dilate is None and grey is not None and _is_soft(grey, pixels):
+            growth = _SOFT_GROWTH
+            about += f", grown by {growth} px for its soft edges"
+        if growth:
+            pixels = spread(torch.from_numpy(pixels), growth).numpy()
+        return Hole(pixels, about, notes)
+
+    def _grey_values(self, picture: Picture | DeepPicture, path: Path, mask: Path, notes: list[str]) -> np.ndarray:
+        """The brightness (H, W), uint8, of a mask file; what to be careful about is added to ``notes``."""
+        if mask.samefile(path):
+            raise PConvError(f"--mask: {mask} is the picture itself; expected a black and white mask")
+        image = self._fitting(mask, picture, path)
+        self._check_kind(image, mask, picture, path)
+        found = brightness(image, str(mask))
+        if found.note:
+            notes.append(f"{mask}: {found.note}")
+        half_turn_or_square = picture.orientation < 5 or picture.size[0] == picture.size[1]
+        if picture.orientation != 1 and half_turn_or_square and not _has_orientation(mask):
+            notes.append(f"{path} is turned by its orientation tag; {mask}, which has none, is not turned")
+        brightest = int(found.values.max(initial=0))
+        if brightest < self.limit and not self.invert:
+            notes.append(f"{mask}: its brightest value is {brightest}, below the threshold {self.limit}")
+        return found.values
+
+    def _fitting(self, mask: Path, picture: Picture | DeepPicture, path: Path) -> PillowImage.Image:
+        """The mask file, upright and of the picture's size."""
+        image = _upright(mask, self.max_pixels)
+        height, width = picture.size
+        if image.size == (width, height):
+            return image
+        if self.resize:
+            return image.resize((width, height), pillow().Resampling.NEAREST)
+        problem = f"--mask: {mask} is {image.width} x {image.height} px, but {path} is {width} x {height}"
+        if picture.orientation >= 5 and image.size == (height, width):
+            raise PConvError(f"{problem} after its orientation tag is applied; turn the mask in the same way")
+        raise PConvError(f"{problem}; --resize-mask resizes the mask to the nearest pixel")
+
+    def _check_kind(self, image: PillowImage.Image, mask: Path, picture: Picture | DeepPicture, path: Path) -> None:
+        """Refuses a mask that is a picture: this one, or any, unless a threshold was asked for."""
+        # of a blank or bilevel picture the same content proves nothing
+        if image.mode in ("L", "LA", "P", "RGB", "RGBA") and image.convert("L").getcolors(2) is None:
+            rgb = picture.rgb()
+            if rgb.dtype == np.uint8 and np.array_equal(np.asarray(image.convert("RGB")), rgb):
+                raise PConvError(f"--mask: {mask} is the picture {path} itself; expected a black and white mask")
+        if self.threshold is not None:
+            return
+        coloured = is_coloured(image)
+        if not coloured and (
+            image.mode in ("1", "I", "F") or not looks_like_a_picture(brightness(image, str(mask)).values)
+        ):
+            return
+        what = "has colours" if coloured else "is mostly grey"
+        advice = ["--threshold T takes it by brightness"]
+        share = transparent_share(image)
+        if 0 < share < 1:
+            advice.insert(0, f"if its transparent pixels are the hole, give {mask} as IMAGE with --mask alpha")
+        elif coloured and (common := _commonest_colour(image)):
+            advice.insert(0, f"if one colour marks the hole, name it, such as --mask-color '{common}'")
+        raise PConvError(
+            f"--mask: {mask} {what}, so it looks like a picture; expected a black and white mask, white in the hole "
+            f"({'; '.join(advice)})"
+        )
 
 
-def _upright(path: Path) -> PillowImage.Image:
-    image = open_pillow(path, "--mask")
+def _is_soft(grey: np.ndarray, hole: np.ndarray) -> bool:
+    """Whether the values within 2 px of the hole's edge are more than two: an antialiased or blurred edge."""
+    if np.count_nonzero(np.bincount(grey.reshape(-1), minlength=256)) <= 2:
+        return False
+    pixels = torch.from_numpy(hole)
+    band = (spread(pixels, 2) & spread(~pixels, 2)).numpy()
+    return bool(np.count_nonzero(np.bincount(grey[band], minlength=256)) > 2)
+
+
+def _upright(path: Path, max_pixels: int) -> PillowImage.Image:
+    image = open_pillow(path, "--mask", max_pixels)
     try:
         with image:
             return pillow("PIL.ImageOps").exif_transpose(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise PConvError(f"--mask: {path} cannot be decoded ({error})") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError ...
+        raise PConvError(f"--mask: {path} cannot be decoded ({error or type(error).__name__})") from error
 
 
-def grey_values(image: PillowImage.Image, name: str) -> np.ndarray:
-    """A mask picture's brightness (H, W) in 0..255; what is transparent counts as black.
+def _has_orientation(path: Path) -> bool:
+    """Whether the mask carries an orientation of its own, by which it was turned."""
+    with open_pillow(path, "--mask", sys.maxsize) as image:
+        return image.getexif().get(0x0112, 1) != 1
 
-    Raises:
-        PConvError: a mode whose white is not known (32-bit integers, floats).
-    """
-    if image.mode.startswith("I;16"):
-        return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-    if image.mode in ("I", "F"):
-        raise PConvError(f"--mask: expected 8 or 16 bits a sample, but {name} has mode {image.mode}")
+
+def _opaque_colours(image: PillowImage.Image) -> np.ndarray:
+    """The colours (H, W, 3), int16; -1 where a pixel is more transparent than opaque."""
+    colours = np.asarray(image.convert("RGB")).astype(np.int16)
     if image.has_transparency_data:
-        # strokes on a transparent layer: below the layer it is black
-        image = pillow().alpha_composite(pillow().new("RGBA", image.size, "black"), image.convert("RGBA"))
-    return np.asarray(image.convert("L"))
-
-
-def _colours(path: Path) -> np.ndarray:
-    return np.asarray(_upright(path).convert("RGB"))
+        colours[np.asarray(image.convert("RGBA").getchannel("A")) < THRESHOLD] = -1
+    return colours
 
 
 def _has_colour(rgb: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Exactly this colour; 16-bit samples are compared with the colour at their own scale."""
     wanted = np.array(colour, rgb.dtype) * (257 if rgb.dtype == np.uint16 else 1)
     return (rgb == wanted).all(-1)
+
+
+def _commonest_colour(image: PillowImage.Image) -> str | None:
+    """The colour that most coloured pixels have, where one has at least a fifth of them."""
+    rgb = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    coloured = rgb[np.ptp(rgb.astype(np.int16), axis=1) > 0]
+    packed = coloured.astype(np.int32) @ np.array([65536, 256, 1])
+    if not len(packed):
+        return None
+    values, counts = np.unique(packed, return_counts=True)
+    best = int(counts.argmax())
+    return f"#{int(values[best]):06x}" if counts[best] >= len(packed) / 5 else None

@@ -7,6 +7,8 @@ Two classes have the same methods: :class:`Picture` here for whatever Pillow hol
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,10 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.inpainting.arrays import LUMA
+from pconv_cuda.inpainting.inks import black_share, inks_of
+from pconv_cuda.inpainting.jpeg import JpegSource
+from pconv_cuda.inpainting.png16 import kept_chunks, png_chunks
+from pconv_cuda.inpainting.tiff import is_tiff
 from pconv_cuda.inpainting.windows import Box
 
 if TYPE_CHECKING:
@@ -21,7 +27,9 @@ if TYPE_CHECKING:
 
     from pconv_cuda.inpainting.deep import DeepPicture
 
-__all__ = ["FORMATS", "Picture", "open_pillow", "pillow", "read_picture"]
+__all__ = ["FORMATS", "MAX_PIXELS", "READ_ONLY", "Picture", "open_pillow", "pillow", "read_picture"]
+
+MAX_PIXELS = 500_000_000  # of a picture file, unless --max-pixels says otherwise; 1.5 GB as RGB
 
 # The file name's ending decides what is written; reading goes by the file's content.
 FORMATS = {
@@ -33,6 +41,8 @@ FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+# read, but written as png: their files cannot hold the pixels outside the hole unchanged
+READ_ONLY = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF"}
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16")
 
 
@@ -41,48 +51,92 @@ def pillow(module: str = "PIL.Image") -> Any:
     return require(module, "inpaint", why="reading and writing pictures")
 
 
-def open_pillow(path: Path, argument: str) -> PillowImage.Image:
+def open_pillow(path: Path, argument: str, max_pixels: int = MAX_PIXELS) -> PillowImage.Image:
     """Open (not yet decode) one picture file, or say which argument named something that is none."""
     Image = pillow()
+    if path.suffix.lower() in (".heic", ".heif"):
+        require("pillow_heif", "heic", why="reading HEIC").register_heif_opener()
     try:
-        return Image.open(path)
+        with _without_pixel_limit():
+            image = Image.open(path)
     except FileNotFoundError:
         raise PConvError(f"{argument}: expected a picture file, but {path} does not exist") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PConvError(f"{argument}: {path} cannot be read as a picture ({error})") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError ...
+        raise PConvError(f"{argument}: {path} cannot be read as a picture ({error or type(error).__name__})") from error
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise PConvError(
+            f"{argument}: {path} is {image.width} x {image.height} px, and --max-pixels allows {max_pixels}; "
+            "give a greater number if that is meant"
+        )
+    return image
 
 
-def read_picture(path: Path) -> Picture | DeepPicture:
-    """Read a file of one of the :data:`FORMATS`, with its EXIF orientation applied.
+@contextlib.contextmanager
+def _without_pixel_limit() -> Iterator[None]:
+    """Pillow's own limit is below the size of scans; ours is checked instead."""
+    Image = pillow()
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture | DeepPicture:
+    """Read a file of one of the :data:`FORMATS` or :data:`READ_ONLY`, with its EXIF orientation applied.
 
     Raises:
-        PConvError: missing, unreadable, cut short, animated, or in a mode whose samples could not be kept.
+        PConvError: missing, unreadable, cut short, animated, above ``max_pixels``, or in a mode whose samples could
+            not be kept.
     """
+    from pconv_cuda.inpainting.deep import DeepPicture
+
+    try:
+        image = open_pillow(path, "IMAGE", max_pixels)
+    except PConvError as error:
+        # Pillow knows few combinations of bands
+        if not (isinstance(error.__cause__, pillow().UnidentifiedImageError) and is_tiff(path)):
+            raise
+        return DeepPicture.read_tiff(path, max_pixels)
+    try:
+        with image, _without_pixel_limit():
+            return _read(path, image)
+    except (PConvError, MemoryError):
+        raise
+    except Exception as error:  # as above
+        raise PConvError(f"IMAGE: {path} cannot be decoded ({error or type(error).__name__})") from error
+
+
+def _read(path: Path, image: PillowImage.Image) -> Picture | DeepPicture:
     from pconv_cuda.inpainting.deep import DeepPicture, is_deep
 
-    image = open_pillow(path, "IMAGE")
     # phones write JPEG with further pictures behind the first ("MPO"); the first is the photo
     name = "JPEG" if image.format == "MPO" else str(image.format)
-    if name not in FORMATS.values():
-        raise PConvError(f"IMAGE: expected jpg, png, webp, tiff or bmp, but {path} is {name}")
+    if name not in (*FORMATS.values(), *READ_ONLY.values()):
+        raise PConvError(f"IMAGE: expected jpg, png, webp, tiff, bmp, avif or heic, but {path} is {name}")
     count = getattr(image, "n_frames", 1)
-    if count > 1 and image.format != "MPO":
+    if count > 1 and name not in ("JPEG", "HEIF"):
         raise PConvError(f"IMAGE: expected a single picture, but {path} holds {count}")
-    try:
-        if is_deep(image):
-            return DeepPicture.read(path, image)
-        image.load()
-        tags = _tiff_tags(image) if name == "TIFF" else None
-        upright = pillow("PIL.ImageOps").exif_transpose(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise PConvError(f"IMAGE: {path} cannot be decoded ({error})") from error
-    finally:
-        image.close()
+    if is_deep(image):
+        return DeepPicture.read_tiff(path) if name == "TIFF" else DeepPicture.read_png(path, image)
+    image.load()
+    tags = _tiff_tags(image) if name == "TIFF" else None
+    jpeg = JpegSource.of(image, path) if name == "JPEG" else None
+    chunks = kept_chunks(png_chunks(path)) if name == "PNG" else []
+    orientation = image.getexif().get(0x0112, 1)
+    upright = pillow("PIL.ImageOps").exif_transpose(image)
     if upright.mode == "I;16B":  # big-endian; Pillow's own conversion would not keep the values
         native = pillow().fromarray(np.asarray(upright).astype(np.uint16))
         native.info.update(upright.info)
         upright = native
-    return Picture(upright, name, path, count, tags)
+    picture = Picture(upright, name, path, tags=tags, jpeg=jpeg, chunks=chunks)
+    picture.orientation = orientation if orientation in range(1, 9) else 1
+    if count > 1:
+        picture.notes.append(f"only the first of its {count} pictures is kept")
+    if int(image.info.get("bit_depth") or 8) > 8:
+        picture.notes.append(f"its {image.info['bit_depth']} bits a sample are read as 8")
+    return picture
 
 
 def _tiff_tags(image: PillowImage.Image) -> PillowImage.Exif:
@@ -99,9 +153,10 @@ class Picture:
     Args:
         image: the picture; :meth:`paint` changes it.
         format_name: the format that it was read from.
-        source: the file; a written PNG takes over a PNG's further chunks (text, gamma, resolution ...).
-        count: how many pictures the file holds, of which this is the first.
+        source: the file, for messages.
         tags: all tags of a TIFF file.
+        jpeg: the JPEG file that it was read from.
+        chunks: further chunks of a PNG (text, gamma ...), taken over when a PNG is written.
     """
 
     def __init__(
@@ -109,18 +164,24 @@ class Picture:
         image: PillowImage.Image,
         format_name: str,
         source: Path | None = None,
-        count: int = 1,
+        *,
         tags: PillowImage.Exif | None = None,
+        jpeg: JpegSource | None = None,
+        chunks: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         if image.mode not in _MODES:
             raise PConvError(
                 "IMAGE: expected 8- or 16-bit grey, colour or palette samples, but "
                 f"{source or 'the picture'} has mode {image.mode}"
             )
-        self.notes = [f"only the first of its {count} pictures is kept"] if count > 1 else []
+        self.notes: list[str] = []
+        self.orientation = 1  # the EXIF orientation that was applied
         if "transparency" in image.info and image.mode in ("1", "L", "RGB", "I;16"):
             image = _without_colour_key(image)
         self.image, self.format, self.source, self.tags = image, format_name, source, tags
+        self.jpeg, self.chunks = jpeg, list(chunks)
+        self.hole: np.ndarray | None = None
+        self._black: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -140,6 +201,12 @@ class Picture:
             return None
         return np.asarray(self.image.convert("RGBA").getchannel("A"))
 
+    def prepare(self, hole: np.ndarray) -> None:
+        """Called with the whole hole (H, W) before anything is painted."""
+        self.hole = hole
+        if self.image.mode == "CMYK" and not hole.all():
+            self._black = black_share(np.asarray(self.image), ~hole)
+
     def paint(self, box: Box, colours: np.ndarray, hole: np.ndarray, *, opaque: bool = False) -> None:
         """Assign the box's hole pixels, in the picture's own mode, rounded to the nearest value it can hold.
 
@@ -158,6 +225,8 @@ class Picture:
             new = Image.fromarray(np.rint(colours @ LUMA * 65535).clip(0, 65535).astype(np.uint16))
         elif mode in ("P", "PA"):
             new = _nearest_in_palette(old, colours, hole)
+        elif mode == "CMYK" and self._black is not None:
+            new = Image.fromarray(inks_of(colours, self._black[box.slices]), "CMYK")
         else:
             new = Image.fromarray(np.rint(colours * 255).clip(0, 255).astype(np.uint8))
             # no dithering: a bilevel picture takes the nearer of its two values

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-__all__ = ["SIGNATURE", "png_chunks", "read_samples", "write_samples"]
+__all__ = ["SIGNATURE", "kept_chunks", "png_chunks", "read_samples", "write_samples"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # PNG's number for a colour type -> samples a pixel
@@ -31,22 +31,38 @@ def png_chunks(path: Path) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
+def kept_chunks(chunks: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """All chunks but for the picture data, of which one empty IDAT stays to tell the place."""
+    kept: list[tuple[bytes, bytes]] = []
+    for kind, data in chunks:
+        if kind != b"IDAT":
+            kept.append((kind, data))
+        elif not any(one == b"IDAT" for one, _ in kept):
+            kept.append((kind, b""))
+    return kept
+
+
 def read_samples(chunks: list[tuple[bytes, bytes]]) -> np.ndarray:
     """The samples (H, W, C), uint16, of a 16-bit PNG's chunks.
+
+    No more is decompressed than the header's size tells.
 
     Raises:
         ValueError: the picture data is cut short or damaged.
     """
     width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     channels = _CHANNELS[colour]
+    passes = _PASSES if interlaced else [(0, 0, 1, 1)]
+    sizes = [(-(-(height - top) // down), -(-(width - left) // right)) for top, left, down, right in passes]
+    total = sum(rows * (1 + columns * channels * 2) for rows, columns in sizes if rows > 0 and columns > 0)
     try:
-        data = zlib.decompress(b"".join(data for kind, data in chunks if kind == b"IDAT"))
+        data = zlib.decompressobj().decompress(b"".join(data for kind, data in chunks if kind == b"IDAT"), total)
     except zlib.error as error:
         raise ValueError(f"damaged picture data: {error}") from error
     stream = np.frombuffer(data, np.uint8)
     samples = np.empty((height, width, channels), np.uint16)
     at = 0
-    for top, left, down, right in _PASSES if interlaced else [(0, 0, 1, 1)]:
+    for top, left, down, right in passes:
         part = samples[top::down, left::right]
         if not part.size:
             continue

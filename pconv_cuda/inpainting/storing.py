@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
+from pconv_cuda.inpainting.jpeg import with_blocks_of
 from pconv_cuda.inpainting.pictures import pillow
-from pconv_cuda.inpainting.png16 import png_chunks
+from pconv_cuda.inpainting.tiff import STRUCTURE_TAGS
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -31,13 +33,14 @@ _HOLDS = {
 }
 _STANDS_IN = {"1": "L", "L": "RGB", "LA": "RGBA", "P": "RGB", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 
-# TIFF's own account of how the samples lie in the file; a new file makes its own.
-_TIFF_STRUCTURE = (254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317)
-_TIFF_STRUCTURE += (320, 322, 323, 324, 325, 330, 338, 339, 347, *range(512, 522), 529, 530, 531, 532, 34675)
+# EXIF orientation -> the number of Pillow's transposition that turns an upright picture as it was stored
+_TURNED_BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+
+_X_RESOLUTION = 282
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_thunderscan")
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a new file beside ``path`` that takes its place once it is whole.
 
     Raises:
@@ -46,16 +49,20 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     try:
         with atomic_path(path) as partial, open(partial, "wb+") as file:
             write(file)
-    except (OSError, ValueError) as error:
-        reason = os_error_text(error) if isinstance(error, OSError) else error
+    except (PConvError, MemoryError):
+        raise
+    except Exception as error:  # encoders raise OSError, ValueError, struct.error, KeyError ...
+        reason = os_error_text(error) if isinstance(error, OSError) else error or type(error).__name__
         raise PConvError(f"OUT: {path} cannot be written ({reason})") from error
 
 
 def save_picture(picture: Picture, path: Path, format_name: str) -> None:
     """Write ``picture`` in a format of :data:`~pconv_cuda.inpainting.pictures.FORMATS`, exactly where it can.
 
-    PNG, TIFF, BMP and WebP are written lossless; JPEG, which cannot be, at quality 100 without chroma
-    subsampling. TIFF keeps its compression unless that one loses something.
+    PNG, TIFF, BMP and WebP are written lossless. JPEG, which cannot be, with the quantisation and subsampling of the
+    JPEG that it was, and with its blocks and orientation where the hole touches nothing; of another format at quality
+    100 without subsampling. TIFF keeps its compression unless that one loses
+    something.
     """
     image = _in_a_mode_of(format_name, picture.image, path)
     info = picture.image.info
@@ -65,10 +72,15 @@ def save_picture(picture: Picture, path: Path, format_name: str) -> None:
         exif = _exif(picture)
         if exif:
             options["exif"] = exif
-    if info.get("dpi"):
+    # of a TIFF that does not tell its resolution Pillow says 1 dpi
+    if info.get("dpi") and (picture.tags is None or _X_RESOLUTION in picture.tags):
         options["dpi"] = info["dpi"]
     if format_name == "JPEG":
         options |= {"quality": 100, "subsampling": 0, "xmp": info.get("xmp"), "comment": info.get("comment")}
+        if picture.jpeg is not None and picture.jpeg.options and image is picture.image:
+            data = _jpeg_again(picture, options)
+            write_atomically(path, lambda file: file.write(data))
+            return
     elif format_name == "WEBP":
         options |= {"lossless": True, "exact": True, "quality": 80, "xmp": info.get("xmp")}
     elif format_name == "PNG":
@@ -99,11 +111,29 @@ def _in_a_mode_of(format_name: str, image: PillowImage.Image, path: Path) -> Pil
     return image if mode == image.mode else image.convert(mode)
 
 
+def _jpeg_again(picture: Picture, options: dict[str, Any]) -> bytes:
+    """A picture that was a JPEG as one: in its stored orientation, so that its blocks can stay what they are."""
+    source, image, hole = picture.jpeg, picture.image, picture.hole
+    assert source is not None
+    options = {name: value for name, value in options.items() if name not in ("quality", "subsampling")}
+    options |= {**source.options, **source.info}
+    # turning back: 6 and 8 undo each other, all others themselves
+    back = _TURNED_BACK.get(source.orientation)
+    if back is not None:
+        image = image.transpose(pillow().Transpose(back))
+    written = io.BytesIO()
+    image.save(written, "JPEG", **{name: value for name, value in options.items() if value is not None})
+    touched = np.zeros(picture.size, bool) if hole is None else hole
+    if back is not None:
+        touched = np.asarray(pillow().fromarray(touched).transpose(pillow().Transpose(back)))
+    return with_blocks_of(source.data, written.getvalue(), touched) or written.getvalue()
+
+
 def _exif(picture: Picture) -> Any:
     """EXIF for the new file: the old bytes where there are any, else what TIFF keeps among its own tags."""
     if picture.tags is None:
         return picture.image.info.get("exif")
-    for tag in _TIFF_STRUCTURE:
+    for tag in STRUCTURE_TAGS:
         if tag in picture.tags:
             del picture.tags[tag]
     return picture.tags if len(picture.tags) else None
@@ -113,8 +143,7 @@ def _png_chunks_to_keep(picture: Picture) -> Any:
     """Text, gamma, chromaticities and private chunks, byte for byte; Pillow writes all others from info."""
     kept = pillow("PIL.PngImagePlugin").PngInfo()
     info = picture.image.info
-    chunks = png_chunks(picture.source) if picture.source and picture.format == "PNG" else []
-    for kind, data in chunks:
+    for kind, data in picture.chunks:
         written_elsewhere = kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"eXIf", b"pHYs")
         keyword = data.split(b"\0", 1)[0]
         # these two can hold an orientation that has been applied: the edited text follows below

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["Box", "Piece", "context_radius", "hole_boxes", "mask_reach", "pieces_of", "spread"]
 
 # Filter sizes of the encoder, from the picture downwards; deeper layers are 3x3 (Liu et al. 2018, table 1).
 _ENCODER_KERNELS = (7, 5, 5)
+_STRIP = 2048  # rows or columns that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -112,17 +114,19 @@ def context_radius(levels: int) -> int:
 def spread(mask: Tensor, radius: int) -> Tensor:
     """Where a true pixel of the bool mask (H, W) lies within a square of ``radius`` px.
 
-    Two one-dimensional passes over running sums, so that the cost does not depend on the radius.
+    Two one-dimensional passes over running sums, so that the cost does not depend on the radius; in strips, so that
+    the memory does not grow with a large picture.
     """
-    for axis in (0, 1):
-        length = mask.shape[axis]
-        sums = torch.nn.functional.pad(
-            mask.to(torch.int32).cumsum(axis, dtype=torch.int32), (0, 0, 1, 0) if axis == 0 else (1, 0)
-        )
-        at = torch.arange(length, device=mask.device)
-        last = sums.index_select(axis, (at + radius + 1).clamp(max=length))
-        mask = last > sums.index_select(axis, (at - radius).clamp(min=0))
-    return mask
+    mask = torch.cat([_spread_in_rows(strip, radius) for strip in mask.split(_STRIP)])
+    return torch.cat([_spread_in_rows(strip.T, radius).T for strip in mask.split(_STRIP, 1)], 1)
+
+
+def _spread_in_rows(mask: Tensor, radius: int) -> Tensor:
+    length = mask.shape[1]
+    sums = F.pad(mask.to(torch.int32).cumsum(1, dtype=torch.int32), (1, 0))
+    at = torch.arange(length, device=mask.device)
+    last = sums.index_select(1, (at + radius + 1).clamp(max=length))
+    return last > sums.index_select(1, (at - radius).clamp(min=0))
 
 
 def hole_boxes(hole: Tensor, gap: int) -> list[Box]:
