@@ -3,14 +3,22 @@
 What is marked ``@pytest.mark.full("what it is")``, a test or one of its parameters, is deselected in the short tier;
 the run's last lines say how many such tests there are of each kind. `--only-full` runs the marked ones alone: a short
 run and this one are together a full run.
+
+A run of all tests (no file named) goes over several processes where pytest-xdist is installed, a file at a time, since
+files share what they build; ``-n0`` is one process.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Generator
+from typing import Any
 
 import pytest
+
+_MOST_PROCESSES = 8  # a file is done by one, and some take a minute
+_INTERACTIVE = ("usepdb", "trace", "collectonly", "stepwise", "lf", "keyword", "markexpr")
 
 LEFT_OUT = pytest.StashKey[Counter]()
 
@@ -25,6 +33,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--full") and config.getoption("--only-full"):
         raise pytest.UsageError("--full, --only-full: expected one of them, got both")
     config.stash[LEFT_OUT] = Counter()
+
+
+# Before xdist's own, which turns the options into processes.
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    asked = config.option.numprocesses is not None or any(config.getoption(name, None) for name in _INTERACTIVE)
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if whole and not asked and (processes := min(os.cpu_count() or 1, _MOST_PROCESSES)) > 1:
+        config.option.numprocesses, config.option.dist = processes, "loadfile"
 
 
 # After -k and -m: a test that they deselect is not counted as left out.
@@ -42,6 +61,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=deselected)
         gone = set(deselected)
         items[:] = [item for item in items if item not in gone]
+
+
+# With several processes the first one, which prints, collects nothing: each of the others tells it the same.
+@pytest.hookimpl
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    told = getattr(node, "workeroutput", {}).get("left_out")
+    if told is not None:
+        node.config.stash[LEFT_OUT] = Counter(told)
 
 
 # Around pytest's own summaries: these lines come last, above the totals.

@@ -19,7 +19,7 @@ from pconv_cuda.inpainting.arrays import LUMA
 from pconv_cuda.inpainting.inks import black_share, inks_of
 from pconv_cuda.inpainting.jpeg import JpegSource
 from pconv_cuda.inpainting.png16 import kept_chunks, png_chunks
-from pconv_cuda.inpainting.tiff import is_tiff
+from pconv_cuda.inpainting.tiff import is_tiff, no_longer_true, turned_notes
 from pconv_cuda.inpainting.windows import Box
 
 if TYPE_CHECKING:
@@ -120,11 +120,11 @@ def _read(path: Path, image: PillowImage.Image) -> Picture | DeepPicture:
         raise PConvError(f"IMAGE: expected a single picture, but {path} holds {count}")
     if is_deep(image):
         return DeepPicture.read_tiff(path) if name == "TIFF" else DeepPicture.read_png(path, image)
+    orientation = image.getexif().get(0x0112, 1)  # before load(), which turns a TIFF
     image.load()
     tags = _tiff_tags(image) if name == "TIFF" else None
     jpeg = JpegSource.of(image, path) if name == "JPEG" else None
     chunks = kept_chunks(png_chunks(path)) if name == "PNG" else []
-    orientation = image.getexif().get(0x0112, 1)
     upright = pillow("PIL.ImageOps").exif_transpose(image)
     if upright.mode == "I;16B":  # big-endian; Pillow's own conversion would not keep the values
         native = pillow().fromarray(np.asarray(upright).astype(np.uint16))
@@ -132,6 +132,8 @@ def _read(path: Path, image: PillowImage.Image) -> Picture | DeepPicture:
         upright = native
     picture = Picture(upright, name, path, tags=tags, jpeg=jpeg, chunks=chunks)
     picture.orientation = orientation if orientation in range(1, 9) else 1
+    if tags is not None and picture.orientation != 1:
+        picture.notes += turned_notes(no_longer_true(tags))
     if count > 1:
         picture.notes.append(f"only the first of its {count} pictures is kept")
     if int(image.info.get("bit_depth") or 8) > 8:

@@ -14,7 +14,7 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
 from pconv_cuda.inpainting.jpeg import with_blocks_of
 from pconv_cuda.inpainting.pictures import pillow
-from pconv_cuda.inpainting.tiff import STRUCTURE_TAGS
+from pconv_cuda.inpainting.tiff import STRUCTURE_TAGS, no_longer_true
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -133,7 +133,8 @@ def _exif(picture: Picture) -> Any:
     """EXIF for the new file: the old bytes where there are any, else what TIFF keeps among its own tags."""
     if picture.tags is None:
         return picture.image.info.get("exif")
-    for tag in STRUCTURE_TAGS:
+    dropped = [*STRUCTURE_TAGS, *(no_longer_true(picture.tags) if picture.orientation != 1 else ())]
+    for tag in dropped:
         if tag in picture.tags:
             del picture.tags[tag]
     return picture.tags if len(picture.tags) else None

@@ -6,6 +6,7 @@ All tags that still hold are taken over, GeoTIFF's among them.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +15,16 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError, require
 
-__all__ = ["STRUCTURE_TAGS", "TiffFile", "is_beyond_pillow", "is_tiff", "read_tiff", "write_tiff"]
+__all__ = [
+    "STRUCTURE_TAGS",
+    "TiffFile",
+    "is_beyond_pillow",
+    "is_tiff",
+    "no_longer_true",
+    "read_tiff",
+    "turned_notes",
+    "write_tiff",
+]
 
 # TIFF's own account of how the samples lie in the file; a new file makes its own.
 STRUCTURE_TAGS = (254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317)
@@ -27,6 +37,7 @@ _UNSPECIFIED, _PREMULTIPLIED_ALPHA, _ALPHA = 0, 1, 2  # values of ExtraSamples
 _DESCRIPTION, _SOFTWARE, _PROFILE = 270, 305, 34675
 _RESOLUTION = (282, 283, 296)
 _DIRECTORIES = {34665: "EXIF", 34853: "GPS", 40965: "interoperability"}
+_SHAPE_WORDS = ('{"shape"', "ImageJ=", "<OME")  # by which programs begin a description of the array
 _GEOGRAPHY = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF's: where each pixel lies
 
 
@@ -57,11 +68,23 @@ class TiffFile:
 
     def turned(self) -> TiffFile:
         """The same without what a turned picture makes wrong."""
-        kept = tuple(tag for tag in self.tags if tag[0] not in (*_GEOGRAPHY, _DESCRIPTION))
-        notes = [*self.notes]
-        if any(tag[0] in _GEOGRAPHY for tag in self.tags):
-            notes.append("its place on the map (GeoTIFF) is left out, because the picture was turned")
-        return replace(self, tags=kept, notes=notes)
+        dropped = no_longer_true({tag[0]: tag[3] for tag in self.tags})
+        kept = tuple(tag for tag in self.tags if tag[0] not in dropped)
+        return replace(self, tags=kept, notes=[*self.notes, *turned_notes(dropped)])
+
+
+def no_longer_true(tags: Mapping[int, Any]) -> tuple[int, ...]:
+    """Those of ``tags`` that a turned picture makes wrong: its place on the map, a description of the array's shape."""
+    found = [code for code in _GEOGRAPHY if code in tags]
+    described = _DESCRIPTION in tags and any(word in str(tags[_DESCRIPTION]) for word in _SHAPE_WORDS)
+    return (*found, _DESCRIPTION) if described else tuple(found)
+
+
+def turned_notes(dropped: tuple[int, ...]) -> list[str]:
+    """What to say of tags that :func:`no_longer_true` named."""
+    if not set(dropped).intersection(_GEOGRAPHY):
+        return []
+    return ["its place on the map (GeoTIFF) is left out, because the picture was turned"]
 
 
 def is_beyond_pillow(image: Any) -> bool:
