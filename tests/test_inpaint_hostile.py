@@ -229,3 +229,25 @@ def test_a_large_scan_in_bounded_memory(tmp_path: Path) -> None:
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
     used = max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, started)
     assert used < 4 * 2**20, f"{used / 2**20:.1f} GiB"  # the picture itself is 0.5, its mask 0.2
+
+
+def test_too_little_memory_is_one_sentence(tmp_path: Path) -> None:
+    small_network(2).save_pretrained(tmp_path / "w")
+    Image.new("RGB", (6000, 6000)).save(tmp_path / "a.bmp")
+    Image.fromarray(square_hole(6000, 6000, 5, 5, 9)).save(tmp_path / "m.png")
+    code = """
+import resource, sys, torch
+import pconv_cuda.inpainting.deep, tifffile, numpy, PIL.Image, safetensors.torch
+from pconv_cuda.cli import main
+torch.zeros(8, 8) @ torch.zeros(8, 8)
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 250 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.exit(main(["inpaint", "a.bmp", "--mask", "m.png", "-o", "o.bmp", "--weights", "w"]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "a.bmp: out of memory; give more" in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bmp", "m.png", "w"]

@@ -152,6 +152,8 @@ def _describe(error: Exception, image: Path) -> str:
     from pconv_cuda.files import system_error_text
 
     text = str(error) if isinstance(error, PConvError) else system_error_text(error)
+    if text is None and (isinstance(error, MemoryError) or "allocate memory" in str(error)):
+        text = "out of memory; give more, or let the network see less at once (--tile)"
     if text is None:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return text if str(image) in text else f"{image}: {text}"
