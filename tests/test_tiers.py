@@ -73,6 +73,16 @@ def test_the_short_tier_and_the_rest_are_the_full_tier(run) -> None:
     assert "expected one of them" in run("--full", "--only-full", code=4)
 
 
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
+def test_all_tests_go_over_several_processes(run, tmp_path: Path) -> None:
+    (tmp_path / "test_more.py").write_text("def test_more(): pass\n")
+    output = run("-p", "xdist")
+    assert {line.split()[0] for line in re.findall(r"\[gw\d+\].* PASSED test_\w+", output)} >= {"[gw0]", "[gw1]"}
+    assert "3 passed" in output and "The short tier left out 2 tests: large numbers (1), slow ones (1)." in output
+    for one in (["test_more.py"], ["-k", "usual"], ["-n0"]):  # a file, a choice, or one process asked for
+        assert "[gw" not in run("-p", "xdist", *one)
+
+
 @pytest.mark.parametrize("where", ["benchmarks", "tests/test_tiers.py benchmarks"])
 def test_the_option_is_known_everywhere(where: str) -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--full", *where.split()]

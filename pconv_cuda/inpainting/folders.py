@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pconv_cuda.errors import PConvError
+from pconv_cuda.files import os_error_text
 from pconv_cuda.inpainting.pictures import FORMATS, READ_ONLY
 
 __all__ = ["Folder", "MaskFolder", "read_folder"]
@@ -84,7 +85,7 @@ def _files(folder: Path, recursive: bool, unwanted: set[Path]) -> Iterator[Path]
         try:
             entries = list(os.scandir(here))
         except OSError as error:
-            raise PConvError(f"IMAGE: {here} cannot be read ({error.strerror})") from error
+            raise PConvError(f"IMAGE: {here} cannot be read ({os_error_text(error)})") from error
         for entry in entries:
             path = here / entry.name
             if entry.name.startswith(".") or (unwanted and path.resolve() in unwanted):
