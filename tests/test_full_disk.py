@@ -119,7 +119,7 @@ def test_nothing_can_be_written(material, tmp_path, capsys, monkeypatch, command
 
 
 def test_what_was_written_before_the_disk_was_full_is_used(material, tmp_path, capsys):
-    with limited(resource.RLIMIT_FSIZE, 2000):
+    with limited(resource.RLIMIT_FSIZE, 2500):
         assert main(words("eval", material, tmp_path / "out")) == 1
     records = (tmp_path / "out/records.jsonl").read_text()
     assert main(words("eval", material, tmp_path / "out")) == 0

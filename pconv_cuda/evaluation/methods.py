@@ -102,6 +102,12 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
         name, equals, rest = text.partition("=")
         path = Path(rest if equals else text)
         name = name if equals else path.resolve().stem
+        if len(name) > 100 or name in (".", "..", "truth") or any(one in name for one in "/\\\0"):
+            # it names a folder of features too
+            raise PConvError(
+                f"--weights: expected a name of at most 100 characters, without / and \\, and none of ., .., truth, got "
+                f"{name[:99]!r}; give it another one with NAME={path}"
+            )
         if not name or name in BASELINES or any(name == other.name for other in found):
             raise PConvError(
                 f"--weights: {text}: {name!r} is taken or empty; give it a name of its own with NAME={path}"

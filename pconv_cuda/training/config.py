@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.text import brief
+
+_MOST_YAML, _DEEPEST_YAML = 2**20, 20  # bytes of a configuration file, and levels of nesting
 
 __all__ = [
     "CheckpointConfig",
@@ -30,14 +33,23 @@ __all__ = [
 ]
 
 
-def _key(default: Any, about: str, *, least: float | None = None, above: float | None = None, one_of=()) -> Any:
-    """A field with its line of help and its limits: ``least`` is allowed, ``above`` is not."""
-    return field(default=default, metadata={"about": about, "least": least, "above": above, "one_of": one_of})
+def _key(
+    default: Any,
+    about: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    one_of=(),
+) -> Any:
+    """A field with its line of help and its limits: ``least`` and ``most`` are allowed, ``above`` is not."""
+    limits = {"least": least, "most": most, "above": above, "one_of": one_of}
+    return field(default=default, metadata={"about": about, **limits})
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    levels: int = _key(8, "depth of the network; 8 is the paper's at 512 px, 7 suits 256 px", least=1)
+    levels: int = _key(8, "depth of the network; 8 is the paper's at 512 px, 7 suits 256 px", least=1, most=16)
     width: int = _key(64, "channels of the first level", least=1)
     conv: str = _key("partial", "partial | plain (the paper's baseline)", one_of=("partial", "plain"))
 
@@ -69,7 +81,7 @@ class TrainConfig:
         450_000, "step at which stage 2 begins (encoder BatchNorm frozen), null for never", least=0
     )
     finetune_lr: float = _key(5e-5, "Adam's learning rate in stage 2", above=0)
-    seed: int = _key(0, "of the first weights and every random draw", least=0)
+    seed: int = _key(0, "of the first weights and every random draw", least=0, most=2**64 - 1)
     precision: str = _key("fp32", "fp32 | bf16 | fp16 (mixed precision)", one_of=("fp32", "bf16", "fp16"))
     batch_norm: str = _key(
         "process",
@@ -169,25 +181,27 @@ def _coerce(value: Any, kind: Any) -> Any:
 def _checked(key: str, value: Any) -> Any:
     fields = _fields()
     if key not in fields:
-        near = difflib.get_close_matches(key, fields, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(key[:100], fields, n=3, cutoff=0.5)
         # the right name in the wrong section is the other common slip
         near += [known for known in fields if known.split(".")[1] == key.split(".")[-1] and known not in near]
         hint = f"; the nearest: {', '.join(near)}" if near else f"; sections are {', '.join(_sections())}"
-        raise PConvError(f"config: unknown key {key!r}{hint}")
+        raise PConvError(f"config: unknown key {brief(key)}{hint}")
     one, kind = fields[key]
     try:
         result = _coerce(value, kind)
-    except (TypeError, ValueError):
-        raise PConvError(f"config: {key}: expected {_type_name(kind)}, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise PConvError(f"config: {key}: expected {_type_name(kind)}, got {brief(value)}") from None
     limits = one.metadata
     if limits["one_of"] and result not in limits["one_of"]:
-        raise PConvError(f"config: {key}: expected one of {', '.join(limits['one_of'])}, got {value!r}")
+        raise PConvError(f"config: {key}: expected one of {', '.join(limits['one_of'])}, got {brief(value)}")
     if result is None or isinstance(result, tuple):
         return result
     if limits["least"] is not None and not result >= limits["least"]:
-        raise PConvError(f"config: {key}: expected at least {limits['least']}, got {value!r}")
+        raise PConvError(f"config: {key}: expected at least {limits['least']}, got {brief(value)}")
+    if limits["most"] is not None and not result <= limits["most"]:
+        raise PConvError(f"config: {key}: expected at most {limits['most']}, got {brief(value)}")
     if limits["above"] is not None and not limits["above"] < result < float("inf"):
-        raise PConvError(f"config: {key}: expected a number above {limits['above']}, got {value!r}")
+        raise PConvError(f"config: {key}: expected a number above {limits['above']}, got {brief(value)}")
     return result
 
 
@@ -215,18 +229,40 @@ def _from_flat(flat: Mapping[str, Any]) -> TrainingConfig:
     return config
 
 
+def _parse_yaml(text: str) -> Any:
+    """As ``yaml.safe_load``, but for aliases, which can stand for billions of elements, and for deep nesting.
+
+    Raises:
+        yaml.YAMLError, ValueError: of another text.
+    """
+    yaml = require("yaml", "train", why="the configuration")
+    depth = 0
+    for token in yaml.scan(text):
+        kind = type(token).__name__
+        if kind == "AliasToken":
+            raise ValueError("expected no aliases (*name), got one; write the value out")
+        depth += kind.endswith("StartToken") - kind.endswith("EndToken")
+        if depth > _DEEPEST_YAML:
+            raise ValueError(f"it is nested too deeply: expected at most {_DEEPEST_YAML} levels")
+    return yaml.safe_load(text)
+
+
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     yaml = require("yaml", "train", why="--config")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = file.read(_MOST_YAML + 1)
+        if len(data) > _MOST_YAML:
+            raise PConvError(f"--config: expected at most {_MOST_YAML} bytes, {str(path)!r} has more")
+        content = _parse_yaml(data.decode("utf-8"))
     except OSError as error:
         raise PConvError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # also UnicodeDecodeError
         raise PConvError(f"--config: {str(path)!r} is no valid YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise PConvError(f"--config: expected sections such as 'train:' in {str(path)!r}, got {content!r}")
+        raise PConvError(f"--config: expected sections such as 'train:' in {str(path)!r}, got {brief(content)}")
     flat = {}
     for section, values in content.items():
         if section not in _sections():
@@ -235,7 +271,7 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         elif isinstance(values, dict):
             flat.update({f"{section}.{name}": value for name, value in values.items()})
         elif values is not None:
-            raise PConvError(f"config: {section}: expected keys such as '{section}.KEY', got {values!r}")
+            raise PConvError(f"config: {section}: expected keys such as '{section}.KEY', got {brief(values)}")
     return flat
 
 
@@ -244,9 +280,9 @@ def _setting_value(key: str, text: str) -> Any:
         return text  # a folder's name may look like YAML: 'a: b', '[x]', '#1'
     yaml = require("yaml", "train", why="--set")
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PConvError(f"--set: {text!r} is no valid value for {key}: {error}") from error
+        return _parse_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise PConvError(f"--set: {brief(text)} is no valid value for {key}: {error}") from error
 
 
 def load_config(

@@ -8,7 +8,7 @@ three, and a resumed run is the same run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
+from pconv_cuda import weights
 from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.files import atomic_path
+from pconv_cuda.files import atomic_path, is_out_of_memory
 from pconv_cuda.locks import folder_lock
 from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.models import PConvUNet
@@ -95,8 +96,30 @@ class _Run:
         self.checkpoints = Checkpoints(out, config.checkpoint.keep)
         self.identity = {**flatten(config), **self.data.identity}
         self.best_step, self.best_score = 0, float("inf")
+        self.losses = [0.0, 0]  # their sum and number since the last score
+        self._check_folder: Callable[[], None] = lambda: None
+        self._check_depth()
 
     # ---- parts
+
+    def _check_depth(self) -> None:
+        """Batch normalisation needs two values a channel: one picture at a time needs more than one pixel.
+
+        Raises:
+            PConvError: the deepest feature map has one pixel, and there is one picture.
+        """
+        config = self.config
+        levels, processes = config.model.levels, self.accelerator.num_processes
+        at_once = max(1, config.train.batch_size // (config.train.accumulate * processes))
+        if config.train.batch_norm == "sync":
+            at_once *= processes
+        trained = config.train.batch_norm != "frozen" and config.stage_at(0) == 1  # the first level has no norm
+        if trained and levels > 1 and at_once == 1 and config.data.size <= 2**levels:
+            raise PConvError(
+                f"model.levels: {levels} levels leave one pixel of data.size {config.data.size}, and one pixel of one "
+                f"picture at a time is too little for batch normalisation: expected data.size above 2^{levels} = "
+                f"{2**levels}, fewer levels, or train.batch_size of at least {2 * config.train.accumulate * processes}"
+            )
 
     def _prepare(self, state: dict[str, Any] | None) -> None:
         """Network, loss and optimiser; from ``state`` where there is one."""
@@ -124,6 +147,7 @@ class _Run:
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise PConvError(f"--resume: the checkpoint of step {state['step']} does not fit: {error}") from error
             self.best_step, self.best_score = state["best_step"], state["best_score"]
+            self.losses = list(state["losses"])
 
     def _set_stage(self, step: int) -> None:
         """Learning rate and frozen parts, as functions of the step alone."""
@@ -143,13 +167,19 @@ class _Run:
                 if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def _save(self, step: int, score: float) -> None:
-        """A checkpoint after ``step`` steps; ``score`` decides whether it is the best so far."""
+    def _save(self, step: int, score: float | None) -> None:
+        """A checkpoint after ``step`` steps; ``score`` decides whether it is the best so far.
+
+        None at the end of a run that is no multiple of checkpoint.every: where a run is extended must not decide about
+        its best checkpoint. Only until there is a score the last one counts as the best.
+        """
         for name, value in self.network.state_dict().items():
             # a gradient may overflow where the loss did not: such weights must not replace good ones
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise PConvError(f"step {step}: the weights {name} are not finite; {self._last_good()}")
-        if score < self.best_score:
+        if score is None and self.best_score == float("inf"):
+            self.best_step = step
+        elif score is not None and score < self.best_score:
             self.best_step, self.best_score = step, score
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
@@ -162,6 +192,8 @@ class _Run:
                     "identity": self.identity,
                     "best_step": self.best_step,
                     "best_score": self.best_score,
+                    "losses": self.losses,
+                    "network": self.network.config,
                 }
             )
         self.accelerator.wait_for_everyone()
@@ -170,17 +202,31 @@ class _Run:
         good = self.checkpoints.newest_good()
         return f"the last good checkpoint is {good}" if good else "there is no good checkpoint yet"
 
-    def _write_weights(self) -> None:
+    def _write_weights(self, step: int) -> None:
         # also where the run was complete: the process before may have been killed just short of this
         if self.accelerator.is_main_process:
-            self.network.save_pretrained(self.out)
+            self._check_folder()
+            weights.save(self.network.state_dict(), self.network.config, self.out, step)
         self.accelerator.wait_for_everyone()
 
     # ---- the work
 
     def execute(self) -> TrainingResult:
-        with folder_lock(self.out) if self.accelerator.is_main_process else contextlib.nullcontext():
-            return self._execute()
+        with contextlib.ExitStack() as stack:
+            if self.accelerator.is_main_process:
+                self._check_folder = stack.enter_context(folder_lock(self.out))
+            try:
+                return self._execute()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                train, data = self.config.train, self.config.data
+                raise PConvError(
+                    "out of memory: fewer pictures at a time (train.accumulate divides a step of train.batch_size "
+                    f"{train.batch_size} into parts; it is {train.accumulate}), smaller ones (data.size, {data.size}), "
+                    f"a narrower network (model.width, {self.config.model.width}) or fewer loader processes "
+                    f"(data.workers, {data.workers}) need less"
+                ) from error
 
     def _execute(self) -> TrainingResult:
         state = self.checkpoints.to_resume(self.resume, self.identity)
@@ -203,8 +249,13 @@ class _Run:
                 if main:
                     with atomic_path(self.out / CONFIGURATION) as temporary:
                         temporary.write_text(to_yaml(self.config), encoding="utf-8")
-                terms = self._steps(first, last, progress)
-            self._write_weights()
+                try:
+                    terms = self._steps(first, last, progress)
+                except KeyboardInterrupt:
+                    paths = self.checkpoints.paths()
+                    progress.say(f"the newest checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet")
+                    raise
+            self._write_weights(max(first, last))
             progress.say(f"weights: {self.out / 'model.safetensors'}")
         self.accelerator.end_training()  # leaves the process group, where there is one
         return TrainingResult(self.out, max(first, last), first, terms)
@@ -220,35 +271,44 @@ class _Run:
             accelerator.num_processes,
             accelerator.process_index,
         )
-        since_checkpoint: list[float] = []
         terms: dict[str, float] = {}
         try:
             for step in range(first, last):
                 self._set_stage(step)
                 terms = self._step(step, micro_batches, pictures=log)
                 done, total = step + 1, sum(terms.values())
-                since_checkpoint.append(total)
+                self.losses = [self.losses[0] + total, self.losses[1] + 1]
                 progress.advance(f"loss {total:.4f}")
                 if log and (done % config.log.every == 0 or done == last):
+                    self._check_folder()
                     speed = progress.speed * config.train.batch_size
                     numbers = {f"loss/{name}": value for name, value in terms.items()}
                     numbers |= {"loss/total": total, "lr": config.lr_at(step), "pictures_per_second": speed}
                     log.numbers(done, numbers)
                 if done % config.checkpoint.every == 0 or done == last:
-                    # without pictures set aside the mean training loss since the last checkpoint decides
-                    score = sum(since_checkpoint) / len(since_checkpoint)
-                    if self.data.validation is not None:
-                        score = self._validate(self.data.validation)
-                        if log:
-                            log.numbers(done, {"validation/total": score})
-                    self._save(done, score)
-                    since_checkpoint = []
+                    self._checkpoint(done, log)
         finally:
+            micro_batches.close()  # the loader processes end now, whatever still refers to this
             if log:
                 log.close()
         return terms
 
-    def _step(self, step: int, micro_batches: Iterator[Any], pictures: RunLog | None) -> dict[str, float]:
+    def _checkpoint(self, done: int, log: RunLog | None) -> None:
+        """After ``done`` steps: the score, where it is time for one, and a checkpoint."""
+        if log:
+            self._check_folder()  # before anything is written: what is missing would be made anew
+        score = None
+        if done % self.config.checkpoint.every == 0:
+            # without pictures set aside the mean training loss since the last score decides
+            score = self.losses[0] / self.losses[1]
+            if self.data.validation is not None:
+                score = self._validate(self.data.validation)
+                if log:
+                    log.numbers(done, {"validation/total": score})
+            self.losses = [0.0, 0]
+        self._save(done, score)
+
+    def _step(self, step: int, micro_batches: Generator[Any, None, None], pictures: RunLog | None) -> dict[str, float]:
         """One optimiser step. Returns the terms, means over micro-batches and processes."""
         sums: dict[str, float] = {}
         for _ in range(self.config.train.accumulate):

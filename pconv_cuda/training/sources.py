@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +81,7 @@ def _one_thread(worker: int) -> None:
 
 def training_batches(
     pairs: Pairs, config: TrainingConfig, first: int, device: torch.device, processes: int = 1, rank: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Micro-batches of this process from step ``first`` to the end: (picture, mask) as in :class:`Pairs`.
 
     Raises:
@@ -103,7 +104,7 @@ def training_batches(
     return _errors_without_traceback(loader)
 
 
-def _errors_without_traceback(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _errors_without_traceback(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
     """A loader process puts its traceback into the message of our errors: the last line is for people."""
     try:
         yield from batches
@@ -113,6 +114,7 @@ def _errors_without_traceback(batches: Iterable[Batch]) -> Iterator[Batch]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
+        time.sleep(0.5)  # a signal to all processes of the command reaches this one too, and is the better reason
         raise PConvError(
             "data.workers: a loader process ended unexpectedly: killed, out of memory, or out of shared memory "
             f"(/dev/shm). Load in the training's own process with --set data.workers=0, or give it more ({error})"
