@@ -128,7 +128,7 @@ def _flush(verb: str) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        _complain(verb, f"error: standard output: {system_error_text(error) or error}")
+        _complain(verb, f"error: {system_error_text(error) or error}")
         return 1
     return 0
 

@@ -79,21 +79,27 @@ class _Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        try:
+        with self._errors():
             self._stream.write(text)
-        except BrokenPipeError:
-            self._drop()
         return len(text)
 
     def flush(self) -> None:
-        try:
+        with self._errors():
             self._stream.flush()
-        except BrokenPipeError:
-            self._drop()
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            self._drop()
+        except OSError as error:
+            error.filename = self._stream.name  # such as <stdout>, for the message
+            raise
 
     def _drop(self) -> None:
         # what is still in the buffer goes there too, at the latest when the interpreter ends
