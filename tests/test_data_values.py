@@ -31,9 +31,7 @@ ROOT = Path(pconv_cuda.__file__).parents[1]
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint32", "float32"])
 def test_samples_whose_white_is_unknown_are_refused_with_the_reason(tmp_path, dtype):
     tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8), 1, dtype), photometric="minisblack")
-    with pytest.raises(
-        ValueError, match="expected 8 or 16 bits a sample, without sign, got (float|signed or)"
-    ):
+    with pytest.raises(ValueError, match="expected 8 or 16 bits a sample, without sign, got (float|signed or)"):
         load_rgb(tmp_path / "a.tif")
     images = FolderImages(tmp_path)
     with pytest.warns(UserWarning, match="skipped .*a.tif, which cannot be read: expected 8 or 16 bits"):

@@ -198,8 +198,9 @@ def _checked(key: str, value: Any) -> Any:
         return result
     if limits["least"] is not None and not result >= limits["least"]:
         raise PConvError(f"config: {key}: expected at least {limits['least']}, got {brief(value)}")
-    if limits["most"] is not None and not result <= limits["most"]:
-        raise PConvError(f"config: {key}: expected at most {limits['most']}, got {brief(value)}")
+    most = limits["most"] or 2**63 - 1
+    if isinstance(result, int) and result > most:
+        raise PConvError(f"config: {key}: expected at most {most}, got {brief(value)}")
     if limits["above"] is not None and not limits["above"] < result < float("inf"):
         raise PConvError(f"config: {key}: expected a number above {limits['above']}, got {brief(value)}")
     return result

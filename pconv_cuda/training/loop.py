@@ -217,7 +217,7 @@ class _Run:
                 self._check_folder = stack.enter_context(folder_lock(self.out))
             try:
                 return self._execute()
-            except (MemoryError, RuntimeError) as error:
+            except (MemoryError, OSError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 train, data = self.config.train, self.config.data
