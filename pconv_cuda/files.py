@@ -216,6 +216,10 @@ def system_error_text(error: Exception) -> str | None:
         # torch writes "No space left on device (28)", and a loader process passes on "[Errno 28]"
         if f"{os.strerror(number)} ({number})" in text or f"[Errno {number}]" in text:
             if "</torch_" in text:  # its name for a piece of shared memory
-                return f"shared memory (/dev/shm): {remedy}; or load in one process: --set data.workers=0"
+                reason = "it is full" if number == errno.ENOSPC else remedy
+                return (
+                    f"shared memory (/dev/shm) for the loader processes: {reason}; load in the training's own process "
+                    "with --set data.workers=0, or give it more (docker run --shm-size)"
+                )
             return remedy
     return None

@@ -130,7 +130,8 @@ def test_what_was_written_before_the_disk_was_full_is_used(material, tmp_path, c
 def test_errors_that_torch_has_made_of_them():
     text = "unable to write to file </torch_17_1_0>: No space left on device (28)"
     shared = system_error_text(RuntimeError(text))
-    assert shared.startswith("shared memory (/dev/shm): the disk is full") and "--set data.workers=0" in shared
+    assert shared.startswith("shared memory (/dev/shm) for the loader processes: it is full; ")
+    assert "--set data.workers=0" in shared
     assert "too many open files" in system_error_text(RuntimeError("cannot open file <x>: Too many open files (24)"))
     assert "too many open files" in system_error_text(OSError("Caught OSError ...\nOSError: [Errno 24] Too many open"))
     assert system_error_text(RuntimeError("shape (28, 27) does not fit")) is None

@@ -221,6 +221,58 @@ def test_a_limit_on_memory(photos, tmp_path, words, sentence):
     assert not list(out.rglob(".pconv-*.tmp"))
 
 
+# ---- small file systems
+
+
+@pytest.fixture
+def small_disk():
+    """Runs ``words`` of the command where ``folder`` is a file system of ``size`` bytes of its own."""
+
+    def run(folder: Path, size: int, words: list[str], then: str = "true") -> subprocess.CompletedProcess[str]:
+        script = f'mount -t tmpfs -o size={size} tmpfs "$0" && {{ "$@"; code=$?; {then}; exit $code; }}'
+        unshare = shutil.which("unshare")
+        if unshare is None or subprocess.run([unshare, "-m", "sh", "-c", script, folder, "true"]).returncode:
+            pytest.skip("a file system cannot be mounted here")
+        command = [unshare, "-m", "sh", "-c", script, folder, sys.executable, "-m", "pconv_cuda", *words]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.mark.full("limits of the system")
+def test_shared_memory_that_is_too_small_for_the_loaders(photos, tmp_path, small_disk):
+    words = [word for one in _settings(photos, **{"data.size": 256, "data.workers": 2}) for word in ("--set", str(one))]
+    done = small_disk(Path("/dev/shm"), 500_000, ["train", "--out", str(tmp_path / "run"), *words])
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("pconv train: error: shared memory (/dev/shm)") and "--set data.workers=0" in last
+
+
+@pytest.mark.full("limits of the system")
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["train", "--set", "train.steps=100", "--set", "model.width=16", "--set", "checkpoint.keep=50"], 500_000),
+        (["eval", "--size", "200", "--baselines", "mean,telea", "--shares", "0.1-0.2", "--count", "20"], 30_000),
+        (["masks", "make", "--size", "64", "--count", "5"], 50_000),
+    ],
+    ids=["train", "eval", "masks make"],
+)
+def test_a_disk_that_gets_full(photos, tmp_path, small_disk, words, size):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if words[0] == "train":
+        words = ["train", *(word for one in _settings(photos) for word in ("--set", str(one))), *words[1:]]
+    elif words[0] == "eval":
+        words = [*words, "--images", str(photos)]
+    # what is left on the disk is looked at before it goes with the namespace
+    done = small_disk(disk, size, [*words, "--out", str(disk / "out")], then='find "$0" -name ".pconv-*" -o -size -1')
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "the disk is full; free some space" in done.stderr.splitlines()[-1]
+    assert [line for line in done.stdout.splitlines() if line.startswith(str(disk))] == []
+
+
 # ---- what goes during a run
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from types import TracebackType
 
 import torch
 
@@ -75,8 +77,15 @@ def open_data(config: TrainingConfig) -> RunData:
     return RunData(training, set_aside, identity)
 
 
-def _one_thread(worker: int) -> None:
+def _prepare_loader(worker: int) -> None:
     torch.set_num_threads(1)  # the loaders must not compete with the training for every core
+    sys.excepthook = _report_in_loader
+
+
+def _report_in_loader(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+    """A training that is interrupted drops its connections, of which multiprocessing's thread makes a traceback."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, value, trace)
 
 
 def training_batches(
@@ -99,7 +108,7 @@ def training_batches(
         batch_sampler=steps,
         num_workers=config.data.workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_loader,
     )
     return _errors_without_traceback(loader)
 
