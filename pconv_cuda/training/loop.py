@@ -27,7 +27,7 @@ from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, picture_grid
 from pconv_cuda.training.progress import Progress
-from pconv_cuda.training.sources import RunData, open_data, training_batches
+from pconv_cuda.training.sources import RunData, loader_errors, open_data, training_batches
 
 __all__ = ["TrainingResult", "build_network", "train"]
 
@@ -216,7 +216,8 @@ class _Run:
             if self.accelerator.is_main_process:
                 self._check_folder = stack.enter_context(folder_lock(self.out))
             try:
-                return self._execute()
+                with loader_errors():
+                    return self._execute()
             except (MemoryError, OSError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
