@@ -59,20 +59,32 @@ def ending_signals(to_the_end: bool = False, late: Callable[[int], None] = lambd
         return
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     numbers = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, RuntimeError):  # no more open files, or no more threads
+            stack.callback(_start_watching(numbers, raised, late))
+        try:
+            yield
+        finally:
+            if raised.is_set() and to_the_end:
+                stack.pop_all()
+            else:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+
+def _start_watching(numbers: Sequence[int], raised: threading.Event, late: Callable[[int], None]) -> Callable[[], None]:
+    """Returns what ends it."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(reading, numbers, raised, late), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        if not (raised.is_set() and to_the_end):
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(wakeup)
-            os.close(writing)  # ends the watcher, which closes the other end
+    threading.Thread(target=_watch, args=(reading, numbers, raised, late), daemon=True).start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def stop() -> None:
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # the thread reads the end and closes the other one
+
+    return stop
 
 
 def _watch(reading: int, numbers: Sequence[int], raised: threading.Event, late: Callable[[int], None]) -> None:
