@@ -20,7 +20,16 @@ from typing import IO
 
 from pconv_cuda.errors import PConvError
 
-__all__ = ["atomic_link", "atomic_path", "open_append", "os_error_text", "remove_leftovers", "system_error_text"]
+__all__ = [
+    "atomic_link",
+    "atomic_path",
+    "is_out_of_memory",
+    "open_append",
+    "os_error_text",
+    "remove_leftovers",
+    "remove_unfinished",
+    "system_error_text",
+]
 
 # Short, whatever the final name's length is, and random, so that nobody can prepare a link of that name.
 _TEMPORARY = re.compile(r"\.pconv-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
@@ -114,6 +123,13 @@ def remove_leftovers(folder: Path) -> None:
                 os.unlink(entry.path)
 
 
+def remove_unfinished() -> None:
+    """Removes the temporary files that this process has not finished, for an end without cleaning up."""
+    for temporary in tuple(_unfinished):
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
 def _host_digest() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
@@ -167,11 +183,32 @@ def os_error_text(error: OSError) -> str:
     return _REMEDIES.get(error.errno or 0) or error.strerror or str(error)
 
 
+# how torch, oneDNN and C++ say that there is no memory left; on a GPU torch has an exception of its own
+_NO_MEMORY = (
+    "can't allocate memory",
+    "could not create a primitive",
+    "could not create a memory object",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch may not be loaded
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
 def system_error_text(error: Exception) -> str | None:
     """The same of any error that the system is the cause of, such as torch's own, with the file where it is known.
 
     None of every other error.
     """
+    if is_out_of_memory(error):
+        return "out of memory; take smaller pictures or fewer at a time, or end other programs"
     if isinstance(error, OSError) and (error.errno in _REMEDIES or isinstance(error.filename, str)):
         return (f"{error.filename}: " if isinstance(error.filename, str) else "") + os_error_text(error)
     text = str(error)
@@ -179,6 +216,10 @@ def system_error_text(error: Exception) -> str | None:
         # torch writes "No space left on device (28)", and a loader process passes on "[Errno 28]"
         if f"{os.strerror(number)} ({number})" in text or f"[Errno {number}]" in text:
             if "</torch_" in text:  # its name for a piece of shared memory
-                return f"shared memory (/dev/shm): {remedy}; or load in one process: --set data.workers=0"
+                reason = "it is full" if number == errno.ENOSPC else remedy
+                return (
+                    f"shared memory (/dev/shm) for the loader processes: {reason}; load in the training's own process "
+                    "with --set data.workers=0, or give it more (docker run --shm-size)"
+                )
             return remedy
     return None

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pconv_cuda.errors import PConvError
@@ -21,8 +21,11 @@ _locks: set[int] = set()  # descriptors that hold a lock
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, argument: str = "--out") -> Iterator[None]:
+def folder_lock(folder: Path, argument: str = "--out") -> Iterator[Callable[[], None]]:
     """Makes ``folder`` and keeps other processes from writing into it while the block runs.
+
+    The block gets a function that raises PConvError when the folder was removed or replaced since: to be called before
+    files are written, since writing a file makes the folders that it needs.
 
     The lock is an flock, so the end of the process releases it, however it ends. Where the file system or the platform
     has none, nothing is locked. Folders that were made here and stay empty are removed after an error.
@@ -34,12 +37,20 @@ def folder_lock(folder: Path, argument: str = "--out") -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(folder, argument)
+        place = os.stat(folder)
     except OSError as error:
         reason = os_error_text(error)
         raise PConvError(f"{argument}: cannot make the folder {str(folder)!r}, or write into it: {reason}") from error
     complete = False
+
+    def check() -> None:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(folder), place):
+                return
+        raise PConvError(f"{argument}: {str(folder)!r} was removed or replaced while files were written into it")
+
     try:
-        yield
+        yield check
         complete = True
     finally:
         _release(folder, descriptor)

@@ -162,11 +162,11 @@ def _files(folder):
 @pytest.mark.parametrize(
     ("gone", "named"),
     [
-        (["checkpoints"], "model.safetensors, config.json, training.yaml, log.jsonl"),
-        (["checkpoints/step*"], "model.safetensors, config.json, training.yaml, log.jsonl"),
-        (["checkpoints", "training.yaml", "log.jsonl"], "model.safetensors, config.json"),
-        (["checkpoints", "model.safetensors", "config.json"], "training.yaml, log.jsonl"),
-        (["checkpoints/*", "model.safetensors", "config.json"], "training.yaml, log.jsonl"),
+        (["checkpoints"], "model.safetensors, config.json, best.safetensors, training.yaml, log.jsonl"),
+        (["checkpoints/step*"], "model.safetensors, config.json, best.safetensors, training.yaml, log.jsonl"),
+        (["checkpoints", "training.yaml", "log.jsonl"], "model.safetensors, config.json, best.safetensors"),
+        (["checkpoints", "*.safetensors", "config.json"], "training.yaml, log.jsonl"),
+        (["checkpoints/*", "*.safetensors", "config.json"], "training.yaml, log.jsonl"),
     ],
 )
 def test_results_without_checkpoints_are_not_replaced(photos, run, gone, named):

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 import pconv_cuda
-from pconv_cuda import cli
-from pconv_cuda.errors import MissingExtra, require
+from pconv_cuda import cli, errors
+from pconv_cuda.errors import MissingExtra, install_command, require
 
 ROOT = pathlib.Path(pconv_cuda.__file__).parents[1]
 
@@ -81,14 +81,36 @@ def test_info_names_what_is_missing_and_the_remedy(monkeypatch, capsys) -> None:
         importlib.util, "find_spec", lambda name, *rest: None if name == "skimage" else real(name, *rest)
     )
     assert cli.main(["info"]) == 0
-    assert "scikit-image: pip install 'pconv-cuda[quickstart]'" in capsys.readouterr().out
+    assert "scikit-image: pip install scikit-image" in capsys.readouterr().out
 
 
 def test_a_missing_extra_is_one_sentence_with_the_remedy() -> None:
-    with pytest.raises(
-        MissingExtra, match=r"reading pages needs .*'nowhere_to_be_found'.* pip install 'pconv-cuda\[inpaint\]'"
-    ):
+    sentence = r"reading pages needs .*'nowhere_to_be_found'.*install it with: pip install nowhere_to_be_found"
+    with pytest.raises(MissingExtra, match=sentence):
         require("nowhere_to_be_found.part", "inpaint", why="reading pages")
+
+
+def test_what_is_missing_of_an_extra_is_named(monkeypatch) -> None:
+    """With the requirements that pip recorded; the package itself is on no index."""
+    entries = [
+        "torch>=2.11",
+        'pillow>=999; extra == "inpaint"',
+        'absent-one>=2; extra == "inpaint"',
+        'pconv-cuda[inpaint]; extra == "train"',
+        'absent_two; extra == "train"',
+        'numpy; extra == "train"',
+        'absent-three; extra == "eval"',
+    ]
+    monkeypatch.setattr(errors.metadata, "requires", lambda name: entries)
+    assert install_command("absent_two", "train") == "pip install 'absent-one>=2' absent_two"
+    assert install_command("PIL", "train") == "pip install 'pillow>=999' 'absent-one>=2' absent_two"
+    assert install_command("cv2", "inpaint") == "pip install opencv-python-headless 'absent-one>=2'"
+
+
+def test_no_message_or_document_names_a_package_of_the_index() -> None:
+    files = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("pconv_cuda/**/*.py")]
+    assert len(files) > 50
+    assert not [str(file) for file in files if "pip install 'pconv" in file.read_text(encoding="utf-8")]
 
 
 def test_only_its_own_command_starts_without_the_operators(tmp_path: pathlib.Path) -> None:

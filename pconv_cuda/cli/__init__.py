@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
+from pconv_cuda import __version__
+from pconv_cuda.cli._process import Interrupted, ending_signals, standard_streams
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
+from pconv_cuda.text import printable
 
 # verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int
 VERBS = {
@@ -29,11 +34,27 @@ VERBS = {
 }
 
 
+# verb -> how to go on after an interruption
+_GO_ON = {
+    "train": "the same command goes on from the newest checkpoint",
+    "quickstart": "the same command goes on from the newest checkpoint",
+    "eval": "the same command goes on with what is missing",
+    "compare": "the same command goes on where it was stopped",
+    "inpaint": "the same command with --skip-existing goes on with what is missing",
+    "masks make": "the same command goes on with what is missing",
+    "masks from-video": "the same command goes on with what is missing",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))  # it repeats what was typed
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole parser; verbs declare their options without importing anything heavy."""
-    parser = argparse.ArgumentParser(
-        prog="pconv", description="Inpainting of irregular holes with partial convolutions."
-    )
+    parser = _Parser(prog="pconv", description="Inpainting of irregular holes with partial convolutions.")
+    parser.add_argument("--version", action="version", version=f"pconv {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in VERBS.items():
         sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -50,30 +71,70 @@ def _report_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code: 0 done, 1 the work failed, 2 the call was wrong."""
-    args = build_parser().parse_args(argv)
+    """Entry point.
+
+    Returns:
+        The exit code: 0 done, 1 the work failed, 2 the call was wrong, 128 and the signal's number if one ended it.
+    """
+    args: argparse.Namespace | None = None
+
+    def interrupted(number: int) -> None:
+        full = f"{args.verb} {getattr(args, 'action', '')}".strip() if args else ""
+        remedy = f"; {_GO_ON[full]}" if full in _GO_ON else ""
+        if args and full == "train" and args.resume != "auto":
+            remedy += ", with --resume auto"
+        _complain(args, f"interrupted ({signal.Signals(number).name}){remedy}")
+
+    with standard_streams(), ending_signals(to_the_end=argv is None, late=interrupted):
+        try:
+            try:
+                args = build_parser().parse_args(argv)
+            finally:
+                _flush(args)  # --help and --version end here
+            return _run(args) or _flush(args)
+        except OSError as error:  # no more open files, for the modules that are imported
+            if (text := system_error_text(error)) is None:
+                raise
+            _complain(args, f"error: {text}")
+            return 1
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
+            interrupted(number)
+            return 128 + number
+
+
+def _run(args: argparse.Namespace) -> int:
     # People read these: no file, no line number, no source.
-    warnings.formatwarning = lambda message, *_, **__: f"pconv {args.verb}: warning: {message}\n"  # type: ignore
+    warnings.formatwarning = lambda message, *_, **__: printable(f"pconv {args.verb}: warning: {message}\n")  # type: ignore
     threading.excepthook = _report_thread
     try:
         return args.run(args)
     except PConvError as error:
-        print(f"pconv {args.verb}: error: {error}", file=sys.stderr)
-        return 1
+        _complain(args, f"error: {error}")
     except ImportError as error:
         # Without its core (torch, numpy, the extension) no verb works, and a traceback helps nobody.
         if (error.name or "").partition(".")[0] not in ("torch", "torchvision", "numpy", "pconv_cuda", ""):
             raise
-        print(f"pconv {args.verb}: error: {error}; `pconv info` says what is missing", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `pconv ... | head`: the reader has gone, which is no failure
-        return 0
-    except (OSError, RuntimeError) as error:
+        _complain(args, f"error: {error}; `pconv info` says what is missing")
+    except (OSError, RuntimeError, MemoryError) as error:
         text = system_error_text(error)
         if text is None:
             raise
-        print(f"pconv {args.verb}: error: {text}", file=sys.stderr)
+        _complain(args, f"error: {text}")
+    return 1
+
+
+def _flush(args: argparse.Namespace | None) -> int:
+    """0, or 1 where the output could not be written, such as into a file on a full disk."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _complain(args, f"error: {system_error_text(error) or error}")
         return 1
-    except KeyboardInterrupt:
-        print(f"pconv {args.verb}: interrupted", file=sys.stderr)
-        return 130
+    return 0
+
+
+def _complain(args: argparse.Namespace | None, text: str) -> None:
+    name = f"pconv {args.verb}" if args else "pconv"
+    print(printable(f"{name}: {text}"), file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pconv_cuda.cli import eval as _eval
+from pconv_cuda.text import printable
 
 _EPILOG = """\
 examples:
@@ -27,11 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _eval.add_common(parser)
 
 
+def _say(text: str) -> None:
+    print(printable(text), flush=True)
+
+
 def run(args: argparse.Namespace) -> int:
     from pconv_cuda.evaluation import Settings
     from pconv_cuda.evaluation.compare import compare
 
     settings = Settings(images=args.test, **_eval.common(args))
     steps = {"train.steps": args.steps}
-    report = compare(args.out, settings, data=args.data, keys=args.set, overrides=steps, config=args.config)
+    report = compare(args.out, settings, data=args.data, keys=args.set, overrides=steps, config=args.config, say=_say)
     return _eval.finish(report, f"{args.out}/eval")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pconv_cuda.text import printable
+
 _BASELINES = "mean,telea,ns,biharmonic"
 
 
@@ -64,5 +66,5 @@ def run(args: argparse.Namespace) -> int:
 
 def finish(report: dict[str, Any], out: Any) -> int:
     """Says where the table is; 1 where something is missing in it."""
-    print(f"{out}/table.md: {report['measured']} of {report['wanted']} values")
+    print(printable(f"{out}/table.md: {report['measured']} of {report['wanted']} values"))
     return 0 if report["complete"] else 1

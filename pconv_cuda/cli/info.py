@@ -10,22 +10,22 @@ from typing import Any
 
 from pconv_cuda.errors import PConvError
 
-# optional package (import name, distribution) -> the extra that brings it, what it is for
+# optional package (import name, distribution) -> what it is for
 _OPTIONAL = {
-    ("PIL", "pillow"): ("inpaint", "pictures"),
-    ("safetensors", "safetensors"): ("inpaint", "weights"),
-    ("accelerate", "accelerate"): ("train", "training"),
-    ("torchmetrics", "torchmetrics"): ("train", "training"),
-    ("tensorboard", "tensorboard"): ("train", "training logs"),
-    ("rich", "rich"): ("train", "progress bars"),
-    ("yaml", "pyyaml"): ("train", "configurations"),
-    ("pytest_benchmark", "pytest-benchmark"): ("bench", "benchmarks"),
-    ("skimage", "scikit-image"): ("quickstart", "packaged photographs"),
-    ("sklearn", "scikit-learn"): ("quickstart", "packaged photographs"),
-    ("matplotlib", "matplotlib"): ("bench", "plots"),
-    ("cv2", "opencv-python-headless"): ("video", "masks from video, baselines of an evaluation"),
-    ("torch_fidelity", "torch-fidelity"): ("eval", "FID"),
-    ("h5py", "h5py"): ("convert", "reading .h5"),
+    ("PIL", "pillow"): "pictures",
+    ("safetensors", "safetensors"): "weights",
+    ("accelerate", "accelerate"): "training",
+    ("torchmetrics", "torchmetrics"): "training",
+    ("tensorboard", "tensorboard"): "training logs",
+    ("rich", "rich"): "progress bars",
+    ("yaml", "pyyaml"): "configurations",
+    ("pytest_benchmark", "pytest-benchmark"): "benchmarks",
+    ("skimage", "scikit-image"): "packaged photographs",
+    ("sklearn", "scikit-learn"): "packaged photographs",
+    ("matplotlib", "matplotlib"): "plots",
+    ("cv2", "opencv-python-headless"): "masks from video, baselines of an evaluation",
+    ("torch_fidelity", "torch-fidelity"): "FID",
+    ("h5py", "h5py"): "reading .h5",
 }
 
 
@@ -69,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
     rows: list[tuple[str, str]] = [("python", platform.python_version())]
     remedies: list[str] = []
     working = _core(rows, remedies)
-    for (module, distribution), (extra, purpose) in _OPTIONAL.items():
+    for (module, distribution), purpose in _OPTIONAL.items():
         if importlib.util.find_spec(module) is None:
             rows.append((distribution, f"missing ({purpose})"))
-            remedies.append(f"{distribution}: pip install 'pconv-cuda[{extra}]'")
+            remedies.append(f"{distribution}: pip install {distribution}")
         else:
             rows.append((distribution, _version(distribution)))
     width = max(len(name) for name, _ in rows)

@@ -6,6 +6,8 @@ import argparse
 import json
 import warnings
 
+from pconv_cuda.text import printable
+
 # known here so that `pconv --help` imports nothing heavy; tests compare them with the library's
 _KINDS = ("mixed", "occlusion", "strokes")
 _POLARITIES = ("auto", "white-hole", "black-hole")
@@ -62,7 +64,7 @@ def _make(args: argparse.Namespace) -> int:
 
     made = make_masks(args.out, size=args.size, count=args.count, seed=args.seed, kind=args.kind)
     there = f", {made['kept']} of them were there" if made["kept"] else ""
-    print(f"{args.out}: {len(made['files'])} masks{there}; manifest.json, sheet.png")
+    print(printable(f"{args.out}: {len(made['files'])} masks{there}; manifest.json, sheet.png"))
     return 0
 
 
@@ -75,7 +77,7 @@ def _stats(args: argparse.Namespace) -> int:
             f"the polarity {stats.polarity} is a guess: the signs are weak or differ; --polarity says it for sure",
             stacklevel=1,
         )
-    print(json.dumps(stats.as_dict(), indent=1) if args.json else table(stats))
+    print(json.dumps(stats.as_dict(), indent=1) if args.json else printable(table(stats)))
     return 1 if stats.unreadable or stats.missing else 0
 
 
@@ -83,8 +85,9 @@ def _from_video(args: argparse.Namespace) -> int:
     from pconv_cuda.data.video import masks_from_video
 
     made = masks_from_video(args.video, args.out, every=args.every, size=args.size)
-    print(
+    text = (
         f"{args.out}: {len(made['files'])} masks from {made['pairs']} pairs of frames "
         f"({len(made['empty'])} without a hole, {len(made['cuts'])} cuts); manifest.json"
     )
+    print(printable(text))
     return 0

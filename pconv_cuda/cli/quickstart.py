@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from pconv_cuda.text import printable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -24,8 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _say(text: str) -> None:
+    print(printable(text), flush=True)
+
+
 def run(args: argparse.Namespace) -> int:
     from pconv_cuda.quickstart import quickstart
 
-    quickstart(args.out, args.steps, args.seed, args.vgg, preset=args.preset)
+    quickstart(args.out, args.steps, args.seed, args.vgg, say=_say, preset=args.preset)
     return 0

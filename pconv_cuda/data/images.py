@@ -14,7 +14,9 @@ import torch
 from torch.utils.data import Dataset
 
 from pconv_cuda.data.draws import Stream, generator
-from pconv_cuda.errors import PConvError, require
+from pconv_cuda.data.find import CONTACT_SHEET, IMAGE_SUFFIXES, MANIFEST, FileSet, find_files
+from pconv_cuda.errors import MissingExtra, PConvError, require
+from pconv_cuda.files import is_out_of_memory
 
 __all__ = [
     "CONTACT_SHEET",
@@ -29,49 +31,37 @@ __all__ = [
     "to_rgb_array",
 ]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-# what `pconv masks` writes beside its masks: the sheet is a picture of masks, and no mask
-CONTACT_SHEET, MANIFEST = "sheet.png", "manifest.json"
-
-
-def find_files(folder: str | Path, what: str) -> list[Path]:
-    """Picture files under ``folder``, at any depth, in an order that does not depend on the file system.
-
-    A contact sheet beside the manifest of mask files is left out.
-
-    Args:
-        folder: where to look.
-        what: the argument's name, for the error.
-
-    Raises:
-        PConvError: ``folder`` is no folder, or holds no file with one of :data:`IMAGE_SUFFIXES`.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise PConvError(f"{what}: expected a folder of pictures, got {str(folder)!r}, which is no folder")
-    files = [path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    files = [path for path in files if path.name != CONTACT_SHEET or not path.with_name(MANIFEST).is_file()]
-    if not files:
-        kinds = " ".join(IMAGE_SUFFIXES)
-        raise PConvError(f"{what}: no picture in {str(folder)!r}; looked for {kinds} in it and all folders below")
-    return sorted(files, key=lambda path: path.relative_to(root).as_posix())
+_MOST_PIXELS = 178_956_970  # of a picture that is read; Pillow's own limit, above which it takes a file for a bomb
 
 
 def to_rgb_array(picture: Any) -> np.ndarray:
-    """A PIL picture of any mode as (H, W, 3) uint8, upright (EXIF orientation applied)."""
+    """A PIL picture as (H, W, 3) uint8, upright (EXIF orientation applied); of 16-bit grey the high byte.
+
+    Raises:
+        ValueError: samples whose white is not known: 32-bit or signed integers, floating-point numbers.
+    """
     image_ops = require("PIL.ImageOps", "inpaint", why="reading pictures")
+    # some releases of Pillow open a 16-bit PNG as 32-bit integers; every other file of that mode really holds them
+    sixteen_bit = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
+    if picture.mode in ("I", "F") and not sixteen_bit:
+        kind = "floating-point" if picture.mode == "F" else "signed or 32-bit integer"
+        raise ValueError(f"expected 8 or 16 bits a sample, without sign, got {kind} samples (mode {picture.mode})")
     picture = image_ops.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip at 255
+    if sixteen_bit:
         high_byte = (np.clip(np.asarray(picture), 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(high_byte[..., None], 3, axis=2)
     return np.array(picture.convert("RGB"))
 
 
 def load_rgb(path: str | Path) -> np.ndarray:
-    """The picture file as (H, W, 3) uint8. Raises whatever the decoder raises."""
+    """The picture file as (H, W, 3) uint8. Raises whatever the decoder raises, and ValueError for a huge picture."""
     pil_image = require("PIL.Image", "inpaint", why="reading pictures")
-    with pil_image.open(path) as picture:
-        return to_rgb_array(picture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pil_image.DecompressionBombWarning)  # the limit below is the one that counts
+        with pil_image.open(path) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise ValueError(f"expected at most {_MOST_PIXELS} pixels, got {picture.width} x {picture.height}")
+            return to_rgb_array(picture)
 
 
 class ImageSource(Protocol):
@@ -89,17 +79,16 @@ class ImageSource(Protocol):
         ...
 
 
-def _fingerprint(names: Sequence[str]) -> str:
-    digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{len(names)} files, {digest[:12]}"
-
-
 class FolderImages:
-    """The picture files of a folder. One that cannot be read is reported once and counts as absent."""
+    """The picture files of a folder. One that cannot be read is reported once and counts as absent.
+
+    Loading a file that was removed or changed since the start is an error.
+    """
 
     def __init__(self, folder: str | Path, what: str = "data.images") -> None:
         self.files = find_files(folder, what)
-        self.fingerprint = _fingerprint([path.relative_to(folder).as_posix() for path in self.files])
+        self._set = FileSet(folder, self.files, what)
+        self.fingerprint = self._set.fingerprint
         # in shared memory, so that several loader processes report a broken file once between them
         self._reported = torch.zeros(len(self.files), dtype=torch.uint8).share_memory_()
 
@@ -107,10 +96,15 @@ class FolderImages:
         return len(self.files)
 
     def load(self, index: int) -> np.ndarray | None:
-        require("PIL.Image", "inpaint", why="reading pictures")  # its absence is no fault of the file
+        self._set.check(index)
         try:
             return load_rgb(self.files[index])
+        except MissingExtra:  # no fault of the file
+            raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
+            if is_out_of_memory(error):
+                raise
+            self._set.check(index)
             if not self._reported[index]:
                 self._reported[index] = 1
                 reason = str(error) or type(error).__name__
@@ -125,7 +119,10 @@ class MemoryImages:
         if not arrays:
             raise PConvError("images: expected at least one picture, got none")
         self.arrays = list(arrays)
-        self.fingerprint = _fingerprint(list(names))
+        digest = hashlib.sha256()
+        for name, array in zip(names, arrays, strict=True):
+            digest.update(f"{name} {array.shape} ".encode("utf-8", "surrogateescape") + array.tobytes())
+        self.fingerprint = f"{len(arrays)} pictures, {digest.hexdigest()[:12]}"
 
     def __len__(self) -> int:
         return len(self.arrays)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pconv_cuda.data.testset import PAPER_COUNT, PAPER_SHARES, PaperMask, paper_
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path, remove_leftovers
 from pconv_cuda.locks import folder_lock
+from pconv_cuda.text import brief, parse_json
 from pconv_cuda.training.progress import Progress
 
 __all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "write_mask"]
@@ -60,11 +62,13 @@ def make_masks(
     _check(settings, count)
     if root.exists() and not root.is_dir():
         raise PConvError(f"--out: expected a folder, got {str(root)!r}, which is a file")
-    with folder_lock(root):
-        return _make(root, settings, count, progress)
+    with folder_lock(root) as check_folder:
+        return _make(root, settings, count, progress, check_folder)
 
 
-def _make(root: Path, settings: dict[str, Any], count: int, progress: bool) -> dict[str, Any]:
+def _make(
+    root: Path, settings: dict[str, Any], count: int, progress: bool, check_folder: Callable[[], None]
+) -> dict[str, Any]:
     known = _known(root, {**settings, "count": count})
     _refuse_foreign_sheet(root / CONTACT_SHEET)
     for share in PAPER_SHARES:
@@ -87,6 +91,7 @@ def _make(root: Path, settings: dict[str, Any], count: int, progress: bool) -> d
                         f"{root / MANIFEST}: its digest of {name} is not that of the mask these settings give; "
                         "the manifest was changed, or written by a changed generator: use another folder"
                     )
+                check_folder()
                 write_mask(root / name, hole, settings)
             entries.append(
                 {
@@ -100,6 +105,7 @@ def _make(root: Path, settings: dict[str, Any], count: int, progress: bool) -> d
             if number < _COLUMNS:
                 picked[share, border, number] = hole
             bar.advance()
+    check_folder()
     _write_sheet(root / CONTACT_SHEET, picked)
     manifest = {"format": FORMAT, "polarity": "white-hole", **settings, "count": count, "files": entries}
     with atomic_path(root / MANIFEST) as path:
@@ -143,7 +149,7 @@ def _known(root: Path, settings: dict[str, Any]) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        manifest = json.loads(path.read_text())
+        manifest = parse_json(path.read_text())
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}")
         files = {one["path"]: one["sha256"] for one in manifest["files"]}
@@ -170,7 +176,7 @@ def read_written(path: Path, settings: dict[str, Any]) -> np.ndarray | None:
     except Exception:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         return None
     try:
-        text = dict(json.loads(text or ""))
+        text = dict(parse_json(text or ""))
     except (ValueError, TypeError):
         raise PConvError(
             f"{path}: not written by `pconv masks`, and it is not overwritten; use another folder"
@@ -182,7 +188,7 @@ def read_written(path: Path, settings: dict[str, Any]) -> np.ndarray | None:
 def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
     """An error that names the settings ``asked`` for that differ from those ``there``, if any do."""
     differing = [
-        f"{name} {there[name]!r} there, {asked[name]!r} asked for" for name in asked if there[name] != asked[name]
+        f"{name} {brief(there[name])} there, {asked[name]!r} asked for" for name in asked if there[name] != asked[name]
     ]
     if differing:
         raise PConvError(f"{path}: the folder holds masks of other settings ({'; '.join(differing)}); use another one")

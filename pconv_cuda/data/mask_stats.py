@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,15 +12,17 @@ import numpy as np
 
 from pconv_cuda.data.images import MANIFEST, find_files, load_rgb
 from pconv_cuda.data.mask_files import FORMAT
+from pconv_cuda.data.mask_values import WHITE, mask_grey
 from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.data.masks.sources import POLARITIES
 from pconv_cuda.data.testset import PAPER_SHARES
-from pconv_cuda.errors import PConvError, require
+from pconv_cuda.errors import MissingExtra, PConvError
+from pconv_cuda.files import is_out_of_memory
+from pconv_cuda.text import parse_json
 from pconv_cuda.training.progress import Progress
 
 __all__ = ["MaskStats", "decide_polarity", "mask_stats", "table"]
 
-_WHITE = 128  # of 0..255: from here on a pixel counts as white, as everywhere in this package
 _CLEAR = 0.05  # a mean share as near to a half as this says little
 
 
@@ -36,6 +37,7 @@ class _File:
     grey: int
     white_near: bool  # a white pixel lies in the border band
     black_near: bool
+    scaled: bool  # values 0 and 1 were read as 0 and 255
 
 
 @dataclass
@@ -55,6 +57,7 @@ class MaskStats:
     grey_files: int
     grey_pixels: int
     sizes: dict[str, int]
+    zero_one_files: int = 0
     unreadable: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
@@ -82,7 +85,7 @@ def mask_stats(folder: str | Path, polarity: str = "auto", progress: bool = True
             try:
                 files.append(_measure(load_rgb(path)))
             except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-                if isinstance(error, PConvError):
+                if isinstance(error, MissingExtra) or is_out_of_memory(error):
                     raise
                 unreadable.append(f"{path.relative_to(root).as_posix()}: {error or type(error).__name__}")
             bar.advance()
@@ -144,6 +147,8 @@ def table(stats: MaskStats) -> str:
     lines.append("")
     grey = f"{stats.grey_pixels} pixels in {stats.grey_files} files" if stats.grey_files else "none"
     lines.append(f"grey (neither black nor white): {grey}")
+    if stats.zero_one_files:
+        lines.append(f"values 0 and 1, read as 0 and 255: {stats.zero_one_files} files")
     sizes = list(stats.sizes.items())
     shown = ", ".join(f"{size} ({count})" for size, count in sizes[:6])
     lines.append(f"sizes, height x width: {shown}" + (f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""))
@@ -155,8 +160,8 @@ def table(stats: MaskStats) -> str:
 
 
 def _measure(rgb: np.ndarray) -> _File:
-    grey = np.asarray(require("PIL.Image", "inpaint", why="reading masks").fromarray(rgb).convert("L"))
-    white = grey >= _WHITE
+    grey, scaled = mask_grey(rgb)
+    white = grey >= WHITE
     height, width = white.shape
     limits = Limits.of(height, width, (0.0, 1.0), None)
     outermost = np.concatenate([white[0], white[-1], white[1:-1, 0], white[1:-1, -1]])
@@ -168,6 +173,7 @@ def _measure(rgb: np.ndarray) -> _File:
         int(np.count_nonzero((grey != 0) & (grey != 255))),
         limits.in_band(white),
         limits.in_band(~white),
+        scaled,
     )
 
 
@@ -203,6 +209,7 @@ def _summary(
         grey_files=sum(one.grey > 0 for one in files),
         grey_pixels=sum(one.grey for one in files),
         sizes=dict(sizes.most_common()),
+        zero_one_files=sum(one.scaled for one in files),
         unreadable=unreadable,
         missing=missing,
     )
@@ -211,7 +218,7 @@ def _summary(
 def _manifest(root: Path) -> dict[str, Any] | None:
     """The manifest of this package, where the folder has one; another program's file of that name counts as none."""
     try:
-        found = json.loads((root / MANIFEST).read_text())
+        found = parse_json((root / MANIFEST).read_text())
         ours = found["format"] == FORMAT and found["polarity"] in POLARITIES
         ours = ours and all(isinstance(one["path"], str) for one in found["files"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -220,5 +227,10 @@ def _manifest(root: Path) -> dict[str, Any] | None:
 
 
 def _missing(root: Path, manifest: dict[str, Any] | None) -> list[str]:
-    """What the manifest promises and the folder lacks."""
-    return [] if manifest is None else [one["path"] for one in manifest["files"] if not (root / one["path"]).is_file()]
+    """What the manifest promises and the folder lacks; outside the folder nothing is looked for."""
+    names = [] if manifest is None else [one["path"] for one in manifest["files"]]
+    return [name for name in names if not _is_below(name) or not (root / name).is_file()]
+
+
+def _is_below(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name

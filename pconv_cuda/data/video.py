@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pconv_cuda.data.mask_files import FORMAT, digest, read_written, refuse_othe
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path, remove_leftovers
 from pconv_cuda.locks import folder_lock
+from pconv_cuda.text import parse_json
 from pconv_cuda.training.progress import Progress
 
 __all__ = ["inconsistent_flow", "masks_from_video", "occluded", "optical_flow"]
@@ -54,11 +55,13 @@ def masks_from_video(
     """
     path, root = Path(video), Path(out)
     settings = _settings(path, root, every, size)
-    with folder_lock(root):
-        return _write_masks(path, root, settings, progress)
+    with folder_lock(root) as check_folder:
+        return _write_masks(path, root, settings, progress, check_folder)
 
 
-def _write_masks(path: Path, root: Path, settings: dict[str, Any], progress: bool) -> dict[str, Any]:
+def _write_masks(
+    path: Path, root: Path, settings: dict[str, Any], progress: bool, check_folder: Callable[[], None]
+) -> dict[str, Any]:
     cv2 = require("cv2", "video", why="masks from a video")
     remove_leftovers(root)
     every, size = settings["every"], settings["size"]
@@ -84,6 +87,7 @@ def _write_masks(path: Path, root: Path, settings: dict[str, Any], progress: boo
                     cuts.append(frame)
                 else:
                     if not there:
+                        check_folder()
                         write_mask(root / name, hole, {**settings, "frame": frame})
                     entries.append(
                         {"path": name, "frame": frame, "hole_share": round(share, 6), "sha256": digest(hole)}
@@ -106,6 +110,7 @@ def _write_masks(path: Path, root: Path, settings: dict[str, Any], progress: boo
         )
     manifest = {"format": FORMAT, "polarity": "white-hole", **settings, "expected_pairs": expected}
     manifest.update(pairs=pairs, empty=empty, cuts=cuts, files=entries)
+    check_folder()
     with atomic_path(root / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
@@ -211,7 +216,7 @@ def _settings(path: Path, root: Path, every: int, size: int | None) -> dict[str,
     settings = {"kind": "video", "video": path.name, "video_sha256": video.hexdigest(), "every": every, "size": size}
     if (root / MANIFEST).exists():
         try:
-            there = json.loads((root / MANIFEST).read_text())
+            there = parse_json((root / MANIFEST).read_text())
             refuse_others(root / MANIFEST, {name: there.get(name) for name in settings}, settings)
         except (OSError, ValueError, AttributeError) as error:
             raise PConvError(f"{root / MANIFEST}: no manifest of `pconv masks` ({error}); use another folder") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,11 @@ from pconv_cuda.data.images import find_files
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.run import Settings, evaluate
 from pconv_cuda.locks import folder_lock
-from pconv_cuda.training.checkpoints import Checkpoints
+from pconv_cuda.text import brief, parse_json
+from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.config import TrainingConfig, flatten, load_config
 from pconv_cuda.training.loop import train
+from pconv_cuda.weights import FILE, saved_step
 
 __all__ = ["compare"]
 
@@ -64,7 +65,9 @@ def compare(
                 say(f"{folder}: complete")
                 continue
             if data is None and not _is_complete(folder):
-                raise PConvError(f"--data: expected training pictures, since {folder} is no complete run, got none")
+                raise PConvError(
+                    f"--data: expected training pictures, since {folder} is no complete run{_state(folder)}, got none"
+                )
             say(f"{folder}: training with {kind} convolutions")
             train(replace(base, model=replace(base.model, conv=kind)), folder)
         _check_alike(root, settings.images)
@@ -72,8 +75,25 @@ def compare(
 
 
 def _is_complete(folder: Path) -> bool:
-    """Weights are written when the last step is done."""
-    return (folder / "model.safetensors").is_file()
+    """Weights are written when the last step is done: whether they are of the last step that was asked for.
+
+    A run that was extended and then stopped still has the weights of its earlier end. Of weights without a step, which
+    no training wrote, nothing more is known than that they are there.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return False
+    step, config = saved_step(file), folder / CONFIGURATION
+    if step is None:
+        return True
+    wanted = load_config(config).train.steps if config.is_file() else step
+    newest = Checkpoints(folder, 1).paths()[-1:]
+    return step >= wanted and all(path.name <= f"step-{step:08d}.pt" for path in newest)
+
+
+def _state(folder: Path) -> str:
+    step = saved_step(folder / FILE) if (folder / FILE).is_file() else None
+    return f" (its weights are of step {step}, and its training went on)" if step is not None else ""
 
 
 def _check_apart(training: str, test: str) -> None:
@@ -112,13 +132,19 @@ def _check_alike(root: Path, test: str) -> None:
         if all(contents):
             sides = [side | content for side, content in zip(sides, contents, strict=True)]
     for side, kind in zip(sides, KINDS, strict=True):
-        network = json.loads((root / kind / "config.json").read_text(encoding="utf-8"))
+        file = root / kind / "config.json"
+        try:
+            network = dict(parse_json(file.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise PConvError(f"--out: {file} is not the configuration of a network ({error})") from error
         if network.get("conv") != kind:
             raise PConvError(f"--out: {root / kind} holds a network of {network.get('conv')} convolutions")
         side |= {f"network {key}": value for key, value in network.items() if key != "conv"}
     one, two = sides
     lines = [
-        f"{key}: {one.get(key)!r} and {two.get(key)!r}" for key in sorted({*one, *two}) if one.get(key) != two.get(key)
+        f"{key}: {brief(one.get(key))} and {brief(two.get(key))}"
+        for key in sorted({*one, *two})
+        if one.get(key) != two.get(key)
     ]
     if lines:
         raise PConvError(f"--out: the runs in {root} differ in more than model.conv:\n  " + "\n  ".join(lines))

@@ -13,6 +13,7 @@ from pconv_cuda.evaluation.methods import Method
 from pconv_cuda.evaluation.metrics import COLUMNS
 from pconv_cuda.evaluation.pairs import Pair
 from pconv_cuda.files import atomic_path
+from pconv_cuda.text import printable
 
 __all__ = ["write_plot", "write_sheet"]
 
@@ -33,7 +34,7 @@ def write_plot(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str])
                 at = [sum(map(float, row["share"].split("-"))) / 2 for row in own]
                 means, low, high = (np.array([row[key] for row in own], float) for key in ("mean", "low", "high"))
                 errors = np.maximum(np.stack((means - low, high - means)), 0)
-                axis.errorbar(at, means, errors, marker="o", markersize=3, capsize=2, linewidth=1.2, label=name)
+                axis.errorbar(at, means, errors, marker="o", markersize=3, capsize=2, linewidth=1.2, label=_plain(name))
             axis.grid(alpha=0.3)
             axis.set_title("holes at the border" if border == "border" else "no holes at the border", fontsize=9)
             axis.set_xlabel("hole share")
@@ -41,6 +42,11 @@ def write_plot(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str])
     axes[0][0].legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def _plain(name: str) -> str:
+    """A name as a label: no formula between dollars, and no underscore in front, which would hide it."""
+    return "\u200b" * name.startswith("_") + printable(name, keep="").replace("$", r"\$")
 
 
 def write_sheet(
@@ -55,10 +61,12 @@ def write_sheet(
         except PConvError:
             continue  # the file is gone since it was measured
         holed = np.where(valid[..., None], truth, np.uint8(255))
-        rows.append((f"{label} of {methods[0].name} ({pair.cell.key})", [holed, *composites, truth]))
+        rows.append(
+            (printable(f"{label} of {methods[0].name} ({pair.cell.key})", keep=""), [holed, *composites, truth])
+        )
     if not rows:
         return
-    headings = ["holes", *(method.name for method in methods), "truth"]
+    headings = ["holes", *(printable(method.name, keep="") for method in methods), "truth"]
     side, gap, head = min(_LARGEST, rows[0][1][0].shape[0]), 6, 18
     sheet = pil_image.new("RGB", (gap + len(headings) * (side + gap), len(rows) * (2 * head + side + gap)), "white")
     pen = draw.Draw(sheet)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pconv_cuda.errors import MissingExtra, PConvError, require
+from pconv_cuda.text import load_error_text
 
 __all__ = ["Inception", "Perceptual", "frechet_distance", "find_inception", "find_perceptual"]
 
@@ -100,7 +101,9 @@ def _tensors(path: Path, argument: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise PConvError(f"{argument}: expected a file of weights, but {path} cannot be read ({error})") from error
+        raise PConvError(
+            f"{argument}: expected a file of weights, but {path} cannot be read ({load_error_text(error)})"
+        ) from error
     if not isinstance(state, dict):
         raise PConvError(f"{argument}: expected a file of weights, but {path} holds {type(state).__name__}")
     return state

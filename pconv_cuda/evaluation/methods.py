@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +59,23 @@ def _opencv(flag: str) -> Fill:
 
 def _biharmonic(holed: np.ndarray, valid: np.ndarray) -> np.ndarray:
     restoration = require("skimage.restoration", "eval", why="the biharmonic baseline")
-    filled = restoration.inpaint_biharmonic(holed / 255.0, ~valid, channel_axis=-1)
+    # seconds in one call of a library: a signal is answered meanwhile if the call runs in another thread
+    filled = _interruptible(lambda: restoration.inpaint_biharmonic(holed / 255.0, ~valid, channel_axis=-1))
     return (filled.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _interruptible(work: Callable[[], np.ndarray]) -> np.ndarray:
+    """``work()`` in a thread of its own, which is left to itself when this one is interrupted."""
+    future: Future[np.ndarray] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 # name -> (about, package, how)
@@ -102,6 +119,12 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
         name, equals, rest = text.partition("=")
         path = Path(rest if equals else text)
         name = name if equals else path.resolve().stem
+        if len(name) > 100 or name in (".", "..", "truth") or any(one in name for one in "/\\\0"):
+            # it names a folder of features too
+            raise PConvError(
+                f"--weights: expected a name of at most 100 characters, without / and \\, and not ., .. or truth, "
+                f"got {name[:99]!r}; give it another one with NAME={path}"
+            )
         if not name or name in BASELINES or any(name == other.name for other in found):
             raise PConvError(
                 f"--weights: {text}: {name!r} is taken or empty; give it a name of its own with NAME={path}"

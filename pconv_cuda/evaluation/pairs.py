@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,15 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from pconv_cuda.data.documents import document_page, find_fonts, pages_fingerprint
-from pconv_cuda.data.images import find_files, load_rgb
+from pconv_cuda.data.find import FileSet, find_files
+from pconv_cuda.data.images import load_rgb
+from pconv_cuda.data.mask_values import WHITE, mask_grey
 from pconv_cuda.data.masks import POLARITIES, hole_pixels
 from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.data.testset import PAPER_SHARES, paper_mask
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.files import is_out_of_memory
 
 __all__ = ["PAIRING", "Cell", "MaskSet", "Pages", "Pair", "Pictures", "open_masks", "open_pictures", "plan_pairs"]
 
-_WHITE = 128
 _MUCH = 0.6  # masks with more hole than this are usually the wrong way round
 PAIRING = "pair k of a cell is picture k modulo the number of pictures under the cell's mask k modulo their number"
 
@@ -57,25 +58,28 @@ class Pictures:
     usual_count: int | None = None  # pairs of a cell where none are asked for: as many as there are files
 
     def __init__(self, folder: str | Path, size: int) -> None:
-        self.files, self.root, self.size = find_files(folder, "--images"), Path(folder), size
+        self.size = size
+        self._set = FileSet(folder, find_files(folder, "--images"), "--images", whole=True)
+        self.identity = self._set.names_fingerprint
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._set.files)
 
     def name(self, index: int) -> str:
-        return self.files[index].relative_to(self.root).as_posix()
+        return self._set.names[index]
 
-    @property
-    def identity(self) -> str:
-        return _fingerprint([self.name(index) for index in range(len(self))])
+    def content(self, index: int) -> str:
+        """A digest of the file: a picture that was replaced under its name is another one."""
+        return self._set.content(index)
 
     def load(self, index: int) -> np.ndarray:
-        """(size, size, 3) uint8. Raises PConvError, naming the file, where it cannot be read."""
+        """(size, size, 3) uint8.
+
+        Raises:
+            PConvError: the file, which is named, cannot be read, or is another than at the start.
+        """
         pil_image = require("PIL.Image", "inpaint", why="reading pictures")
-        try:
-            array = load_rgb(self.files[index])
-        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-            raise PConvError(f"{self.files[index]} cannot be read: {error or type(error).__name__}") from error
+        array = _load(self._set, index)
         side = min(array.shape[:2])
         top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
         square = pil_image.fromarray(array[top : top + side, left : left + side])
@@ -97,6 +101,9 @@ class Pages:
     def name(self, index: int) -> str:
         return f"page-{index:05d}.png"
 
+    def content(self, index: int) -> str:
+        return ""  # the identity says everything
+
     def load(self, index: int) -> np.ndarray:
         return document_page(index, self.size, self.seed, self.fonts)
 
@@ -106,19 +113,28 @@ def open_pictures(images: str, size: int, seed: int) -> Pictures | Pages:
     return Pages(size, seed) if images == "documents" else Pictures(images, size)
 
 
-def _fingerprint(names: Sequence[str]) -> str:
-    digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{len(names)} files, {digest[:12]}"
+def _load(files: FileSet, index: int) -> np.ndarray:
+    files.check(index)
+    try:
+        return load_rgb(files.files[index])
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
+        if is_out_of_memory(error):
+            raise
+        raise PConvError(f"{files.files[index]} cannot be read: {error or type(error).__name__}") from error
 
 
 @dataclass
 class MaskSet:
-    """``counts``: masks of each cell, None where any can be drawn; ``load(cell, k)``: bool (S, S), True valid."""
+    """``counts``: masks of each cell, None where any can be drawn; ``load(cell, k)``: bool (S, S), True valid.
+
+    ``content(cell, k)`` is a digest of its file; "" of a drawn one, of which ``identity`` says everything.
+    """
 
     counts: dict[Cell, int | None]
     load: Callable[[Cell, int], np.ndarray]
     identity: str
     notes: list[str]
+    content: Callable[[Cell, int], str] = lambda cell, number: ""
 
 
 def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[Cell]) -> MaskSet:
@@ -142,33 +158,40 @@ def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[
 
 
 def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> MaskSet:
-    files = find_files(root, "--masks")
-    names = [path.relative_to(root).as_posix() for path in files]
-    notes: list[str] = []
+    files = FileSet(root, find_files(root, "--masks"), "--masks", whole=True)
+    count = len(files.files)
     by_name = {cell.key: cell for cell in ALL_CELLS}
     laid_out = [
-        by_name.get(match[0]) if (match := re.match(r"[^/]+/(border|inside)(?=/)", name)) else None for name in names
+        by_name.get(match[0]) if (match := re.match(r"[^/]+/(border|inside)(?=/)", name)) else None
+        for name in files.names
     ]
-    found: dict[Cell, list[Path]] = {cell: [] for cell in cells}
-    shares, outside, unreadable, resized = [], 0, [], 0
-    every = max(1, len(files) // 16) if all(laid_out) else 1
-    for number, (path, cell) in enumerate(zip(files, laid_out, strict=True)):
-        if number % every == 0:
+    found: dict[Cell, list[int]] = {cell: [] for cell in cells}
+    shares: list[float] = []
+    outside, unreadable, resized, scaled = 0, [], 0, 0
+    every = max(1, count // 16) if all(laid_out) else 1
+    for number, cell in enumerate(laid_out):
+        if number % every == 0 or not any(shares):
             try:
-                valid, original = _read(path, size, polarity)
+                one = _read(files, number, size, polarity)
             except PConvError as error:
                 unreadable.append(str(error))
                 if every == 1:
                     continue
             else:
-                shares.append(1 - valid.mean())
-                resized += original != (size, size)
+                shares.append(float(1 - one.valid.mean()))
+                resized += one.original != (size, size)
+                scaled += one.scaled
                 if every == 1:
-                    cell = cell_of(valid)
+                    cell = cell_of(one.valid)
         if cell is None:
             outside += 1
         elif cell in found:
-            found[cell].append(path)
+            found[cell].append(number)
+    if shares and not any(shares):
+        raise PConvError(
+            f"--masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
+            f"when read as {polarity} (from brightness {WHITE} on a pixel is white)"
+        )
     if shares and np.mean(shares) > _MUCH:
         other = POLARITIES[1 - POLARITIES.index(polarity)]
         warnings.warn(
@@ -176,12 +199,13 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
             f"other way round, add --polarity {other}",
             stacklevel=2,
         )
+    notes: list[str] = []
+    if scaled:
+        notes.append("masks whose brightest value is 1 are read as 0 and 255")
     if resized:
         notes.append(f"masks of another size than {size} x {size} were resized to the nearest pixel and thresholded")
     if outside:
-        notes.append(
-            f"{outside} of {len(files)} masks belong to no cell (their hole share is at most 0.01 or above 0.6)"
-        )
+        notes.append(f"{outside} of {count} masks belong to no cell (their hole share is at most 0.01 or above 0.6)")
     notes += [f"mask left out: {one}" for one in unreadable]
     if empty := [cell.key for cell in cells if not found[cell]]:
         notes.append(f"no mask for {', '.join(empty)}")
@@ -191,21 +215,32 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
         warnings.warn(f"--masks: {note}", stacklevel=2)
 
     def load(cell: Cell, number: int) -> np.ndarray:
-        return _read(found[cell][number], size, polarity)[0]
+        return _read(files, found[cell][number], size, polarity).valid
 
-    counts: dict[Cell, int | None] = {cell: len(paths) for cell, paths in found.items()}
-    return MaskSet(counts, load, f"{_fingerprint(names)}, {polarity}", notes)
+    counts: dict[Cell, int | None] = {cell: len(numbers) for cell, numbers in found.items()}
+    return MaskSet(
+        counts,
+        load,
+        f"{files.names_fingerprint}, {polarity}",
+        notes,
+        lambda cell, number: files.content(found[cell][number]),
+    )
 
 
-def _read(path: Path, size: int, polarity: str) -> tuple[np.ndarray, tuple[int, int]]:
-    """``(valid, original size)``: resized to the nearest pixel first, then thresholded, so that it stays binary."""
+@dataclass(frozen=True)
+class _Read:
+    valid: np.ndarray
+    original: tuple[int, int]
+    scaled: bool
+
+
+def _read(files: FileSet, index: int, size: int, polarity: str) -> _Read:
+    """Resized to the nearest pixel first, then thresholded, so that it stays binary."""
     pil_image = require("PIL.Image", "inpaint", why="reading masks")
-    try:
-        picture = pil_image.fromarray(load_rgb(path)).convert("L")
-    except Exception as error:
-        raise PConvError(f"{path} cannot be read: {error or type(error).__name__}") from error
-    white = np.asarray(picture.resize((size, size), pil_image.Resampling.NEAREST)) >= _WHITE
-    return (~white if polarity == "white-hole" else white), (picture.height, picture.width)
+    grey, scaled = mask_grey(_load(files, index))
+    resized = pil_image.fromarray(grey).resize((size, size), pil_image.Resampling.NEAREST)
+    white = np.asarray(resized) >= WHITE
+    return _Read(~white if polarity == "white-hole" else white, (grey.shape[0], grey.shape[1]), scaled)
 
 
 def cell_of(valid: np.ndarray) -> Cell | None:

@@ -19,6 +19,7 @@ from pconv_cuda.evaluation.pairs import PAIRING, Pair
 from pconv_cuda.evaluation.statistics import LEVEL, interval
 from pconv_cuda.evaluation.store import Store
 from pconv_cuda.files import atomic_path
+from pconv_cuda.text import csv_text, markdown
 
 __all__ = ["write_report"]
 
@@ -33,10 +34,13 @@ def write_report(
     identity: Mapping[str, Any],
     notes: Sequence[str],
     failed: Mapping[str, str],
-    restored: Callable[[Pair], Any],
+    restored: Callable[[Pair], Any] | None,
     broken: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Writes everything that can be told from the store, whole or not. Returns what results.json holds."""
+    """Writes everything that can be told from the store, whole or not. Returns what results.json holds.
+
+    Without ``restored``, which gives a pair's pictures, plot and sheet are not written: an interruption does not wait.
+    """
     rows = _rows(store, pairs, methods, settings)
     wanted = len(pairs) * len(methods)
     done = sum((pair.key, method.name) in store.records for pair in pairs for method in methods)
@@ -50,13 +54,13 @@ def write_report(
         "notes": list(notes),
         "rows": rows,
         "differences": _differences(store, pairs, methods, settings),
-        "pictures": [store.records[key] for pair in pairs for key in _keys(store, pair, methods)],
+        "pictures": [_public(store.records[key]) for pair in pairs for key in _keys(store, pair, methods)],
     }
     folder = store.folder
     _write(folder / "results.json", json.dumps(results, indent=1) + "\n")
     _write(folder / "table.csv", _csv(rows))
     _write(folder / "table.md", _markdown(results, methods, broken))
-    if done:
+    if done and restored:
         write_plot(folder / "plot.png", rows, [method.name for method in methods])
         write_sheet(folder / "sheet.png", _examples(store, pairs, methods[0].name), methods, restored)
     return results
@@ -64,6 +68,10 @@ def write_report(
 
 def _keys(store: Store, pair: Pair, methods: Sequence[Method]) -> list[tuple[str, str]]:
     return [(pair.key, method.name) for method in methods if (pair.key, method.name) in store.records]
+
+
+def _public(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "content"}
 
 
 def _write(path: Path, text: str) -> None:
@@ -128,7 +136,8 @@ def _csv(rows: Sequence[Row]) -> str:
     names = ["share", "border", "method", "metric", "mean", "low", "high", "pictures", "wanted"]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({key: csv_text(value) if isinstance(value, str) else value for key, value in row.items()})
     return text.getvalue()
 
 
@@ -140,7 +149,7 @@ def _markdown(results: Mapping[str, Any], methods: Sequence[Method], broken: Map
             f"**Partial: {results['measured']} of {results['wanted']} values.** Cells marked * lack pictures.",
             "",
         ]
-        lines += [f"- left out: {why}" for why in broken] + [""] * bool(broken)
+        lines += [f"- left out: {markdown(why)}" for why in broken] + [""] * bool(broken)
     lines += [ABOUT, ""]
     lines += [
         f"Brackets: {LEVEL:.0%} bootstrap interval over pictures (not of one), {settings['resamples']} resamples.",
@@ -151,8 +160,8 @@ def _markdown(results: Mapping[str, Any], methods: Sequence[Method], broken: Map
         f"{settings['masks']}. Seed {settings['seed']}; {PAIRING}.",
         "",
     ]
-    lines += [f"- {name}: {about}" for name, about in results["methods"].items()] + [""]
-    lines += [f"- {note}" for note in results["notes"]] + [""]
+    lines += [f"- {markdown(name)}: {markdown(about)}" for name, about in results["methods"].items()] + [""]
+    lines += [f"- {markdown(note)}" for note in results["notes"]] + [""]
     names = [method.name for method in methods]
     lines += _tables(results["rows"], names)
     differences = results["differences"]
@@ -175,7 +184,7 @@ def _tables(rows: Sequence[Row], names: Sequence[str], signed: bool = False) -> 
             lines += ["| method | " + " | ".join(spans) + " |", "|---|" + "---|" * len(shares)]
             for name in names:
                 texts = [_cell(by_place.get((metric, border, name, share)), digits, signed) for share in shares]
-                lines.append(f"| {name} | " + " | ".join(texts) + " |")
+                lines.append(f"| {markdown(name)} | " + " | ".join(texts) + " |")
             lines.append("")
     return lines
 

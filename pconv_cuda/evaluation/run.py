@@ -82,14 +82,19 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
     }
     pairs = plan_pairs(len(pictures), masks, settings.count or pictures.usual_count)
     notes = [about_lpips, about_fid, *masks.notes]
-    with folder_lock(Path(out)):
-        store = Store(Path(out), identity, {method.name: method.identity for method in methods})
+    with folder_lock(Path(out)) as check_folder:
+        store = Store(Path(out), identity, {method.name: method.identity for method in methods}, check_folder)
         work = _Work(pictures, masks, methods, store, perceptual, inception)
+        work.check_contents(pairs)
         failed: dict[str, str] = {}
+        complete = False
         try:
             failed = work.do(pairs)
-        finally:  # an interrupted evaluation too leaves a table, which says that it is partial
-            report = write_report(store, pairs, methods, settings, identity, notes, failed, work.restored, work.broken)
+            complete = True
+        finally:  # an interrupted evaluation too leaves a table, which says that it is partial, and no new pictures
+            check_folder()
+            restored = work.restored if complete else None
+            report = write_report(store, pairs, methods, settings, identity, notes, failed, restored, work.broken)
     return report
 
 
@@ -109,9 +114,35 @@ class _Work:
         self.perceptual, self.inception = perceptual, inception
         self.broken: dict[str, str] = {}  # what cannot be read -> why
 
-    def _load(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    def _mask_number(self, pair: Pair) -> int:
         available = self.masks.counts[pair.cell]
-        number = pair.number % available if available else pair.number
+        return pair.number % available if available else pair.number
+
+    def _content(self, pair: Pair) -> list[str]:
+        return [self.pictures.content(pair.image), self.masks.content(pair.cell, self._mask_number(pair))]
+
+    def check_contents(self, pairs: Sequence[Pair]) -> None:
+        """Raises PConvError where a picture or mask that was measured has been replaced under its name since."""
+        replaced: dict[str, str] = {}
+        for pair in pairs:
+            for method in self.methods:
+                record = self.store.records.get((pair.key, method.name))
+                if record is None or record.get("content") == self._content(pair):
+                    continue
+                there, now = record.get("content") or ["", ""], self._content(pair)
+                name = f"picture {self.pictures.name(pair.image)}"
+                if there[0] == now[0]:
+                    name = f"mask {self._mask_number(pair)} of {pair.cell.key}"
+                replaced[name] = name
+        if replaced:
+            names = [*list(replaced)[:5], *["..."] * (len(replaced) > 5)]
+            raise PConvError(
+                f"--out: {self.store.folder} holds results of files with other content: {', '.join(names)}; take "
+                "another --out"
+            )
+
+    def _load(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        number = self._mask_number(pair)
         valid = self.masks.load(pair.cell, number)
         if valid.all():
             raise PConvError(f"mask {number} of {pair.cell.key} has no hole")
@@ -170,4 +201,5 @@ class _Work:
         if self.inception is not None:
             self.store.add_feature(method.name, pair.key, self.inception(restored))
         image, share = self.pictures.name(pair.image), round(float(1 - valid.mean()), 6)
-        self.store.add({"pair": pair.key, "method": method.name, "image": image, "share": share, **values})
+        about = {"pair": pair.key, "method": method.name, "image": image, "share": share}
+        self.store.add({**about, **values, "content": self._content(pair)})

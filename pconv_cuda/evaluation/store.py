@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, open_append, os_error_text, remove_leftovers
+from pconv_cuda.text import brief, parse_json
 
 __all__ = ["Store"]
 
@@ -28,22 +29,30 @@ class Store:
     Raises:
         PConvError: it holds results of other settings, or of another network of the same name: what differs is named.
             Or it holds files under a report's names, and no settings: those are not replaced.
+
+    ``check_folder`` is called before a file is written.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], methods: Mapping[str, str]) -> None:
-        self.folder, self.path = folder, folder / "records.jsonl"
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        methods: Mapping[str, str],
+        check_folder: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.path, self._check_folder = folder, folder / "records.jsonl", check_folder
         file = folder / "settings.json"
         known: dict[str, str] = {}
         if file.is_file():
             try:
-                old = json.loads(file.read_text(encoding="utf-8"))
-                known = old["methods"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                old = parse_json(file.read_bytes())
+                known = dict(old["methods"])
+                before, now = dict(old["settings"]), dict(settings)
+            except (ValueError, KeyError, TypeError) as error:
                 raise PConvError(f"--out: {file} is not the settings of an evaluation ({error})") from error
-            before, now = dict(old["settings"]), dict(settings)
             differing = [(key, before.get(key), now.get(key)) for key in sorted({*before, *now})]
             differing += [(f"weights of {name}", known[name], methods[name]) for name in methods if name in known]
-            lines = [f"{key}: {old!r} there, {new!r} now" for key, old, new in differing if old != new]
+            lines = [f"{key}: {brief(old)} there, {new!r} now" for key, old, new in differing if old != new]
             if lines:
                 raise PConvError(
                     f"--out: {folder} holds results of other settings:\n  "
@@ -75,15 +84,16 @@ class Store:
         whole = content[: content.rfind(b"\n") + 1]
         for line in whole.splitlines():
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # lost to a power cut: it is done again
+                record = parse_json(line)
+                self.records[record["pair"], record["method"]] = record
+            except (ValueError, KeyError, TypeError):  # lost to a power cut: it is done again
                 continue
-            self.records[record["pair"], record["method"]] = record
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
 
     def add(self, record: dict[str, Any]) -> None:
         """Keeps a record ("pair", "method", and its values), on disk when this returns."""
+        self._check_folder()
         self.records[record["pair"], record["method"]] = record
         with open_append(self.path) as file:
             file.write(json.dumps(record) + "\n")
@@ -94,5 +104,6 @@ class Store:
         return self.folder / "features" / method / f"{pair.replace('/', '-')}.npy"
 
     def add_feature(self, method: str, pair: str, feature: np.ndarray) -> None:
+        self._check_folder()
         with atomic_path(self.feature_path(method, pair)) as temporary, open(temporary, "wb") as file:
             np.save(file, feature)

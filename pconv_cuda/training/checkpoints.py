@@ -2,6 +2,7 @@
 
 RUN/checkpoints/step-00001000.pt    model, optimiser, step, configuration, score; a checksum at its end
 RUN/checkpoints/best.pt             the one with the least score: the same file (a hard link, or a copy)
+RUN/best.safetensors                its weights, as every command reads them
 """
 
 from __future__ import annotations
@@ -16,17 +17,28 @@ from typing import Any
 import torch
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import atomic_link, atomic_path, os_error_text, remove_leftovers
+from pconv_cuda.files import atomic_link, atomic_path, is_out_of_memory, os_error_text, remove_leftovers
+from pconv_cuda.text import brief, load_error_text
 from pconv_cuda.training.checksum import append_checksum, check
 from pconv_cuda.training.logs import LOG, last_step
-from pconv_cuda.weights import CONFIG, FILE
+from pconv_cuda.weights import BEST, CONFIG, FILE, save_file
 
 __all__ = ["CONFIGURATION", "Checkpoints"]
 
 CONFIGURATION = "training.yaml"
 
-_FORMAT = 2
-_KEYS = ("step", "model", "optimizer", "scaler", "identity", "best_step", "best_score")
+_FORMAT = 3
+_KEYS: dict[str, Any] = {
+    "step": int,
+    "model": dict,
+    "optimizer": dict,
+    "scaler": (dict, type(None)),
+    "identity": dict,
+    "best_step": int,
+    "best_score": (int, float),
+    "losses": list,  # [sum, number] of the training losses since the last score
+    "network": dict,  # the configuration that model.safetensors carries
+}
 
 # keys that say how to work, not what comes out: they may change between two parts of a run.
 # The folders are compared by their content (the keys "content of ..."), so a moved folder still fits.
@@ -55,11 +67,16 @@ def _load(path: Path) -> dict[str, Any]:
             check(file)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile, pickle and OS errors, by what is wrong with the file
-        raise PConvError(f"checkpoint {str(path)!r} cannot be read: {error}") from error
+        if is_out_of_memory(error):
+            raise
+        raise PConvError(f"checkpoint {str(path)!r} cannot be read: {load_error_text(error)}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise PConvError(f"{str(path)!r} is no checkpoint of pconv train (format {_FORMAT})")
     if missing := [key for key in _KEYS if key not in state]:
         raise PConvError(f"checkpoint {str(path)!r} cannot be read: it lacks {', '.join(missing)}")
+    if wrong := [key for key, kinds in _KEYS.items() if not isinstance(state[key], kinds)]:
+        found = f"{wrong[0]} is {type(state[wrong[0]]).__name__}"
+        raise PConvError(f"checkpoint {str(path)!r} cannot be read: {found}, which a checkpoint does not hold")
     named = re.fullmatch(r"step-(\d+)\.pt", path.name)
     if named and int(named[1]) != state["step"]:
         raise PConvError(f"checkpoint {str(path)!r} cannot be read: it is that of step {state['step']}")
@@ -100,8 +117,8 @@ def _differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any], step: i
     """
     before, now = _past(saved, step), _past(wanted, step)
     return [
-        f"{key}: {saved.get(key, 'absent')!r} in the checkpoint, {wanted.get(key, 'absent')!r} now"
-        for key in sorted({*before, *now})
+        f"{key}: {brief(saved.get(key, 'absent'))} in the checkpoint, {wanted.get(key, 'absent')!r} now"
+        for key in sorted({*before, *now}, key=str)
         if before.get(key) != now.get(key)
     ]
 
@@ -179,7 +196,7 @@ class Checkpoints:
         run = self.folder.parent
         if resume == "never" or self.paths():
             return
-        names = [FILE, CONFIG]
+        names = [FILE, CONFIG, BEST]
         if not self.folder.is_dir() or last_step(run / LOG) > every:
             names += [CONFIGURATION, LOG]
         if there := [name for name in names if (run / name).exists()]:
@@ -230,7 +247,7 @@ class Checkpoints:
                 + "\ntake the checkpoint's values, or another --out"
             )
         # another run's best is no checkpoint of this one
-        return state if own else {**state, "best_step": 0, "best_score": float("inf")}
+        return state if own else {**state, "best_step": 0, "best_score": float("inf"), "losses": [0.0, 0]}
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes ``state`` (with "step" and "best_step"), updates the best, removes the oldest."""
@@ -242,9 +259,10 @@ class Checkpoints:
         self.tidy(step)
 
     def mark_best(self, state: Mapping[str, Any]) -> None:
-        """Links ``state``'s checkpoint as the best, if it is.
+        """Links ``state``'s checkpoint as the best, if it is, and writes its weights.
 
         A resume repeats it, for a kill may have come between the checkpoint and its link.
         """
         if state["best_step"] == state["step"]:
             atomic_link(self.path_of(state["step"]), self.best_path)
+            save_file(state["model"], state["network"], self.folder.parent / BEST, state["step"])

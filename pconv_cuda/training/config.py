@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.text import brief
+from pconv_cuda.training.safe_yaml import parse_yaml, read_limited
 
 __all__ = [
     "CheckpointConfig",
@@ -30,14 +32,23 @@ __all__ = [
 ]
 
 
-def _key(default: Any, about: str, *, least: float | None = None, above: float | None = None, one_of=()) -> Any:
-    """A field with its line of help and its limits: ``least`` is allowed, ``above`` is not."""
-    return field(default=default, metadata={"about": about, "least": least, "above": above, "one_of": one_of})
+def _key(
+    default: Any,
+    about: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    one_of=(),
+) -> Any:
+    """A field with its line of help and its limits: ``least`` and ``most`` are allowed, ``above`` is not."""
+    limits = {"least": least, "most": most, "above": above, "one_of": one_of}
+    return field(default=default, metadata={"about": about, **limits})
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    levels: int = _key(8, "depth of the network; 8 is the paper's at 512 px, 7 suits 256 px", least=1)
+    levels: int = _key(8, "depth of the network; 8 is the paper's at 512 px, 7 suits 256 px", least=1, most=16)
     width: int = _key(64, "channels of the first level", least=1)
     conv: str = _key("partial", "partial | plain (the paper's baseline)", one_of=("partial", "plain"))
 
@@ -69,7 +80,7 @@ class TrainConfig:
         450_000, "step at which stage 2 begins (encoder BatchNorm frozen), null for never", least=0
     )
     finetune_lr: float = _key(5e-5, "Adam's learning rate in stage 2", above=0)
-    seed: int = _key(0, "of the first weights and every random draw", least=0)
+    seed: int = _key(0, "of the first weights and every random draw", least=0, most=2**64 - 1)
     precision: str = _key("fp32", "fp32 | bf16 | fp16 (mixed precision)", one_of=("fp32", "bf16", "fp16"))
     batch_norm: str = _key(
         "process",
@@ -169,25 +180,28 @@ def _coerce(value: Any, kind: Any) -> Any:
 def _checked(key: str, value: Any) -> Any:
     fields = _fields()
     if key not in fields:
-        near = difflib.get_close_matches(key, fields, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(key[:100], fields, n=3, cutoff=0.5)
         # the right name in the wrong section is the other common slip
         near += [known for known in fields if known.split(".")[1] == key.split(".")[-1] and known not in near]
         hint = f"; the nearest: {', '.join(near)}" if near else f"; sections are {', '.join(_sections())}"
-        raise PConvError(f"config: unknown key {key!r}{hint}")
+        raise PConvError(f"config: unknown key {brief(key)}{hint}")
     one, kind = fields[key]
     try:
         result = _coerce(value, kind)
-    except (TypeError, ValueError):
-        raise PConvError(f"config: {key}: expected {_type_name(kind)}, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise PConvError(f"config: {key}: expected {_type_name(kind)}, got {brief(value)}") from None
     limits = one.metadata
     if limits["one_of"] and result not in limits["one_of"]:
-        raise PConvError(f"config: {key}: expected one of {', '.join(limits['one_of'])}, got {value!r}")
+        raise PConvError(f"config: {key}: expected one of {', '.join(limits['one_of'])}, got {brief(value)}")
     if result is None or isinstance(result, tuple):
         return result
     if limits["least"] is not None and not result >= limits["least"]:
-        raise PConvError(f"config: {key}: expected at least {limits['least']}, got {value!r}")
+        raise PConvError(f"config: {key}: expected at least {limits['least']}, got {brief(value)}")
+    most = limits["most"] or 2**63 - 1
+    if isinstance(result, int) and result > most:
+        raise PConvError(f"config: {key}: expected at most {most}, got {brief(value)}")
     if limits["above"] is not None and not limits["above"] < result < float("inf"):
-        raise PConvError(f"config: {key}: expected a number above {limits['above']}, got {value!r}")
+        raise PConvError(f"config: {key}: expected a number above {limits['above']}, got {brief(value)}")
     return result
 
 
@@ -218,15 +232,15 @@ def _from_flat(flat: Mapping[str, Any]) -> TrainingConfig:
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     yaml = require("yaml", "train", why="--config")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(read_limited(Path(path)))
     except OSError as error:
         raise PConvError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # also UnicodeDecodeError
         raise PConvError(f"--config: {str(path)!r} is no valid YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise PConvError(f"--config: expected sections such as 'train:' in {str(path)!r}, got {content!r}")
+        raise PConvError(f"--config: expected sections such as 'train:' in {str(path)!r}, got {brief(content)}")
     flat = {}
     for section, values in content.items():
         if section not in _sections():
@@ -235,7 +249,7 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         elif isinstance(values, dict):
             flat.update({f"{section}.{name}": value for name, value in values.items()})
         elif values is not None:
-            raise PConvError(f"config: {section}: expected keys such as '{section}.KEY', got {values!r}")
+            raise PConvError(f"config: {section}: expected keys such as '{section}.KEY', got {brief(values)}")
     return flat
 
 
@@ -244,9 +258,9 @@ def _setting_value(key: str, text: str) -> Any:
         return text  # a folder's name may look like YAML: 'a: b', '[x]', '#1'
     yaml = require("yaml", "train", why="--set")
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PConvError(f"--set: {text!r} is no valid value for {key}: {error}") from error
+        return parse_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise PConvError(f"--set: {brief(text)} is no valid value for {key}: {error}") from error
 
 
 def load_config(

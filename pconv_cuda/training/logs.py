@@ -11,6 +11,7 @@ import torch
 
 from pconv_cuda.errors import require
 from pconv_cuda.files import atomic_path, open_append
+from pconv_cuda.text import parse_json
 
 __all__ = ["LOG", "RunLog", "last_step", "picture_grid"]
 
@@ -50,7 +51,7 @@ def last_step(path: Path) -> int:
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn line
-                steps.append(int(json.loads(line)["step"]))
+                steps.append(int(parse_json(line)["step"]))
     return max(steps)
 
 
@@ -81,7 +82,7 @@ class RunLog:
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= done:
+                if parse_json(line)["step"] <= done:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue  # the torn last line of a killed process

@@ -8,7 +8,7 @@ three, and a resumed run is the same run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
+from pconv_cuda import weights
 from pconv_cuda.data.pairs import Pairs
-from pconv_cuda.errors import PConvError, require
+from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
 from pconv_cuda.locks import folder_lock
 from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.models import PConvUNet
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
+from pconv_cuda.training.conditions import check_depth, make_accelerator, memory_errors
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, picture_grid
 from pconv_cuda.training.progress import Progress
-from pconv_cuda.training.sources import RunData, open_data, training_batches
+from pconv_cuda.training.sources import RunData, loader_errors, open_data, training_batches
 
 __all__ = ["TrainingResult", "build_network", "train"]
-
-_ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -65,36 +65,19 @@ def train(config: TrainingConfig, out: str | Path, resume: str = "auto") -> Trai
     return _Run(config, Path(out), resume).execute()
 
 
-def _make_accelerator(config: TrainingConfig) -> Any:
-    accelerate = require("accelerate", "train", why="training")
-    # a second training in one process may ask for another precision
-    accelerate.state.AcceleratorState._reset_state()
-    accelerate.state.GradientState._reset_state()
-    accelerator = accelerate.Accelerator(
-        cpu=not torch.accelerator.is_available(),  # without this torchrun on CPUs trains N separate networks
-        mixed_precision=_ACCELERATE_PRECISION[config.train.precision],
-        gradient_accumulation_steps=config.train.accumulate,
-    )
-    if config.train.precision == "fp16" and accelerator.device.type == "cpu":
-        raise PConvError("train.precision: fp16 needs a GPU, and this is a CPU; expected fp32 or bf16 here")
-    if config.train.batch_norm == "sync" and accelerator.device.type == "cpu":
-        raise PConvError(
-            "train.batch_norm: sync needs GPUs, for torch's SyncBatchNorm has no CPU kernels; expected process or "
-            "frozen here"
-        )
-    return accelerator
-
-
 class _Run:
     """One call of :func:`train`: its parts, and the steps in order."""
 
     def __init__(self, config: TrainingConfig, out: Path, resume: str) -> None:
         self.config, self.out, self.resume = config, out, resume
-        self.accelerator = _make_accelerator(config)
+        self.accelerator = make_accelerator(config)
         self.data: RunData = open_data(config)
         self.checkpoints = Checkpoints(out, config.checkpoint.keep)
         self.identity = {**flatten(config), **self.data.identity}
         self.best_step, self.best_score = 0, float("inf")
+        self.losses = [0.0, 0]  # their sum and number since the last score
+        self._check_folder: Callable[[], None] = lambda: None
+        check_depth(config, self.accelerator.num_processes)
 
     # ---- parts
 
@@ -124,6 +107,7 @@ class _Run:
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise PConvError(f"--resume: the checkpoint of step {state['step']} does not fit: {error}") from error
             self.best_step, self.best_score = state["best_step"], state["best_score"]
+            self.losses = list(state["losses"])
 
     def _set_stage(self, step: int) -> None:
         """Learning rate and frozen parts, as functions of the step alone."""
@@ -143,13 +127,19 @@ class _Run:
                 if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def _save(self, step: int, score: float) -> None:
-        """A checkpoint after ``step`` steps; ``score`` decides whether it is the best so far."""
+    def _save(self, step: int, score: float | None) -> None:
+        """A checkpoint after ``step`` steps; ``score`` decides whether it is the best so far.
+
+        None at the end of a run that is no multiple of checkpoint.every: where a run is extended must not decide about
+        its best checkpoint. Only until there is a score the last one counts as the best.
+        """
         for name, value in self.network.state_dict().items():
             # a gradient may overflow where the loss did not: such weights must not replace good ones
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise PConvError(f"step {step}: the weights {name} are not finite; {self._last_good()}")
-        if score < self.best_score:
+        if score is None and self.best_score == float("inf"):
+            self.best_step = step
+        elif score is not None and score < self.best_score:
             self.best_step, self.best_score = step, score
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
@@ -162,6 +152,8 @@ class _Run:
                     "identity": self.identity,
                     "best_step": self.best_step,
                     "best_score": self.best_score,
+                    "losses": self.losses,
+                    "network": self.network.config,
                 }
             )
         self.accelerator.wait_for_everyone()
@@ -170,16 +162,21 @@ class _Run:
         good = self.checkpoints.newest_good()
         return f"the last good checkpoint is {good}" if good else "there is no good checkpoint yet"
 
-    def _write_weights(self) -> None:
+    def _write_weights(self, step: int) -> None:
         # also where the run was complete: the process before may have been killed just short of this
         if self.accelerator.is_main_process:
-            self.network.save_pretrained(self.out)
+            self._check_folder()
+            weights.save(self.network.state_dict(), self.network.config, self.out, step)
         self.accelerator.wait_for_everyone()
 
     # ---- the work
 
     def execute(self) -> TrainingResult:
-        with folder_lock(self.out) if self.accelerator.is_main_process else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if self.accelerator.is_main_process:
+                self._check_folder = stack.enter_context(folder_lock(self.out))
+            stack.enter_context(memory_errors(self.config))
+            stack.enter_context(loader_errors())
             return self._execute()
 
     def _execute(self) -> TrainingResult:
@@ -203,8 +200,13 @@ class _Run:
                 if main:
                     with atomic_path(self.out / CONFIGURATION) as temporary:
                         temporary.write_text(to_yaml(self.config), encoding="utf-8")
-                terms = self._steps(first, last, progress)
-            self._write_weights()
+                try:
+                    terms = self._steps(first, last, progress)
+                except KeyboardInterrupt:
+                    paths = self.checkpoints.paths()
+                    progress.say(f"the newest checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet")
+                    raise
+            self._write_weights(max(first, last))
             progress.say(f"weights: {self.out / 'model.safetensors'}")
         self.accelerator.end_training()  # leaves the process group, where there is one
         return TrainingResult(self.out, max(first, last), first, terms)
@@ -220,35 +222,44 @@ class _Run:
             accelerator.num_processes,
             accelerator.process_index,
         )
-        since_checkpoint: list[float] = []
         terms: dict[str, float] = {}
         try:
             for step in range(first, last):
                 self._set_stage(step)
                 terms = self._step(step, micro_batches, pictures=log)
                 done, total = step + 1, sum(terms.values())
-                since_checkpoint.append(total)
+                self.losses = [self.losses[0] + total, self.losses[1] + 1]
                 progress.advance(f"loss {total:.4f}")
                 if log and (done % config.log.every == 0 or done == last):
+                    self._check_folder()
                     speed = progress.speed * config.train.batch_size
                     numbers = {f"loss/{name}": value for name, value in terms.items()}
                     numbers |= {"loss/total": total, "lr": config.lr_at(step), "pictures_per_second": speed}
                     log.numbers(done, numbers)
                 if done % config.checkpoint.every == 0 or done == last:
-                    # without pictures set aside the mean training loss since the last checkpoint decides
-                    score = sum(since_checkpoint) / len(since_checkpoint)
-                    if self.data.validation is not None:
-                        score = self._validate(self.data.validation)
-                        if log:
-                            log.numbers(done, {"validation/total": score})
-                    self._save(done, score)
-                    since_checkpoint = []
+                    self._checkpoint(done, log)
         finally:
+            micro_batches.close()  # the loader processes end now, whatever still refers to this
             if log:
                 log.close()
         return terms
 
-    def _step(self, step: int, micro_batches: Iterator[Any], pictures: RunLog | None) -> dict[str, float]:
+    def _checkpoint(self, done: int, log: RunLog | None) -> None:
+        """After ``done`` steps: the score, where it is time for one, and a checkpoint."""
+        if log:
+            self._check_folder()  # before anything is written: what is missing would be made anew
+        score = None
+        if done % self.config.checkpoint.every == 0:
+            # without pictures set aside the mean training loss since the last score decides
+            score = self.losses[0] / self.losses[1]
+            if self.data.validation is not None:
+                score = self._validate(self.data.validation)
+                if log:
+                    log.numbers(done, {"validation/total": score})
+            self.losses = [0.0, 0]
+        self._save(done, score)
+
+    def _step(self, step: int, micro_batches: Generator[Any, None, None], pictures: RunLog | None) -> dict[str, float]:
         """One optimiser step. Returns the terms, means over micro-batches and processes."""
         sums: dict[str, float] = {}
         for _ in range(self.config.train.accumulate):

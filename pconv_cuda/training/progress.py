@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from pconv_cuda.errors import require
+from pconv_cuda.text import printable
 
 __all__ = ["Progress"]
 
@@ -35,19 +36,21 @@ class Progress:
             rich = require("rich.progress", "train", why="the progress bar")
             console = require("rich.console", "train").Console(stderr=True)
             self._bar = rich.Progress(
-                rich.TextColumn("{task.description}"),
+                rich.TextColumn("{task.description}", markup=False),
                 rich.BarColumn(),
                 rich.MofNCompleteColumn(),
-                rich.TextColumn("{task.fields[speed]:.2f} steps/s"),
+                rich.TextColumn("{task.fields[speed]:.2f} steps/s", markup=False),
                 rich.TimeRemainingColumn(),
-                rich.TextColumn("{task.fields[note]}"),
+                rich.TextColumn("{task.fields[note]}", markup=False),  # a name such as x[/y]z.png is no markup
                 console=console,
             )
             self._bar.start()
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, speed=0.0, note="")
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.say(f"{self.label}: {self.done} of {self.total} are done")
         if self._bar is not None:
             self._bar.stop()
 
@@ -59,6 +62,7 @@ class Progress:
     def advance(self, note: str = "") -> None:
         """One step is done. ``note`` stands behind the bar, and in the plain lines."""
         self.done += 1
+        note = printable(note, keep="")
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, speed=self.speed, note=note)
         elif self.enabled and (self.done % self.every == 0 or self.done == self.total):
@@ -73,6 +77,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""
+        text = printable(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         elif self.enabled:

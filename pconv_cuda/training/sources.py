@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import sys
+import time
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import torch
 
@@ -15,7 +19,7 @@ from pconv_cuda.data.pairs import Pairs, StepBatches
 from pconv_cuda.errors import PConvError
 from pconv_cuda.training.config import TrainingConfig
 
-__all__ = ["RunData", "open_data", "training_batches"]
+__all__ = ["RunData", "loader_errors", "open_data", "training_batches"]
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # pictures (N, 3, S, S) float32 in [0, 1], masks (N, 1, S, S) bool
@@ -74,13 +78,20 @@ def open_data(config: TrainingConfig) -> RunData:
     return RunData(training, set_aside, identity)
 
 
-def _one_thread(worker: int) -> None:
+def _prepare_loader(worker: int) -> None:
     torch.set_num_threads(1)  # the loaders must not compete with the training for every core
+    sys.excepthook = _report_in_loader
+
+
+def _report_in_loader(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+    """A training that is interrupted drops its connections, of which multiprocessing's thread makes a traceback."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, value, trace)
 
 
 def training_batches(
     pairs: Pairs, config: TrainingConfig, first: int, device: torch.device, processes: int = 1, rank: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Micro-batches of this process from step ``first`` to the end: (picture, mask) as in :class:`Pairs`.
 
     Raises:
@@ -98,21 +109,29 @@ def training_batches(
         batch_sampler=steps,
         num_workers=config.data.workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_loader,
     )
     return _errors_without_traceback(loader)
 
 
-def _errors_without_traceback(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _errors_without_traceback(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
     """A loader process puts its traceback into the message of our errors: the last line is for people."""
     try:
         yield from batches
     except PConvError as error:
         message = str(error).strip().splitlines()[-1]
         raise PConvError(message.removeprefix("pconv_cuda.errors.PConvError: ")) from None
+
+
+@contextlib.contextmanager
+def loader_errors() -> Iterator[None]:
+    """A loader process that died is an error with its remedies; torch tells it wherever the training then is."""
+    try:
+        yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
+        time.sleep(0.5)  # a signal to all processes of the command reaches this one too, and is the better reason
         raise PConvError(
             "data.workers: a loader process ended unexpectedly: killed, out of memory, or out of shared memory "
             f"(/dev/shm). Load in the training's own process with --set data.workers=0, or give it more ({error})"

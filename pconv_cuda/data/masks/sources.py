@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from pconv_cuda.data.images import FolderImages
+from pconv_cuda.data.mask_values import WHITE, mask_grey
 from pconv_cuda.data.masks.brush import irregular_mask
 from pconv_cuda.data.masks.drawing import KINDS, VERSION, draw_mask
 from pconv_cuda.data.masks.shares import hole_pixels
@@ -17,7 +19,6 @@ from pconv_cuda.errors import PConvError, require
 __all__ = ["POLARITIES", "DrawnMasks", "FolderMasks", "MaskSource", "StrokeMasks"]
 
 POLARITIES = ("white-hole", "black-hole")
-_THRESHOLD = 128  # of 0..255: from here on a pixel counts as white
 _INVERTED_SHARE = 0.6  # masks with more hole than this are usually the wrong way round
 
 
@@ -67,7 +68,8 @@ class FolderMasks:
         polarity: "white-hole" (what this package writes) or "black-hole".
 
     Raises:
-        PConvError: unknown polarity, no folder, no file, or (when drawing) not one readable file.
+        PConvError: unknown polarity, no folder, no file, not one file with a hole, or (when drawing) not one readable
+            file.
     """
 
     def __init__(self, folder: str | Path, polarity: str = "white-hole", what: str = "data.masks") -> None:
@@ -76,7 +78,9 @@ class FolderMasks:
         self.polarity = polarity
         self.files = FolderImages(folder, what)
         self.fingerprint = self.files.fingerprint
-        self._warn_if_inverted(folder)
+        self._what = what
+        self._told = torch.zeros(1, dtype=torch.uint8).share_memory_()  # once for all loader processes
+        self._check_shares(folder)
 
     def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
         first = int(rng.integers(len(self.files)))
@@ -90,21 +94,36 @@ class FolderMasks:
         array = self.files.load(index)
         if array is None:
             return None
-        pil_image = require("PIL.Image", "inpaint", why="reading masks")
-        picture = pil_image.fromarray(array).convert("L")
+        grey, scaled = mask_grey(array)
+        if scaled and not self._told:
+            self._told[0] = 1
+            warnings.warn(
+                f"{self._what}: the brightest value of {self.files.files[index]} is 1; 0 and 1 are read as 0 and 255",
+                stacklevel=2,
+            )
         if size is not None:
-            picture = picture.resize((size, size), pil_image.Resampling.NEAREST)
-        white = np.asarray(picture) >= _THRESHOLD
+            pil_image = require("PIL.Image", "inpaint", why="reading masks")
+            grey = np.asarray(pil_image.fromarray(grey).resize((size, size), pil_image.Resampling.NEAREST))
+        white = grey >= WHITE
         return ~white if self.polarity == "white-hole" else white
 
-    def _warn_if_inverted(self, folder: str | Path) -> None:
-        every = max(1, len(self.files) // 16)  # a few, spread over the folder, are enough
+    def _check_shares(self, folder: str | Path) -> None:
+        """A few masks, spread over the folder, tell whether they look inverted; without any hole among them, all."""
+        every = max(1, len(self.files) // 16)
         masks = [self._mask(index) for index in range(0, len(self.files), every)]
-        shares = [1 - mask.mean() for mask in masks if mask is not None]
+        shares = [float(1 - mask.mean()) for mask in masks if mask is not None]
+        if shares and not any(shares):
+            rest = (self._mask(index) for index in range(len(self.files)) if index % every)
+            if all(mask is None or mask.all() for mask in rest):
+                raise PConvError(
+                    f"{self._what}: expected masks with holes, but not one of the {len(self.files)} files in "
+                    f"{str(folder)!r} has a pixel that is hole when read as {self.polarity} (from brightness {WHITE} "
+                    "on a pixel is white)"
+                )
         if shares and np.mean(shares) > _INVERTED_SHARE:
             other = POLARITIES[1 - POLARITIES.index(self.polarity)]
             warnings.warn(
-                f"data.masks: the masks in {str(folder)!r} are {np.mean(shares):.0%} hole when read as "
+                f"{self._what}: the masks in {str(folder)!r} are {np.mean(shares):.0%} hole when read as "
                 f"{self.polarity}; if they are the other way round, set data.polarity={other}",
                 stacklevel=3,
             )
