@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pconv_cuda.text import printable
 
 if TYPE_CHECKING:
     from pconv_cuda.inpainting.batch import Job
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_jobs(args.image, mask, args.out, recursive=args.recursive)
     jobs = plan.jobs
     for note in plan.notes:
-        print(f"warning: {args.image}: {note}", file=sys.stderr)
+        print(printable(f"warning: {args.image}: {note}"), file=sys.stderr)
     skipped = [job for job in jobs if args.skip_existing and job.output.exists()]
     if skipped:
         print(f"{len(skipped)} of {len(jobs)} skipped: their outputs exist (--skip-existing)")
@@ -206,24 +207,21 @@ class _StatusLine:
         if self._bar:
             filled = 24 * done // total
             bar = "#" * filled + "." * (24 - filled)
-            print(f"\r\033[K{self.name} [{bar}] {done}/{total}{size}", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{printable(self.name)} [{bar}] {done}/{total}{size}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() - self._last > 10:
-            print(f"{self.name}: piece {done} of {total}{size}", file=sys.stderr, flush=True)
+            print(f"{printable(self.name)}: piece {done} of {total}{size}", file=sys.stderr, flush=True)
             self._last = time.monotonic()
 
     def say(self, text: str) -> None:
         self._clear()
-        try:
-            print(self.count + text, flush=True)
-        except BrokenPipeError:  # nobody reads any more: the pictures are still wanted
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end)
+        print(printable(self.count + text), flush=True)
 
     def warn(self, text: str) -> None:
         self.complain(f"warning: {text}")
 
     def complain(self, text: str) -> None:
         self._clear()
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
         if self._bar:

@@ -16,44 +16,20 @@ import numpy as np
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import os_error_text
 
-__all__ = ["CONTACT_SHEET", "IMAGE_SUFFIXES", "MANIFEST", "FileSet", "find_files"]
+__all__ = ["CONTACT_SHEET", "IMAGE_SUFFIXES", "MANIFEST", "OTHER_SUFFIXES", "FileSet", "all_files", "find_files"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 # what `pconv masks` writes beside its masks: the sheet is a picture of masks, and no mask
 CONTACT_SHEET, MANIFEST = "sheet.png", "manifest.json"
 
 # Pictures of other kinds: who has them in a folder is told that they are left out.
-_OTHER_SUFFIXES = frozenset(
-    [
-        ".arw",
-        ".avif",
-        ".cr2",
-        ".cr3",
-        ".dng",
-        ".exr",
-        ".gif",
-        ".hdr",
-        ".heic",
-        ".heif",
-        ".ico",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jxl",
-        ".nef",
-        ".orf",
-        ".pbm",
-        ".pcx",
-        ".pgm",
-        ".pnm",
-        ".ppm",
-        ".psd",
-        ".raf",
-        ".rw2",
-        ".svg",
-        ".tga",
-        ".xcf",
-    ]
+OTHER_SUFFIXES = frozenset(
+    f".{one}"
+    for one in (
+        *("arw", "avif", "cr2", "cr3", "dds", "dng", "exr", "gif", "hdr", "heic", "heif", "ico", "j2k", "jfif"),
+        *("jp2", "jpe", "jxl", "kra", "nef", "ora", "orf", "pbm", "pcx", "pdf", "pgm", "pnm", "ppm", "psb", "psd"),
+        *("raf", "rw2", "svg", "tga", "xcf"),
+    )
 )
 _EDGE = 65536  # bytes at each end of a file that are read for its digest
 _THREADS = 8  # files that are opened at once: over a network each of them is waited for
@@ -86,14 +62,14 @@ def find_files(folder: str | Path, what: str) -> list[Path]:
         raise PConvError(f"{what}: expected a folder of pictures, got {str(folder)!r}, which is no folder")
     suffixes, files = _suffixes(), []
     left_out: Counter[str] = Counter()
-    for path in _all_files(root, what):
+    for path in all_files(root, what):
         suffix = path.suffix.lower()
         if suffix in suffixes:
             if not path.is_file():
                 left_out["links to nothing" if path.is_symlink() else "no regular files"] += 1
             elif path.name != CONTACT_SHEET or not path.with_name(MANIFEST).is_file():
                 files.append(path)
-        elif suffix in _OTHER_SUFFIXES:
+        elif suffix in OTHER_SUFFIXES:
             left_out[suffix] += 1
     kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))
     if not files:
@@ -109,8 +85,14 @@ def find_files(folder: str | Path, what: str) -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(root).as_posix())
 
 
-def _all_files(root: Path, what: str) -> list[Path]:
-    """Everything below ``root`` that is no folder. Folders themselves go before links to them."""
+def all_files(root: Path, what: str, recursive: bool = True) -> list[Path]:
+    """Everything in ``root``, and below it, that is no folder. Folders themselves go before links to them.
+
+    Links are followed; a folder that is reached twice, or in a circle, counts once.
+
+    Raises:
+        PConvError: a folder that cannot be listed; ``what`` is the argument's name.
+    """
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
     links = [root]
@@ -129,9 +111,9 @@ def _all_files(root: Path, what: str) -> list[Path]:
                         for entry in entries:
                             path = folder / entry.name
                             if entry.is_dir(follow_symlinks=False):
-                                stack.append(path)
+                                stack += [path] * recursive
                             elif entry.is_symlink() and path.is_dir():
-                                links.append(path)
+                                links += [path] * recursive
                             else:
                                 found.append(path)
                 except OSError as error:

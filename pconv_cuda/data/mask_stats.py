@@ -12,7 +12,7 @@ import numpy as np
 
 from pconv_cuda.data.images import MANIFEST, find_files, load_rgb
 from pconv_cuda.data.mask_files import FORMAT
-from pconv_cuda.data.mask_values import WHITE, mask_grey
+from pconv_cuda.data.mask_values import THRESHOLD, mask_grey
 from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.data.masks.sources import POLARITIES
 from pconv_cuda.data.testset import PAPER_SHARES
@@ -161,7 +161,7 @@ def table(stats: MaskStats) -> str:
 
 def _measure(rgb: np.ndarray) -> _File:
     grey, scaled = mask_grey(rgb)
-    white = grey >= WHITE
+    white = grey >= THRESHOLD
     height, width = white.shape
     limits = Limits.of(height, width, (0.0, 1.0), None)
     outermost = np.concatenate([white[0], white[-1], white[1:-1, 0], white[1:-1, -1]])

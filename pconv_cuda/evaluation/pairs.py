@@ -13,7 +13,7 @@ import numpy as np
 from pconv_cuda.data.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.data.find import FileSet, find_files
 from pconv_cuda.data.images import load_rgb
-from pconv_cuda.data.mask_values import WHITE, mask_grey
+from pconv_cuda.data.mask_values import THRESHOLD, mask_grey
 from pconv_cuda.data.masks import POLARITIES, hole_pixels
 from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.data.testset import PAPER_SHARES, paper_mask
@@ -190,7 +190,7 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
     if shares and not any(shares):
         raise PConvError(
             f"--masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
-            f"when read as {polarity} (from brightness {WHITE} on a pixel is white)"
+            f"when read as {polarity} (from brightness {THRESHOLD} on a pixel is white)"
         )
     if shares and np.mean(shares) > _MUCH:
         other = POLARITIES[1 - POLARITIES.index(polarity)]
@@ -239,7 +239,7 @@ def _read(files: FileSet, index: int, size: int, polarity: str) -> _Read:
     pil_image = require("PIL.Image", "inpaint", why="reading masks")
     grey, scaled = mask_grey(_load(files, index))
     resized = pil_image.fromarray(grey).resize((size, size), pil_image.Resampling.NEAREST)
-    white = np.asarray(resized) >= WHITE
+    white = np.asarray(resized) >= THRESHOLD
     return _Read(~white if polarity == "white-hole" else white, (grey.shape[0], grey.shape[1]), scaled)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pconv_cuda.data.mask_values import THRESHOLD, brightness, is_set
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.arrays import ArrayPicture
 from pconv_cuda.inpainting.fill import Progress, fill_holes
-from pconv_cuda.inpainting.mask_values import THRESHOLD, brightness, is_set
 from pconv_cuda.inpainting.pictures import Picture
 
 if TYPE_CHECKING:

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pconv_cuda.data.find import OTHER_SUFFIXES, all_files
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import os_error_text
 from pconv_cuda.inpainting.pictures import FORMATS, READ_ONLY
 
 __all__ = ["Folder", "MaskFolder", "read_folder"]
 
 _MASK_ENDINGS = ("_mask", "-mask", ".mask")  # behind a picture's name
-# endings of pictures that are not read here: worth a word where a folder holds them
-_OTHER_PICTURES = frozenset(
-    f".{one}"
-    for one in (
-        *(
-            "gif",
-            "jxl",
-            "jp2",
-            "j2k",
-            "jpe",
-            "jfif",
-            "psd",
-            "psb",
-            "xcf",
-            "kra",
-            "ora",
-            "exr",
-            "hdr",
-            "svg",
-            "pdf",
-            "ico",
-        ),
-        *("tga", "ppm", "pgm", "pbm", "pnm", "dds", "dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -61,39 +35,23 @@ def read_folder(folder: Path, recursive: bool, leave_out: Iterable[Path] = ()) -
     unwanted = {path.resolve() for path in leave_out} - {folder.resolve()}
     found: list[Path] = []
     left_out: list[Path] = []
-    for path in _files(folder, recursive, unwanted):
+    for path in all_files(folder, "IMAGE", recursive):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if (
+            hidden
+            or not path.is_file()
+            or (unwanted and unwanted.intersection((real := path.resolve(), *real.parents)))
+        ):
+            continue
         ending = path.suffix.lower()
         if ending in FORMATS or ending in READ_ONLY:
             found.append(path)
-        elif ending in _OTHER_PICTURES:
+        elif ending in OTHER_SUFFIXES:
             left_out.append(path)
     names = {(path.parent, _key(path.stem)) for path in found}
     masks = [path for path in found if any((path.parent, base) in names for base in _pictures_of_mask(path))]
     pictures = sorted(set(found).difference(masks), key=lambda path: path.relative_to(folder))
     return Folder(pictures, sorted(masks), sorted(left_out))
-
-
-def _files(folder: Path, recursive: bool, unwanted: set[Path]) -> Iterator[Path]:
-    """Files in ``folder``, and below it if asked for; a folder that a link leads to again is not entered twice."""
-    seen: set[Path] = set()
-    open_folders = [folder]
-    while open_folders:
-        here = open_folders.pop()
-        if (real := here.resolve()) in seen:
-            continue
-        seen.add(real)
-        try:
-            entries = list(os.scandir(here))
-        except OSError as error:
-            raise PConvError(f"IMAGE: {here} cannot be read ({os_error_text(error)})") from error
-        for entry in entries:
-            path = here / entry.name
-            if entry.name.startswith(".") or (unwanted and path.resolve() in unwanted):
-                continue
-            if entry.is_file():
-                yield path
-            elif recursive and entry.is_dir():
-                open_folders.append(path)
 
 
 def _key(name: str) -> str:

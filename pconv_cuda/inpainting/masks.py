@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.mask_values import (
+from pconv_cuda.data.mask_values import (
     THRESHOLD,
     brightness,
     is_coloured,
     looks_like_a_picture,
     transparent_share,
 )
+from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, open_pillow, pillow
 from pconv_cuda.inpainting.windows import spread
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pconv_cuda.data.images import FolderImages
-from pconv_cuda.data.mask_values import WHITE, mask_grey
+from pconv_cuda.data.mask_values import THRESHOLD, mask_grey
 from pconv_cuda.data.masks.brush import irregular_mask
 from pconv_cuda.data.masks.drawing import KINDS, VERSION, draw_mask
 from pconv_cuda.data.masks.shares import hole_pixels
@@ -104,7 +104,7 @@ class FolderMasks:
         if size is not None:
             pil_image = require("PIL.Image", "inpaint", why="reading masks")
             grey = np.asarray(pil_image.fromarray(grey).resize((size, size), pil_image.Resampling.NEAREST))
-        white = grey >= WHITE
+        white = grey >= THRESHOLD
         return ~white if self.polarity == "white-hole" else white
 
     def _check_shares(self, folder: str | Path) -> None:
@@ -117,8 +117,8 @@ class FolderMasks:
             if all(mask is None or mask.all() for mask in rest):
                 raise PConvError(
                     f"{self._what}: expected masks with holes, but not one of the {len(self.files)} files in "
-                    f"{str(folder)!r} has a pixel that is hole when read as {self.polarity} (from brightness {WHITE} "
-                    "on a pixel is white)"
+                    f"{str(folder)!r} has a pixel that is hole when read as {self.polarity} (from brightness "
+                    f"{THRESHOLD} on a pixel is white)"
                 )
         if shares and np.mean(shares) > _INVERTED_SHARE:
             other = POLARITIES[1 - POLARITIES.index(self.polarity)]
