@@ -168,9 +168,13 @@ def _backward(
     db = live_grad.sum(dim=(0, 2, 3)) if need_bias else no_db
     if not (need_input or need_weight):
         return no_dx, no_dw, db
+    weight_layout = ops.memory_format(weight)
+    scaled, masked = (live_grad * spread).to(grad.dtype), torch.where(valid, input, 0.0)
+    if reference.overruns_workspace(weight, stride):
+        scaled, masked, weight = (t.clone(memory_format=torch.contiguous_format) for t in (scaled, masked, weight))
     dx, dw, _ = torch.ops.aten.convolution_backward(
-        (live_grad * spread).to(grad.dtype),
-        torch.where(valid, input, 0.0),
+        scaled,
+        masked,
         weight,
         None,
         stride,
@@ -184,7 +188,7 @@ def _backward(
     if need_input:
         dx = torch.where(valid, dx, 0.0).contiguous(memory_format=ops.memory_format(input))
     if need_weight:
-        dw = dw.contiguous(memory_format=ops.memory_format(weight))
+        dw = dw.contiguous(memory_format=weight_layout)
     return dx if need_input else no_dx, dw if need_weight else no_dw, db
 
 

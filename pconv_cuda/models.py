@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import weights
-from pconv_cuda._arguments import check_binary, padded_mask
+from pconv_cuda._arguments import as_valid, check_binary, padded_mask, same_in_all_channels
 from pconv_cuda._reach import closed_side
 from pconv_cuda._stages import Stage
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
@@ -151,14 +151,13 @@ class PConvUNet(nn.Module):
         height, width = image.shape[2:]
         if mask is None:
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
-        mask = _one_channel_if_equal(mask)
+        check_binary(mask)
+        mask = as_valid(_one_channel_if_equal(mask))
         fits = mask.dim() == 4 and mask.shape[0] in (1, image.shape[0]) and mask.shape[1] in (1, self.in_channels)
         if not fits or mask.shape[2:] != image.shape[2:]:
             raise ValueError(
                 f"mask: expected ({image.shape[0]}|1, 1|{self.in_channels}, {height}, {width}), got {tuple(mask.shape)}"
             )
-        check_binary(mask)
-        mask = mask != 0
         if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
             image = torch.where(mask, image, 0.0)
         # Any size: holes are added below and right until every level halves evenly, and cut off again.
@@ -241,7 +240,7 @@ class PConvUNet(nn.Module):
         if torch.compiler.is_compiling():  # a graph holds the tensors that it was traced with
             return
         for name, module in self.named_modules():
-            if isinstance(module, Stage) and module.folded is not None and module.folded.is_stale():
+            if isinstance(module, Stage) and module.is_stale():
                 raise RuntimeError(
                     f"{name}: its parameters or statistics were changed after fuse(); call unfuse(), or fuse() again"
                 )
@@ -297,7 +296,9 @@ def _one_channel_if_equal(mask: Tensor) -> Tensor:
         return first
     if torch.compiler.is_compiling() or mask.is_meta or type(mask) is not Tensor:
         return mask
-    return first if torch.equal(mask, first.expand_as(mask)) else mask
+    if torch._C._are_functorch_transforms_active():  # vmap has no values
+        return mask
+    return first if same_in_all_channels(mask) else mask
 
 
 def _window_sizes(given: Any, levels: int) -> tuple[int, ...]:

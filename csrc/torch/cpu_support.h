@@ -20,15 +20,39 @@ inline Tensor convolution(
     return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// (grad of input, grad of weight); undefined where it was not asked for.
+// oneDNN's gradient of a strided 1x1 weight writes past its workspace (uxlfoundation/oneDNN#6035) where the tensors are
+// channels_last and the channels in a group no multiple of its block, which is 8 or 16.
+inline bool overruns_workspace(const Tensor& weight, const Ints& stride) {
+    return weight.size(2) == 1 && weight.size(3) == 1 && (stride[0] > 1 || stride[1] > 1) && weight.size(1) % 16 != 0;
+}
+
+// With the strides of a contiguous tensor. contiguous() leaves strides of dimensions of size 1 as they are, from which
+// torch then concludes that a 1x1 weight, and with it the whole convolution, is channels_last.
+inline Tensor strictly_contiguous(const Tensor& tensor) {
+    int64_t expected = 1;
+    bool as_it_should_be = true;
+    for (int64_t axis = tensor.dim() - 1; axis >= 0; --axis) {
+        as_it_should_be &= tensor.stride(axis) == expected;
+        expected *= tensor.size(axis);
+    }
+    if (as_it_should_be) return tensor;
+    const auto sizes = tensor.sizes();
+    Tensor copy = empty_of(tensor, Ints(sizes.begin(), sizes.end()), tensor.scalar_type());
+    torch::stable::copy_(copy, tensor);
+    return copy;
+}
+
+// (grad of input, grad of weight), in any layout; undefined where it was not asked for.
 inline std::tuple<Tensor, Tensor> convolution_backward(
     const Tensor& grad, const Tensor& x, const Tensor& weight, const Ints& stride, const Ints& padding,
     const Ints& dilation, int64_t groups, bool need_input, bool need_weight) {
     const bool wanted[3] = {need_input, need_weight, false};
+    const bool copied = need_weight && overruns_workspace(weight, stride);
+    const auto given = [copied](const Tensor& tensor) { return copied ? strictly_contiguous(tensor) : tensor; };
     std::array<StableIValue, 11> stack{
-        torch::stable::detail::from(grad),
-        torch::stable::detail::from(x),
-        torch::stable::detail::from(weight),
+        torch::stable::detail::from(given(grad)),
+        torch::stable::detail::from(given(x)),
+        torch::stable::detail::from(given(weight)),
         torch::stable::detail::from(std::nullopt),
         torch::stable::detail::from(stride),
         torch::stable::detail::from(padding),
