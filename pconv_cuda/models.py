@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PConvUNet"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Beyond these a config is damaged or made to harm: at 16 levels a picture is padded to a multiple of 65,536 pixels.
+_MOST = {"in_channels": 1024, "levels": 16, "width": 8192, "window": 255}
 
 
 class PConvUNet(nn.Module):
@@ -61,6 +64,8 @@ class PConvUNet(nn.Module):
         for name, value in (("in_channels", in_channels), ("levels", levels), ("width", width)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+            if value > _MOST[name]:
+                raise ValueError(f"{name}: expected at most {_MOST[name]}, got {value}")
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
         if head not in (None, "sigmoid"):
@@ -269,12 +274,10 @@ class PConvUNet(nn.Module):
         """A model in eval mode from a folder of :meth:`save_pretrained`, or from one ``.safetensors`` file of it.
 
         Raises:
-            PConvError: no such file, no config, or tensors that do not fit it; the message says which.
+            PConvError: no such file or one of another kind, no config, or tensors that do not fit it; the message
+                says which.
         """
-        state, config = weights.load(Path(path))
-        model = weights.build(cls, config, path)
-        weights.fill(model, state, path)
-        return model.to(device).eval()
+        return weights.load(Path(path), cls).to(device).eval()
 
     def extra_repr(self) -> str:
         return f"in_channels={self.in_channels}, levels={self.levels}, width={self.width}, conv={self.conv!r}"
@@ -303,8 +306,10 @@ def _one_channel_if_equal(mask: Tensor) -> Tensor:
 
 def _window_sizes(given: Any, levels: int) -> tuple[int, ...]:
     windows = ([7, 5, 5] + [3] * levels)[:levels] if given is None else list(given)
-    if len(windows) != levels or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in windows):
-        raise ValueError(f"windows: expected {levels} odd sizes, one a level, got {given!r}")
+    fits = [isinstance(size, int) and size % 2 == 1 and 1 <= size <= _MOST["window"] for size in windows]
+    if len(windows) != levels or not all(fits):
+        most = _MOST["window"]
+        raise ValueError(f"windows: expected {levels} odd sizes, one a level, of at most {most}, got {given!r}")
     return tuple(windows)
 
 
@@ -314,6 +319,10 @@ def _per_channel(name: str, given: Any, imagenet: tuple[float, ...], channels: i
     values = tuple(float(value) for value in given)
     if len(values) != channels:
         raise ValueError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
+    # Of subnormal size the quotient of a pixel is infinite.
+    if not all(math.isfinite(value) for value in values) or (name == "std" and min(values) < 1e-6):
+        expected = "numbers of at least 1e-6" if name == "std" else "finite numbers"
+        raise ValueError(f"{name}: expected {expected}, got {given!r}")
     return values
 
 

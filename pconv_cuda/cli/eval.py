@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pconv_cuda.devices import DEVICE_HELP
+
 _BASELINES = "mean,telea,ns,biharmonic"
 
 
@@ -44,7 +46,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--lpips", metavar="auto|none|FILE", default="auto", help="torchvision's AlexNet or VGG16 weights for LPIPS")
     add("--fid", metavar="auto|none|FILE", default="auto", help="weights of FID's Inception network")
     add("--resamples", metavar="N", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    add("--device", default="auto", help=DEVICE_HELP)
 
 
 def common(args: argparse.Namespace) -> dict[str, Any]:

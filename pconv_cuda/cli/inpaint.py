@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pconv_cuda.devices import DEVICE_HELP
+
 if TYPE_CHECKING:
     from pconv_cuda.inpainting.batch import Job
     from pconv_cuda.inpainting.masks import MaskRule
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile", metavar="PX", type=int, help="largest side that the network sees at once (less memory)"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     parser.add_argument("--skip-existing", action="store_true", help="leave outputs that are there already")
     parser.add_argument("--recursive", action="store_true", help="search subfolders too")
 
@@ -124,18 +126,10 @@ def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> i
 
 
 def _load(weights: Path, device: str) -> PConvUNet:
-    import torch
-
-    from pconv_cuda.errors import PConvError
+    from pconv_cuda.devices import pick_device
     from pconv_cuda.models import PConvUNet
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise PConvError("--device: expected a CUDA device for 'cuda', but torch finds none; use cpu or auto")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not weights.exists():
-        raise PConvError(f"--weights: expected a .safetensors file or a folder, but {weights} does not exist")
-    model = PConvUNet.from_pretrained(weights).to(device).eval()
+    model = PConvUNet.from_pretrained(weights, device=pick_device(device)).eval()
     return model.fuse() if model.conv == "partial" else model  # nobody trains it here
 
 
