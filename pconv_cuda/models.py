@@ -149,10 +149,16 @@ class PConvUNet(nn.Module):
             ``(N, 1, H, W)``. Where the new mask is 0 the output is 0 and means nothing: the hole was too large.
 
         Raises:
-            ValueError: an image of another shape or channel count, a mask that does not fit it.
+            ValueError: an image of another shape, channel count or device, a mask that does not fit it.
+            TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
         """
         if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[2:]:
             raise ValueError(f"image: expected (N, {self.in_channels}, H, W), got shape {tuple(image.shape)}")
+        weight = cast(Stage, self.encoder[0]).conv.weight
+        if image.device != weight.device:
+            raise ValueError(f"image: expected the parameters' device {weight.device}, got {image.device}")
+        if image.dtype != weight.dtype and not torch.is_autocast_enabled(image.device.type):
+            raise TypeError(f"image: expected the parameters' dtype {weight.dtype}, got {image.dtype}")
         height, width = image.shape[2:]
         if mask is None:
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
