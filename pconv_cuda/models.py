@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,14 +13,10 @@ from pconv_cuda import weights
 from pconv_cuda._arguments import as_valid, check_binary, padded_mask, same_in_all_channels
 from pconv_cuda._reach import closed_side
 from pconv_cuda._stages import Stage
+from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel, window_sizes
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PConvUNet"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# Beyond these a config is damaged or made to harm: at 16 levels a picture is padded to a multiple of 65,536 pixels.
-_MOST = {"in_channels": 1024, "levels": 16, "width": 8192, "window": 255}
 
 
 class PConvUNet(nn.Module):
@@ -61,19 +56,15 @@ class PConvUNet(nn.Module):
         head: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("levels", levels), ("width", width)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-            if value > _MOST[name]:
-                raise ValueError(f"{name}: expected at most {_MOST[name]}, got {value}")
+        check_sizes(in_channels=in_channels, levels=levels, width=width)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
         if head not in (None, "sigmoid"):
             raise ValueError(f"head: expected None or 'sigmoid', got {head!r}")
         self.in_channels, self.levels, self.width, self.conv = in_channels, levels, width, conv
-        self.windows, self.first_bias, self.head = _window_sizes(windows, levels), bool(first_bias), head
-        self.mean = _per_channel("mean", mean, IMAGENET_MEAN, in_channels)
-        self.std = _per_channel("std", std, IMAGENET_STD, in_channels)
+        self.windows, self.first_bias, self.head = window_sizes(windows, levels), bool(first_bias), head
+        self.mean = per_channel("mean", mean, IMAGENET_MEAN, in_channels)
+        self.std = per_channel("std", std, IMAGENET_STD, in_channels)
 
         widths = [in_channels] + [width * min(2**level, 8) for level in range(levels)]
         partial = conv == "partial"
@@ -121,7 +112,7 @@ class PConvUNet(nn.Module):
     def config(self) -> dict[str, Any]:
         """What :meth:`from_pretrained` needs beside the weights; goes into config.json."""
         names = ["in_channels", "levels", "width", "conv", "mean", "std"]
-        names += ["windows"] * (self.windows != _window_sizes(None, self.levels))  # the paper's need no mention
+        names += ["windows"] * (self.windows != window_sizes(None, self.levels))  # the paper's need no mention
         names += ["first_bias"] * self.first_bias + ["head"] * (self.head is not None)
         return {name: getattr(self, name) for name in names}
 
@@ -132,7 +123,7 @@ class PConvUNet(nn.Module):
         Found by growing masks alone, for every offset to the grid of 2^levels pixels; well placed, a hole may be
         up to 2^(levels + 2) + 13 pixels wide. Whether a given hole closed, the returned mask says.
         """
-        if self.windows != _window_sizes(None, self.levels):
+        if self.windows != window_sizes(None, self.levels):
             return closed_side(self.windows)
         return {1: 8, 2: 18}.get(self.levels, 3 * 2**self.levels + 14)
 
@@ -194,11 +185,11 @@ class PConvUNet(nn.Module):
     def normalize(self, image: Tensor) -> Tensor:
         """``(..., C, H, W)`` in [0, 1] -> what the network takes; in fp32 where the image is not floating."""
         image = image if image.dtype.is_floating_point else image.float()
-        return (image - _column(self.mean, image)) / _column(self.std, image)
+        return (image - column(self.mean, image)) / column(self.std, image)
 
     def denormalize(self, image: Tensor) -> Tensor:
         """The network's output ``(..., C, H, W)`` -> [0, 1], clamped."""
-        return (image * _column(self.std, image) + _column(self.mean, image)).clamp(0, 1)
+        return (image * column(self.std, image) + column(self.mean, image)).clamp(0, 1)
 
     def freeze_encoder_bn(self, frozen: bool = True) -> PConvUNet:
         """For fine-tuning (paper, section 4.2): the encoder's batch norms keep their statistics and parameters.
@@ -308,29 +299,3 @@ def _one_channel_if_equal(mask: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active():  # vmap has no values
         return mask
     return first if same_in_all_channels(mask) else mask
-
-
-def _window_sizes(given: Any, levels: int) -> tuple[int, ...]:
-    windows = ([7, 5, 5] + [3] * levels)[:levels] if given is None else list(given)
-    fits = [isinstance(size, int) and size % 2 == 1 and 1 <= size <= _MOST["window"] for size in windows]
-    if len(windows) != levels or not all(fits):
-        most = _MOST["window"]
-        raise ValueError(f"windows: expected {levels} odd sizes, one a level, of at most {most}, got {given!r}")
-    return tuple(windows)
-
-
-def _per_channel(name: str, given: Any, imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    if given is None:
-        return imagenet if channels == 3 else (sum(imagenet) / 3,) * channels
-    values = tuple(float(value) for value in given)
-    if len(values) != channels:
-        raise ValueError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
-    # Of subnormal size the quotient of a pixel is infinite.
-    if not all(math.isfinite(value) for value in values) or (name == "std" and min(values) < 1e-6):
-        expected = "numbers of at least 1e-6" if name == "std" else "finite numbers"
-        raise ValueError(f"{name}: expected {expected}, got {given!r}")
-    return values
-
-
-def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
