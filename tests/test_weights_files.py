@@ -44,10 +44,10 @@ def refused(path: Path, message: str) -> None:
 
 
 CONFIGS = {
-    "levels": ({"levels": 10**9}, "levels: expected at most 16, got 1000000000"),
+    "levels": ({"levels": 10**9}, "levels: expected at most 12, got 1000000000"),
     "in_channels": ({"in_channels": 10**9}, "in_channels: expected at most 1024"),
     "width": ({"width": 10**9}, "width: expected at most 8192"),
-    "large": ({"levels": 16, "width": 8192}, "do not fit its config: encoder.0.conv.weight is missing; .* more"),
+    "large": ({"levels": 12, "width": 8192}, "do not fit its config: encoder.0.conv.weight is missing; .* more"),
     "windows": ({"levels": 2, "windows": [10**9 + 1, 3]}, "windows: expected 2 odd sizes"),
     "many windows": ({"levels": 2, "windows": [3] * 10**4}, "windows: expected 2 odd sizes"),
     "std 0": ({"std": [0.2, 0, 0.2]}, "std: expected numbers of at least 1e-6"),
