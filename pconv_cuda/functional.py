@@ -117,9 +117,10 @@ def partial_conv2d_sources(
         raise ValueError(f"masks: expected one for each of the {len(inputs)} inputs, got {len(masks)}")
     for source in inputs:
         check_tensor("inputs", source)
-        if source.dim() != 4 or source.shape[0] != inputs[0].shape[0] or source.shape[2:] != inputs[0].shape[2:]:
+        alike = source.dim() == 4 and source.shape[0] == inputs[0].shape[0] and source.shape[2:] == inputs[0].shape[2:]
+        if not alike or 0 in source.shape[1:]:
             shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
-            raise ValueError(f"inputs: expected (N, C_i, H, W) of one batch and size, got {shapes}")
+            raise ValueError(f"inputs: expected (N, C_i, H, W) of one batch and size, C_i not 0, got {shapes}")
     joined = torch.cat(list(inputs), dim=1)
     check_convolution(joined, weight, bias, 1)
     small: list[Tensor] = []

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pconv_cuda import reference
 from pconv_cuda.functional import partial_conv2d
-from pconv_cuda.reference import overruns_workspace
+from pconv_cuda.reference import needs_plain_strides
 
 ROOT = Path(__file__).parents[1]
 CHECKS = "libc_malloc_debug.so.0"
@@ -59,13 +60,40 @@ def test_the_heap_stays_whole(function: str, fallback: bool) -> None:
     assert done.returncode == 0 and done.stdout.endswith("done\n"), f"{done.returncode}: {done.stderr[-2000:]}"
 
 
-def test_only_the_faulty_case_is_copied() -> None:
-    weights = {
-        name: torch.empty(4, c, r, 1) for name, (c, r) in {"odd": (12, 1), "even": (16, 1), "wide": (12, 3)}.items()
-    }
-    assert overruns_workspace(weights["odd"], 2) and overruns_workspace(weights["odd"], [1, 2])
-    assert not overruns_workspace(weights["odd"], 1) and not overruns_workspace(weights["odd"], (1, 1))
-    assert not overruns_workspace(weights["even"], 2) and not overruns_workspace(weights["wide"], 2)
+def test_only_the_faulty_cases_are_copied() -> None:
+    x, odd, even, wide = (
+        torch.empty(1, 12, 4, 4),
+        torch.empty(4, 12, 1, 1),
+        torch.empty(4, 16, 1, 1),
+        torch.empty(4, 12, 3, 1),
+    )
+    assert needs_plain_strides(x, odd, 2) and needs_plain_strides(x, odd, [1, 2])
+    assert not needs_plain_strides(x, odd, 1) and not needs_plain_strides(x, odd, (1, 1))
+    assert not needs_plain_strides(x, even, 2) and not needs_plain_strides(x, wide, 2)
+    assert needs_plain_strides(torch.empty(2, 1, 3, 1), wide[:, :1], 1)
+    assert not needs_plain_strides(torch.empty(2, 1, 3, 2), wide[:, :1], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("function", [partial_conv2d, reference.partial_conv2d])
+def test_one_channel_of_one_column_in_any_layout(function, dtype: torch.dtype) -> None:
+    for size, step in (((3, 1), (1, 2)), ((1, 3), (2, 1)), ((1, 1), (2, 2))):
+        image, filters = torch.randn(2, 1, *size).to(dtype), torch.randn(5, 1, 3, 3).to(dtype)
+        expected = None
+        for of_image in (torch.contiguous_format, torch.channels_last):
+            for of_filters in (torch.contiguous_format, torch.channels_last):
+                x = torch.empty(image.shape, dtype=dtype, memory_format=of_image).copy_(image).requires_grad_()
+                weight = (
+                    torch.empty(filters.shape, dtype=dtype, memory_format=of_filters).copy_(filters).requires_grad_()
+                )
+                output, _ = function(x, None, weight, None, step, 1)
+                found = [output, *torch.autograd.grad(output.sum(), [x, weight])]
+                if expected is None:
+                    leaves = [t.detach().double().contiguous().requires_grad_() for t in (image, filters)]
+                    true, _ = function(*leaves[:1], None, leaves[1], None, step, 1)
+                    expected = [true, *torch.autograd.grad(true.sum(), leaves)]
+                for ours, true in zip(found, expected, strict=True):
+                    torch.testing.assert_close(ours.double(), true, rtol=0.02, atol=0.05)
 
 
 def test_gradients_keep_their_layouts() -> None:
