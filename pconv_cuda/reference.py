@@ -97,8 +97,9 @@ def needs_plain_strides(input: Tensor, weight: Tensor, stride: int | Sequence[in
     """Whether a CPU's convolution has to get clones with the strides of contiguous tensors.
 
     For a strided 1x1 window with channels that are no multiple of oneDNN's block, the weight's gradient writes past its
-    workspace where tensors are channels_last (uxlfoundation/oneDNN#6035). For one channel of one row or column, torch may take
-    different layouts for the tensors and sum wrongly. contiguous() leaves strides of dimensions of size 1 as they are.
+    workspace where tensors are channels_last (uxlfoundation/oneDNN#6035). For one channel of one row or column, torch
+    may take different layouts for the tensors and sum wrongly. contiguous() would not do: it leaves strides of
+    dimensions of size 1 as they are.
     """
     if weight.device.type != "cpu":
         return False
