@@ -74,6 +74,21 @@ def test_only_the_faulty_cases_are_copied() -> None:
     assert not needs_plain_strides(torch.empty(2, 1, 3, 2), wide[:, :1], 1)
 
 
+@pytest.mark.parametrize("strides", [(16, 1, 4, 1), (16, 1, 4, 4), (16, 4, 1, 1)])
+@pytest.mark.parametrize("filters", [1, 2])
+def test_weights_of_one_column_in_any_strides(filters: int, strides: tuple[int, ...]) -> None:
+    x = torch.randn(1, 4, 3, 7).to(memory_format=torch.channels_last)
+    weight = torch.empty_strided((filters, 4, 4, 1), strides).normal_()
+    plain = weight.clone(memory_format=torch.contiguous_format)
+    expected = None
+    for each in (plain.double(), weight):
+        leaf = each.detach().requires_grad_()
+        output, _ = partial_conv2d(x.to(leaf.dtype), None, leaf, None, 2, 1)
+        (gradient,) = torch.autograd.grad(output.sum(), [leaf])
+        expected = gradient if expected is None else expected
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("function", [partial_conv2d, reference.partial_conv2d])
 def test_one_channel_of_one_column_in_any_layout(function, dtype: torch.dtype) -> None:

@@ -90,12 +90,15 @@ inline std::tuple<Tensor, Tensor> convolution_backward(
         return {dx, dw};
     }
     const bool wanted[3] = {need_input, need_weight, false};
+    // torch's own loops, which run for one small picture, refuse the strides of some weights with a dimension of
+    // size 1.
+    const bool single = weight.size(0) == 1 || weight.size(2) == 1 || weight.size(3) == 1;
     const bool copied = has_ambiguous_strides(x) || (need_weight && overruns_workspace(weight, stride));
     const auto given = [copied](const Tensor& tensor) { return copied ? strictly_contiguous(tensor) : tensor; };
     std::array<StableIValue, 11> stack{
         torch::stable::detail::from(given(grad)),
         torch::stable::detail::from(given(x)),
-        torch::stable::detail::from(given(weight)),
+        torch::stable::detail::from(single ? strictly_contiguous(weight) : given(weight)),
         torch::stable::detail::from(std::nullopt),
         torch::stable::detail::from(stride),
         torch::stable::detail::from(padding),
