@@ -10,8 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
 
@@ -54,8 +53,7 @@ def run(args: argparse.Namespace) -> Path:
         PConvError: a device that is not here, or a call that failed; the message has the end of its output.
     """
     require("pytest_benchmark", "bench", why="pconv bench")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise PConvError("--device: expected a CUDA device for 'cuda', but torch finds none")
+    args.device = pick_device(args.device).type
     target, calls = args.out / "results.json", SUITES[args.suite]
     gathered: dict[str, Any] = {}
     for number, call in enumerate(calls, 1):

@@ -8,7 +8,7 @@
 
 namespace pconv::cpu {
 
-// Any mask as bytes: out[i] = mask[i] != 0 (NaN counts as valid). sizes and strides in elements.
+// Any mask as bytes: out[i] = mask[i] < 0 || mask[i] > 0 (NaN is a hole). sizes and strides in elements.
 void mask_to_bytes(
     const void* mask,  // [sizes] of dtype
     DType dtype, const int64_t sizes[4], const int64_t strides[4],

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "as_valid",
     "check_binary",
     "check_convolution",
     "check_fits",
@@ -22,10 +23,12 @@ __all__ = [
     "named_padding",
     "padded_mask",
     "pair",
+    "same_in_all_channels",
     "upcat_mask",
 ]
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_LIMIT = 2**31  # of stride, padding, dilation: the kernels compute sizes in 64 bits
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -41,6 +44,8 @@ def pair(name: str, value: Any, least: int) -> tuple[int, int]:
         numbers = []
     if len(numbers) not in (1, 2) or min(numbers) < least:
         raise ValueError(f"{name}: expected one or two integers of at least {least}, got {value!r}")
+    if max(numbers) >= _LIMIT:
+        raise ValueError(f"{name}: expected one or two integers below 2^31, got {value!r}")
     return numbers[0], numbers[-1]
 
 
@@ -51,8 +56,8 @@ def check_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, groups
         raise TypeError(f"input: expected float64, float32, bfloat16 or float16, got {input.dtype}")
     if 0 in input.shape[1:]:
         raise ValueError(f"input: expected at least one channel and one pixel, got shape {tuple(input.shape)}")
-    if groups < 1:
-        raise ValueError(f"groups: expected a positive integer, got {groups}")
+    if not isinstance(groups, int | torch.SymInt) or groups < 1:
+        raise ValueError(f"groups: expected a positive integer, got {groups!r}")
     if weight.dim() != 4 or 0 in weight.shape:
         raise ValueError(f"weight: expected (K, C / groups, R, S), none of them 0, got shape {tuple(weight.shape)}")
     if input.shape[1] != weight.shape[1] * groups:
@@ -114,11 +119,12 @@ def upcat_mask(name: str, mask: Tensor | None, source: Tensor) -> Tensor | None:
     if mask is None:
         return None
     mask = compact(checked_mask(mask, source, name))
-    if mask.shape[1] == 1:
+    # Under torch.func's transforms the reference runs, which takes them; and vmap has no values to look at.
+    if mask.shape[1] == 1 or (not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()):
         return mask
     first = mask[:, :1]
     # Whether channels agree is the values' answer, which a graph under compilation cannot wait for.
-    if not torch.compiler.is_compiling() and not mask.is_meta and torch.equal(mask, first.expand_as(mask)):
+    if not torch.compiler.is_compiling() and not mask.is_meta and same_in_all_channels(mask):
         return first
     raise ValueError(
         f"{name}: expected one channel (or, outside of compiled graphs, equal ones), got {tuple(mask.shape)}; "
@@ -126,8 +132,17 @@ def upcat_mask(name: str, mask: Tensor | None, source: Tensor) -> Tensor | None:
     )
 
 
-def check_fits(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> None:
-    """That at least one window lies inside the padded image."""
+def same_in_all_channels(mask: Tensor) -> bool:
+    """Whether the same pixels are valid in each channel. It synchronises."""
+    valid = as_valid(mask)
+    return torch.equal(valid, valid[:, :1].expand_as(valid))
+
+
+def check_fits(
+    input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """That at least one window lies inside the padded image, and that the output has a size."""
+    values = input.shape[0] * weight.shape[0]
     for axis, name in enumerate(("height", "width")):
         size, window = input.shape[2 + axis] + 2 * padding[axis], dilation[axis] * (weight.shape[2 + axis] - 1) + 1
         if size < window:
@@ -135,6 +150,9 @@ def check_fits(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation
                 f"weight: a window of {name} {window} (with dilation {dilation[axis]}) does not fit into the input's "
                 f"{size} (with padding {padding[axis]})"
             )
+        values *= (size - window) // stride[axis] + 1
+    if values >= 2**60:  # its bytes must be a 64-bit number
+        raise ValueError(f"padding: expected an output that fits into memory, got one of {values} values ({padding=})")
 
 
 def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
@@ -162,13 +180,24 @@ def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
     return mask.detach()
 
 
+def as_valid(mask: Tensor, name: str = "mask") -> Tensor:
+    """The mask as bool: True where it is less or more than 0. NaN, a value that nobody knows, is a hole."""
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.dtype.is_complex:
+        raise TypeError(f"{name}: expected bool, uint8 or a floating dtype, got {mask.dtype}")
+    return mask.abs() > 0 if mask.dtype.is_floating_point else mask != 0
+
+
 def check_binary(mask: Tensor, name: str = "mask") -> None:
     """With ``PCONV_CHECK=1`` in the environment: refuse values other than 0 and 1, NaN too. It synchronises.
 
-    Everything that reads a mask as ``mask != 0`` calls this first. (In compiled code the operator itself checks.)
+    Everything that calls :func:`as_valid` calls this first. (In compiled code the operator itself checks.)
     """
     if torch.compiler.is_compiling() or os.environ.get("PCONV_CHECK") != "1" or mask.is_meta:
         return
+    while torch._C._functorch.is_functorch_wrapped_tensor(mask):  # vmap has no values, but what it wraps has
+        mask = torch._C._functorch.get_unwrapped(mask)
     odd = int(((mask != 0) & (mask != 1)).sum())
     if odd:
         raise RuntimeError(f"{name}: expected zeros and ones (PCONV_CHECK=1), got {odd} other values")
@@ -187,7 +216,7 @@ def compact(mask: Tensor) -> Tensor:
 
 def padded_mask(mask: Tensor, sides: Sequence[int], mode: str = "constant") -> Tensor:
     """``F.pad`` of a mask, with holes by default. By way of fp32: most modes, and torch.compile, know no bool."""
-    padded = F.pad((mask != 0).to(torch.float32), list(sides), mode=mode)
+    padded = F.pad(as_valid(mask).to(torch.float32), list(sides), mode=mode)
     return padded != 0 if mask.dtype == torch.bool else padded.to(mask.dtype)
 
 

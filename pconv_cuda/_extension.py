@@ -168,9 +168,15 @@ def _backward(
     db = live_grad.sum(dim=(0, 2, 3)) if need_bias else no_db
     if not (need_input or need_weight):
         return no_dx, no_dw, db
+    weight_layout = ops.memory_format(weight)
+    scaled, masked = (live_grad * spread).to(grad.dtype), torch.where(valid, input, 0.0)
+    if reference.fails_in_half(masked, weight, stride, padding, dilation):
+        scaled, masked, weight = scaled.float(), masked.float(), weight.float()
+    if reference.needs_plain_strides(masked, weight, stride):
+        scaled, masked, weight = (t.clone(memory_format=torch.contiguous_format) for t in (scaled, masked, weight))
     dx, dw, _ = torch.ops.aten.convolution_backward(
-        (live_grad * spread).to(grad.dtype),
-        torch.where(valid, input, 0.0),
+        scaled,
+        masked,
         weight,
         None,
         stride,
@@ -182,9 +188,9 @@ def _backward(
         [need_input, need_weight, False],
     )
     if need_input:
-        dx = torch.where(valid, dx, 0.0).contiguous(memory_format=ops.memory_format(input))
+        dx = torch.where(valid, dx, 0.0).to(input.dtype).contiguous(memory_format=ops.memory_format(input))
     if need_weight:
-        dw = dw.contiguous(memory_format=ops.memory_format(weight))
+        dw = dw.to(input.dtype).contiguous(memory_format=weight_layout)
     return dx if need_input else no_dx, dw if need_weight else no_dw, db
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import ops, ops_upcat, reference
-from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
+from pconv_cuda.functional import is_transformed, partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
 __all__ = ["Stage"]
@@ -104,13 +104,11 @@ class Stage(nn.Module):
         In a window without valid pixels the folded stage stores 0 and the unfolded one act(shift). Every reader of a
         stage masks those pixels, so nobody sees the difference.
         """
-        conv, norm = self.conv, self.norm
+        conv, norm, sources = self.conv, self.norm, self._sources()
         weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-        sources = [conv.weight] + ([] if conv.bias is None else [conv.bias])
         if isinstance(norm, nn.BatchNorm2d):
             mean, variance = norm.running_mean, norm.running_var
             assert mean is not None and variance is not None
-            sources += [norm.weight, norm.bias, mean, variance]
             scale = norm.weight.detach().double() / torch.sqrt(variance.double() + norm.eps)
             shift = norm.bias.detach().double() - mean.double() * scale
             if bias is not None:
@@ -130,7 +128,29 @@ class Stage(nn.Module):
         ]
         self.folded = Folded(weight, bias, phases, _slope(self.activation), made_of)
 
+    def _sources(self) -> list[Tensor]:
+        """What a fold is made of."""
+        norm = self.norm
+        given = [self.conv.weight, self.conv.bias]
+        if isinstance(norm, nn.BatchNorm2d):
+            given += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+        return [tensor for tensor in given if tensor is not None]
+
+    def is_stale(self) -> bool:
+        """Whether it was folded, of tensors that have changed or been replaced (by torch.func.functional_call too)."""
+        folded = self.folded
+        if folded is None:
+            return False
+        current = self._sources()
+        replaced = len(current) != len(folded.made_of) or any(
+            tensor is not source for tensor, (source, *_) in zip(current, folded.made_of, strict=True)
+        )
+        return replaced or folded.is_stale()
+
     def _encode_folded(self, x: Tensor, mask: Tensor, folded: Folded) -> tuple[Tensor, Tensor]:
+        if is_transformed(x, folded.weight, folded.bias):
+            x, mask = partial_conv2d(x, mask, folded.weight, folded.bias, self.conv.stride, self.conv.padding)
+            return reference.activation(x, folded.slope), mask
         window = list(self.conv.stride), [int(size) for size in self.conv.padding], [1, 1], 1
         x, alive, _ = ops.partial_conv2d(x, mask, [], folded.weight, folded.bias, *window, -1, folded.slope)
         return x, alive.expand(x.shape[0], -1, -1, -1)
@@ -139,6 +159,9 @@ class Stage(nn.Module):
         self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor, folded: Folded
     ) -> tuple[Tensor, Tensor]:
         weight, bias = folded.weight, folded.bias
+        if skip_mask.shape[1] == 1 and is_transformed(low, skip, weight, bias):
+            x, mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
+            return reference.activation(x, folded.slope), mask
         if skip_mask.shape[1] == 1:
             x, alive, _ = ops_upcat.partial_conv2d_upcat(
                 low, low_mask, skip, skip_mask, weight, bias, folded.phases, -1, folded.slope

@@ -183,13 +183,17 @@ def os_error_text(error: OSError) -> str:
     return _REMEDIES.get(error.errno or 0) or error.strerror or str(error)
 
 
-# how torch, oneDNN and C++ say that there is no memory left; on a GPU torch has an exception of its own
+# how libraries say in a RuntimeError that there is no memory left
 _NO_MEMORY = (
-    "can't allocate memory",
-    "could not create a primitive",
-    "could not create a memory object",
-    "std::bad_alloc",
+    "out of memory",  # CUDA, HIP, MPS and XPU
+    "can't allocate memory",  # torch's CPU allocator
+    "not enough memory",  # the same on Windows, and cuBLAS
     "Cannot allocate memory",
+    "std::bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "could not create a primitive",  # oneDNN, which allocates while it does; its other causes are shapes beyond ours
+    "could not create a memory object",
 )
 
 

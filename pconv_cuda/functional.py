@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from pconv_cuda import ops, ops_upcat, reference
 from pconv_cuda._arguments import (
+    as_valid,
     check_convolution,
     check_fits,
     check_tensor,
@@ -21,7 +22,7 @@ from pconv_cuda._arguments import (
     upcat_mask,
 )
 
-__all__ = ["partial_conv2d", "partial_conv2d_sources", "partial_conv2d_upcat"]
+__all__ = ["is_transformed", "partial_conv2d", "partial_conv2d_sources", "partial_conv2d_upcat"]
 
 Pair = int | tuple[int, ...]  # one number, or two: rows and columns
 
@@ -44,9 +45,9 @@ def partial_conv2d(
     Args:
         input: ``(N, C, H, W)`` or ``(C, H, W)``; float64, float32, bfloat16 or float16; contiguous or
             channels_last, which the output keeps.
-        mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)`` for an unbatched input; bool, uint8 or floating, read as
-            ``mask != 0``: 1 is valid, 0 is a hole. ``None``: all valid, so that only the image border is
-            renormalised (partial convolution based padding, arXiv 1811.11718).
+        mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)`` for an unbatched input; bool, uint8 or floating: 1
+            (and all else that is less or more than 0) is valid, 0 and NaN are holes. ``None``: all valid, so that only
+            the image border is renormalised (partial convolution based padding, arXiv 1811.11718).
         weight: ``(K, C / groups, R, S)``, of the input's dtype.
         bias: ``(K,)`` or None; added where a window holds a valid pixel.
         stride, padding, dilation, groups: as in :func:`torch.nn.functional.conv2d`; ``padding`` takes
@@ -81,7 +82,7 @@ def partial_conv2d(
     if isinstance(padding, str):
         input, mask, padding = named_padding(padding, input, mask, weight, stride, dilation)
     padding = pair("padding", padding, 0)
-    check_fits(input, weight, padding, dilation)
+    check_fits(input, weight, stride, padding, dilation)
     output, alive = _apply(input, mask, [], weight, bias, stride, padding, dilation, groups)
     new_mask = _as_new_mask(alive, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))
@@ -116,9 +117,10 @@ def partial_conv2d_sources(
         raise ValueError(f"masks: expected one for each of the {len(inputs)} inputs, got {len(masks)}")
     for source in inputs:
         check_tensor("inputs", source)
-        if source.dim() != 4 or source.shape[0] != inputs[0].shape[0] or source.shape[2:] != inputs[0].shape[2:]:
+        alike = source.dim() == 4 and source.shape[0] == inputs[0].shape[0] and source.shape[2:] == inputs[0].shape[2:]
+        if not alike or 0 in source.shape[1:]:
             shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
-            raise ValueError(f"inputs: expected (N, C_i, H, W) of one batch and size, got {shapes}")
+            raise ValueError(f"inputs: expected (N, C_i, H, W) of one batch and size, C_i not 0, got {shapes}")
     joined = torch.cat(list(inputs), dim=1)
     check_convolution(joined, weight, bias, 1)
     small: list[Tensor] = []
@@ -127,12 +129,12 @@ def partial_conv2d_sources(
         if mask is None:
             mask = source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool)
         mask = compact(checked_mask(mask, source))
-        small.append(mask if mask.dtype == torch.bool else mask != 0)
+        small.append(as_valid(mask))
         mask_channels += [source.shape[1] // mask.shape[1]] * mask.shape[1]
     batch = 1 if all(mask.shape[0] == 1 for mask in small) else joined.shape[0]
     joined_mask = torch.cat([mask.expand(batch, -1, -1, -1) for mask in small], dim=1)
     stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    check_fits(joined, weight, padding, dilation)
+    check_fits(joined, weight, stride, padding, dilation)
     output, alive = _apply(joined, joined_mask, mask_channels, weight, bias, stride, padding, dilation, 1)
     return output, _as_new_mask(alive, output, None, False)
 
@@ -176,7 +178,7 @@ def partial_conv2d_upcat(
     """
     check_upcat(low, skip, weight, bias)
     low_mask, skip_mask = upcat_mask("low_mask", low_mask, low), upcat_mask("skip_mask", skip_mask, skip)
-    if _is_transformed(low, skip, weight, bias):
+    if is_transformed(low, skip, weight, bias):
         output, new_mask = reference.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
     else:
         output, new_mask, _ = ops_upcat.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
@@ -195,13 +197,13 @@ def _apply(
     groups: int,
 ) -> tuple[Tensor, Tensor]:
     """The operator; or the reference, where torch's transforms need every step to be an operator of torch's own."""
-    if _is_transformed(input, weight, bias):
+    if is_transformed(input, weight, bias):
         valid = reference.spread_mask(mask, mask_channels, input)
         return reference.partial_conv2d(input, valid, weight, bias, stride, padding, dilation, groups)
     return ops.partial_conv2d(input, mask, mask_channels, weight, bias, stride, padding, dilation, groups)[:2]
 
 
-def _is_transformed(*tensors: Tensor | None) -> bool:
+def is_transformed(*tensors: Tensor | None) -> bool:
     """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which torch.library's autograd does not serve.
 
     (It raises for the former and, worse, gives zero tangents for the latter.)

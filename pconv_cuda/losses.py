@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda._arguments import check_binary
+from pconv_cuda._arguments import as_valid, check_binary
 from pconv_cuda.vgg import VGG16Features
 
 __all__ = ["PRESETS", "InpaintingLoss", "Preset", "gram_matrix", "total_variation"]
@@ -99,7 +99,7 @@ class InpaintingLoss(nn.Module):
         if self.features is not None and (c != 3 or min(h, w) < 8):
             raise ValueError(f"output: VGG16 needs (N, 3, H, W) of at least 8 x 8 pixels, got {tuple(output.shape)}")
         check_binary(mask)
-        valid, ground_truth = mask != 0, ground_truth.detach()
+        valid, ground_truth = as_valid(mask), ground_truth.detach()
         composite = torch.where(valid, ground_truth, output)
         distance = (output - ground_truth).abs()
         terms = {

@@ -10,15 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import weights
-from pconv_cuda._arguments import check_binary, padded_mask
+from pconv_cuda._arguments import as_valid, check_binary, padded_mask, same_in_all_channels
 from pconv_cuda._reach import closed_side
 from pconv_cuda._stages import Stage
+from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel, window_sizes
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PConvUNet"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PConvUNet(nn.Module):
@@ -58,17 +56,15 @@ class PConvUNet(nn.Module):
         head: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("levels", levels), ("width", width)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        check_sizes(in_channels=in_channels, levels=levels, width=width)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
         if head not in (None, "sigmoid"):
             raise ValueError(f"head: expected None or 'sigmoid', got {head!r}")
         self.in_channels, self.levels, self.width, self.conv = in_channels, levels, width, conv
-        self.windows, self.first_bias, self.head = _window_sizes(windows, levels), bool(first_bias), head
-        self.mean = _per_channel("mean", mean, IMAGENET_MEAN, in_channels)
-        self.std = _per_channel("std", std, IMAGENET_STD, in_channels)
+        self.windows, self.first_bias, self.head = window_sizes(windows, levels), bool(first_bias), head
+        self.mean = per_channel("mean", mean, IMAGENET_MEAN, in_channels)
+        self.std = per_channel("std", std, IMAGENET_STD, in_channels)
 
         widths = [in_channels] + [width * min(2**level, 8) for level in range(levels)]
         partial = conv == "partial"
@@ -116,7 +112,7 @@ class PConvUNet(nn.Module):
     def config(self) -> dict[str, Any]:
         """What :meth:`from_pretrained` needs beside the weights; goes into config.json."""
         names = ["in_channels", "levels", "width", "conv", "mean", "std"]
-        names += ["windows"] * (self.windows != _window_sizes(None, self.levels))  # the paper's need no mention
+        names += ["windows"] * (self.windows != window_sizes(None, self.levels))  # the paper's need no mention
         names += ["first_bias"] * self.first_bias + ["head"] * (self.head is not None)
         return {name: getattr(self, name) for name in names}
 
@@ -127,7 +123,7 @@ class PConvUNet(nn.Module):
         Found by growing masks alone, for every offset to the grid of 2^levels pixels; well placed, a hole may be
         up to 2^(levels + 2) + 13 pixels wide. Whether a given hole closed, the returned mask says.
         """
-        if self.windows != _window_sizes(None, self.levels):
+        if self.windows != window_sizes(None, self.levels):
             return closed_side(self.windows)
         return {1: 8, 2: 18}.get(self.levels, 3 * 2**self.levels + 14)
 
@@ -144,21 +140,26 @@ class PConvUNet(nn.Module):
             ``(N, 1, H, W)``. Where the new mask is 0 the output is 0 and means nothing: the hole was too large.
 
         Raises:
-            ValueError: an image of another shape or channel count, a mask that does not fit it.
+            ValueError: an image of another shape, channel count or device, a mask that does not fit it.
+            TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
         """
         if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[2:]:
             raise ValueError(f"image: expected (N, {self.in_channels}, H, W), got shape {tuple(image.shape)}")
+        weight = cast(Stage, self.encoder[0]).conv.weight
+        if image.device != weight.device:
+            raise ValueError(f"image: expected the parameters' device {weight.device}, got {image.device}")
+        if image.dtype != weight.dtype and not torch.is_autocast_enabled(image.device.type):
+            raise TypeError(f"image: expected the parameters' dtype {weight.dtype}, got {image.dtype}")
         height, width = image.shape[2:]
         if mask is None:
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
-        mask = _one_channel_if_equal(mask)
+        check_binary(mask)
+        mask = as_valid(_one_channel_if_equal(mask))
         fits = mask.dim() == 4 and mask.shape[0] in (1, image.shape[0]) and mask.shape[1] in (1, self.in_channels)
         if not fits or mask.shape[2:] != image.shape[2:]:
             raise ValueError(
                 f"mask: expected ({image.shape[0]}|1, 1|{self.in_channels}, {height}, {width}), got {tuple(mask.shape)}"
             )
-        check_binary(mask)
-        mask = mask != 0
         if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
             image = torch.where(mask, image, 0.0)
         # Any size: holes are added below and right until every level halves evenly, and cut off again.
@@ -184,11 +185,11 @@ class PConvUNet(nn.Module):
     def normalize(self, image: Tensor) -> Tensor:
         """``(..., C, H, W)`` in [0, 1] -> what the network takes; in fp32 where the image is not floating."""
         image = image if image.dtype.is_floating_point else image.float()
-        return (image - _column(self.mean, image)) / _column(self.std, image)
+        return (image - column(self.mean, image)) / column(self.std, image)
 
     def denormalize(self, image: Tensor) -> Tensor:
         """The network's output ``(..., C, H, W)`` -> [0, 1], clamped."""
-        return (image * _column(self.std, image) + _column(self.mean, image)).clamp(0, 1)
+        return (image * column(self.std, image) + column(self.mean, image)).clamp(0, 1)
 
     def freeze_encoder_bn(self, frozen: bool = True) -> PConvUNet:
         """For fine-tuning (paper, section 4.2): the encoder's batch norms keep their statistics and parameters.
@@ -241,7 +242,7 @@ class PConvUNet(nn.Module):
         if torch.compiler.is_compiling():  # a graph holds the tensors that it was traced with
             return
         for name, module in self.named_modules():
-            if isinstance(module, Stage) and module.folded is not None and module.folded.is_stale():
+            if isinstance(module, Stage) and module.is_stale():
                 raise RuntimeError(
                     f"{name}: its parameters or statistics were changed after fuse(); call unfuse(), or fuse() again"
                 )
@@ -270,12 +271,10 @@ class PConvUNet(nn.Module):
         """A model in eval mode from a folder of :meth:`save_pretrained`, or from one ``.safetensors`` file of it.
 
         Raises:
-            PConvError: no such file, no config, or tensors that do not fit it; the message says which.
+            PConvError: no such file or one of another kind, no config, or tensors that do not fit it; the message
+                says which.
         """
-        state, config = weights.load(Path(path))
-        model = weights.build(cls, config, path)
-        weights.fill(model, state, path)
-        return model.to(device).eval()
+        return weights.load(Path(path), cls).to(device).eval()
 
     def extra_repr(self) -> str:
         return f"in_channels={self.in_channels}, levels={self.levels}, width={self.width}, conv={self.conv!r}"
@@ -297,24 +296,6 @@ def _one_channel_if_equal(mask: Tensor) -> Tensor:
         return first
     if torch.compiler.is_compiling() or mask.is_meta or type(mask) is not Tensor:
         return mask
-    return first if torch.equal(mask, first.expand_as(mask)) else mask
-
-
-def _window_sizes(given: Any, levels: int) -> tuple[int, ...]:
-    windows = ([7, 5, 5] + [3] * levels)[:levels] if given is None else list(given)
-    if len(windows) != levels or any(not isinstance(size, int) or size < 1 or size % 2 == 0 for size in windows):
-        raise ValueError(f"windows: expected {levels} odd sizes, one a level, got {given!r}")
-    return tuple(windows)
-
-
-def _per_channel(name: str, given: Any, imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    if given is None:
-        return imagenet if channels == 3 else (sum(imagenet) / 3,) * channels
-    values = tuple(float(value) for value in given)
-    if len(values) != channels:
-        raise ValueError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
-    return values
-
-
-def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    if torch._C._are_functorch_transforms_active():  # vmap has no values
+        return mask
+    return first if same_in_all_channels(mask) else mask

@@ -8,16 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda._arguments import check_convolution, check_tensor, checked_mask, compact, padded_mask
+from pconv_cuda._arguments import check_convolution, check_tensor, checked_mask, compact, padded_mask, pair
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_upcat
 
 __all__ = ["PartialConv2d", "PartialConvUpCat2d", "use_partial_padding"]
 
 
+# The mask's constant filter, which NVIDIA's layer and its descendants keep beside the weight.
+MASK_FILTERS = ("weight_maskUpdater", "weight_mask_updater")
+
+
+def _drop_mask_filters(state: dict[str, Any], prefix: str, errors: list[str]) -> None:
+    """Takes the mask filters out of a state dict; of others than ones the layer would have other masks."""
+    for name in MASK_FILTERS:
+        tensor = state.pop(prefix + name, None)
+        if isinstance(tensor, Tensor) and not tensor.is_meta and not bool((tensor == 1).all()):
+            errors.append(f"{prefix}{name}: expected ones alone, as this layer counts valid pixels")
+
+
 class PartialConv2d(nn.Conv2d):
     """nn.Conv2d over the valid pixels of a masked image (Liu et al. 2018, arXiv 1804.07723).
 
-    Parameters and ``state_dict`` keys (``weight``, ``bias``) are nn.Conv2d's. Outside the image counts as a
+    Parameters and ``state_dict`` keys (``weight``, ``bias``) are nn.Conv2d's; NVIDIA's key ``weight_maskUpdater``,
+    a constant, is dropped when a state dict is loaded. Outside the image counts as a
     hole; a ``padding_mode`` other than ``'zeros'`` pads image and mask alike, since the padded pixels are data.
 
     Args:
@@ -88,6 +101,8 @@ class PartialConv2d(nn.Conv2d):
         if not batched:  # some modes take four dimensions alone
             input, mask = input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
         check_convolution(input, self.weight, self.bias, self.groups)
+        if not isinstance(self.padding, str):
+            pair("padding", self.padding, 0)
         sides = self._reversed_padding_repeated_twice
         if mask is not None:
             by_group = self.groups > 1 and mask.shape[1] > 1  # there the channels decide the new mask's shape
@@ -95,6 +110,10 @@ class PartialConv2d(nn.Conv2d):
             mask = padded_mask(mask if by_group else compact(mask), sides, self.padding_mode)
         input = F.pad(input, sides, mode=self.padding_mode)
         return (input, mask) if batched else (input.squeeze(0), None if mask is None else mask.squeeze(0))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        _drop_mask_filters(state_dict, prefix, rest[-1])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         flags = [name for name in ("multi_channel", "return_mask") if getattr(self, name)]
@@ -148,6 +167,10 @@ class PartialConvUpCat2d(nn.Conv2d):
             raise ValueError(f"low: expected {self.low_channels} channels, got shape {tuple(low.shape)}")
         output, new_mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, self.weight, self.bias)
         return (output, new_mask) if self.return_mask else output
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        _drop_mask_filters(state_dict, prefix, rest[-1])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         flags = ["bias=False"] * (self.bias is None) + ["return_mask=True"] * self.return_mask

@@ -188,7 +188,7 @@ def _autocast(device: str) -> Any:
     def kernel(
         input: Tensor, mask: Tensor | None, mask_channels: list[int], weight: Tensor, bias: Tensor | None, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # The mask keeps its dtype: it is read as `!= 0`, and counts are integers.
+        # The mask keeps its dtype: only whether it is 0 counts, and counts are integers.
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
             return partial_conv2d(cast(input), mask, mask_channels, cast(weight), cast(bias), *rest)
 

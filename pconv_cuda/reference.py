@@ -10,18 +10,22 @@ Liu et al., "Image Inpainting for Irregular Holes Using Partial Convolutions", E
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pconv_cuda._arguments import check_binary
+from pconv_cuda._arguments import as_valid, check_binary
 
 __all__ = [
     "activation",
     "doubled",
+    "fails_in_half",
     "join",
+    "needs_plain_strides",
     "partial_conv2d",
     "partial_conv2d_upcat",
     "spread_mask",
@@ -36,13 +40,15 @@ def window_ratio(mask: Tensor, weight: Tensor, groups: int, precise: torch.dtype
     ``(N, groups, P, Q)`` where both the mask's channels and the groups are more than one.
     """
     channels, (rows, columns) = weight.shape[1], weight.shape[2:]
-    valid = (mask != 0).to(precise)  # sums of zeros and ones are exact in fp32 up to 2^24
-    if mask.shape[-3] == 1:  # every channel alike: one window sum serves all of them
-        box = torch.ones(1, 1, rows, columns, dtype=precise, device=mask.device)
-        count = channels * F.conv2d(valid, box, **where)
-    else:
-        box = torch.ones(groups, channels, rows, columns, dtype=precise, device=mask.device)
-        count = F.conv2d(valid, box, groups=groups, **where)
+    # Sums of zeros and ones are exact in fp32 up to 2^24.
+    valid = as_valid(mask).to(precise).clone(memory_format=torch.contiguous_format)  # see needs_plain_strides()
+    with _without_autocast(mask):
+        if mask.shape[-3] == 1:  # every channel alike: one window sum serves all of them
+            box = torch.ones(1, 1, rows, columns, dtype=precise, device=mask.device)
+            count = channels * F.conv2d(valid, box, **where)
+        else:
+            box = torch.ones(groups, channels, rows, columns, dtype=precise, device=mask.device)
+            count = F.conv2d(valid, box, groups=groups, **where)
     count = count.round()  # some algorithms of a GPU's library leave 1e-7 in an empty window
     # A select, never an epsilon: 1 / 1e-8 is no fp16 number.
     return torch.where(count > 0, channels * rows * columns / count.clamp(min=1), 0.0)
@@ -70,7 +76,14 @@ def partial_conv2d(
     if ratio.shape[-3] > 1:
         ratio = ratio.repeat_interleave(weight.shape[0] // groups, dim=-3)
     # A select, never a product: NaN in a hole does no harm.
-    output = F.conv2d(torch.where(mask != 0, input, 0.0), weight, groups=groups, **where).to(precise) * ratio
+    masked = torch.where(as_valid(mask), input, 0.0)
+    if needs_plain_strides(input, weight, stride):
+        masked, weight = (t.clone(memory_format=torch.contiguous_format) for t in (masked, weight))
+    if fails_in_half(masked, weight, stride, padding, dilation):
+        with _without_autocast(masked):
+            output = F.conv2d(masked.to(precise), weight.to(precise), groups=groups, **where) * ratio
+    else:
+        output = F.conv2d(masked, weight, groups=groups, **where).to(precise) * ratio
     if bias is not None:
         output = output + bias.to(precise).view(-1, 1, 1)
     output = torch.where(ratio > 0, output, 0.0).to(input.dtype)
@@ -78,6 +91,47 @@ def partial_conv2d(
     if input.dim() == 4:  # a mask of batch 1 serves every picture
         new_mask = new_mask.expand(input.shape[0], -1, -1, -1)
     return output, new_mask
+
+
+def needs_plain_strides(input: Tensor, weight: Tensor, stride: int | Sequence[int]) -> bool:
+    """Whether a CPU's convolution has to get clones with the strides of contiguous tensors.
+
+    For a strided 1x1 window with channels that are no multiple of oneDNN's block, the weight's gradient writes past its
+    workspace where tensors are channels_last (uxlfoundation/oneDNN#6035). For one channel of one row or column, torch
+    may take different layouts for the tensors and sum wrongly. contiguous() would not do: it leaves strides of
+    dimensions of size 1 as they are.
+    """
+    if weight.device.type != "cpu":
+        return False
+    strided = stride != 1 if isinstance(stride, int) else tuple(stride) != (1, 1)
+    overruns = strided and tuple(weight.shape[2:]) == (1, 1) and weight.shape[1] % 16 != 0
+    return overruns or (input.shape[-3] == 1 and 1 in input.shape[-2:])
+
+
+def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Counts of more than 256 are no bf16 numbers."""
+    kind = tensor.device.type
+    if kind not in ("cpu", "cuda", "mps", "xpu") or not torch.is_autocast_enabled(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+def fails_in_half(input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> bool:
+    """Whether windows miss the picture, or strides step over it, in 16 bits on a CPU.
+
+    There oneDNN crashes (forward, dilated) or leaves values of the weight's gradient unwritten.
+    """
+    half = input.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+    if input.device.type != "cpu" or input.dtype == torch.float64 or not half:
+        return False
+    stride, padding, dilation = (
+        (0, 0) if isinstance(value, str) else (value, value) if isinstance(value, int) else tuple(value)
+        for value in (stride, padding, dilation)
+    )
+    return any(
+        stride[axis] > input.shape[axis - 2] or padding[axis] > dilation[axis] * (weight.shape[2 + axis] - 1)
+        for axis in range(2)
+    )
 
 
 def spread_mask(mask: Tensor | None, mask_channels: list[int], input: Tensor) -> Tensor:
@@ -90,7 +144,7 @@ def spread_mask(mask: Tensor | None, mask_channels: list[int], input: Tensor) ->
     if mask_channels:
         blocks = [mask[:, i : i + 1].expand(-1, channels, -1, -1) for i, channels in enumerate(mask_channels)]
         mask = torch.cat(blocks, dim=1)
-    return mask != 0
+    return as_valid(mask)
 
 
 def activation(output: Tensor, slope: float) -> Tensor:
@@ -111,7 +165,7 @@ def join(low: Tensor, low_mask: Tensor | None, skip: Tensor, skip_mask: Tensor |
     """What the stage is the 3x3 convolution of: ``[low, doubled | skip]``, and both masks as two bool channels."""
     masks = []
     for mask, source in ((low_mask, low), (skip_mask, skip)):
-        masks.append(source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool) if mask is None else mask != 0)
+        masks.append(source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool) if mask is None else as_valid(mask))
     batch = max(mask.shape[0] for mask in masks)
     masks = [mask.expand(batch, -1, -1, -1) for mask in (doubled(masks[0]), masks[1])]
     return torch.cat((doubled(low), skip), dim=1), torch.cat(masks, dim=1)
@@ -139,6 +193,9 @@ def partial_conv2d_upcat(
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`pconv_cuda.functional.partial_conv2d_upcat`, by way of both tensors that it never makes."""
-    input, mask = join(low, low_mask, skip, skip_mask)
-    mask = spread_mask(mask, [low.shape[1], skip.shape[1]], input)
-    return partial_conv2d(input, mask, weight, bias, padding=1)
+    valid = []
+    for mask, source in ((low_mask, low), (skip_mask, skip)):
+        one = source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool) if mask is None else as_valid(mask)
+        valid.append(one.expand(source.shape[0], source.shape[1], -1, -1))
+    mask = torch.cat((doubled(valid[0]), valid[1]), dim=1)
+    return partial_conv2d(torch.cat((doubled(low), skip), dim=1), mask, weight, bias, padding=1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pconv_cuda import ops_conv3x3
-from pconv_cuda.errors import PConvError, require
+from pconv_cuda.errors import PConvError
+from pconv_cuda.tensor_files import load_safetensors, load_torch
 
 __all__ = ["VGG16Features"]
 
@@ -115,13 +115,9 @@ def _imagenet_weights() -> dict[str, Tensor]:
 def _file_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PConvError(f"vgg: expected 'imagenet', 'random', 'none' or a file of weights, found no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return require("safetensors.torch", "inpaint", why="vgg").load_file(str(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch adds paragraphs of advice
-        raise PConvError(f"vgg: {path} could not be read as weights ({reason})") from error
+    if path.suffix == ".safetensors":
+        return load_safetensors(path, "vgg")
+    loaded = load_torch(path, "vgg")
     if not isinstance(loaded, dict):
         raise PConvError(f"vgg: {path}: expected a state_dict, got {type(loaded).__name__}")
     return loaded

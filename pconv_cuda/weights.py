@@ -1,4 +1,7 @@
-"""Weights as safetensors with their configuration: written whole or not at all, nothing unpickled."""
+"""Weights as safetensors with their configuration: written whole or not at all, nothing unpickled.
+
+What is read is compared with its configuration by shapes alone before anything of its size is allocated.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,15 @@ from torch import Tensor, nn
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
+from pconv_cuda.tensor_files import describe, load_safetensors, safetensors_shapes
 
-__all__ = ["BEST", "CONFIG", "FILE", "build", "fill", "load", "save", "save_file", "saved_step"]
+__all__ = ["BEST", "CONFIG", "FILE", "build", "fill", "find", "load", "save", "save_file", "saved_step"]
 
 FILE, CONFIG = "model.safetensors", "config.json"
 BEST = "best.safetensors"  # in the folder of a training: the weights of its best checkpoint
 _STEP = re.compile(r"step-(\d+)\.pt")  # a checkpoint of a training, in the folder checkpoints beside the weights
+_FOREIGN = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".h5", ".hdf5", ".keras")
+_CONFIG_BYTES = 2**20
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -80,36 +86,97 @@ def _warn_of_newer(file: Path) -> None:
         )
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """``(state_dict, config)`` of a folder or of one file, whose metadata or neighbour config.json has the config.
+def find(path: Path) -> Path:
+    """The .safetensors file that ``path`` means: itself, or the one in a folder.
 
     Raises:
-        PConvError: what is missing or unreadable, with the path.
+        PConvError: what ``path`` is instead, and what to do.
     """
-    safetensors = require("safetensors", "inpaint", why="loading weights")
-    file = path / FILE if path.is_dir() else path
+    wanted = f"expected a folder with {FILE} or a .safetensors file"
+    if path.is_dir():
+        if (path / FILE).is_file():
+            return path / FILE
+        others = sorted(each for each in path.iterdir() if each.suffix.lower() in (".safetensors", *_FOREIGN))
+        if not others:
+            raise PConvError(f"weights: {wanted}, found none at {path / FILE}")
+        remedy = "name that file" if others[0].suffix == ".safetensors" else f"pconv convert {others[0]} -o OUT"
+        raise PConvError(f"weights: {wanted}, found none at {path / FILE}, but {others[0].name} beside it: {remedy}")
+    if not path.exists():
+        parts = path.parts
+        hub = len(parts) == 2 and not path.suffix and not path.parent.exists()
+        hint = "; names on a hub are not looked up: download the files, and give their folder" if hub else ""
+        raise PConvError(f"weights: {wanted}, but {path} does not exist{hint}")
+    if not path.is_file():
+        raise PConvError(f"weights: {wanted}, but {path} is neither a file nor a folder")
+    run = path.parent.parent
+    if path.parent.name == "checkpoints" and (path.name == "best.pt" or _STEP.fullmatch(path.name)):
+        raise PConvError(
+            f"weights: {wanted}, but {path} is a checkpoint of pconv train; {run / BEST} holds the weights of the best "
+            f"one, {run / FILE} the last ones"
+        )
+    what = describe(path)
+    if "PyTorch" in what or "Keras" in what or (not what and path.suffix.lower() in _FOREIGN):
+        kind = what or f"a {path.suffix} file"
+        raise PConvError(f"weights: {wanted}, but {path} is {kind}; convert it: pconv convert {path} -o OUT")
+    if what:
+        raise PConvError(f"weights: {wanted}, but {path} is {what}")
+    return path
+
+
+def load(path: Path, kind: type[Model]) -> Model:
+    """A ``kind`` with the weights of a folder or of one file, whose metadata or neighbour config.json has the config.
+
+    Raises:
+        PConvError: what is missing, unreadable or does not fit, with the path.
+    """
+    file = find(path)
     if file.name == FILE:
         _warn_of_newer(file)
-    if not file.is_file():
-        raise PConvError(f"weights: expected a folder with {FILE} or a .safetensors file, found none at {file}")
+    shapes, text = safetensors_shapes(file, "weights")
+    config = _config(file, text)
     try:
-        with safetensors.safe_open(str(file), framework="pt") as reader:
-            text = (reader.metadata() or {}).get("config")
-            state = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a dict)
-    except safetensors.SafetensorError as error:
-        raise PConvError(f"weights: {file} is not a readable safetensors file ({error})") from error
+        with torch.device("meta"):  # no memory, however large the config says
+            wanted = build(kind, config, path).state_dict()
+    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes beyond 64 bits
+        raise PConvError(f"weights: the config of {path} describes a {kind.__name__} too large for memory") from error
+    _compare(shapes, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, path)
+    model = build(kind, config, path)
+    fill(model, load_safetensors(file, "weights"), path)
+    return model
+
+
+def _config(file: Path, text: str | None) -> dict[str, Any]:
     beside = file.parent / CONFIG
-    if text is None and beside.is_file():
-        text = beside.read_text(encoding="utf-8")
-    if text is None:
-        raise PConvError(f"weights: {file} carries no config, and there is no {CONFIG} beside it")
     try:
+        if text is None and beside.is_file():
+            if beside.stat().st_size > _CONFIG_BYTES:
+                raise PConvError(f"weights: {beside} is expected to be small, got {beside.stat().st_size:,} bytes")
+            text = beside.read_text(encoding="utf-8")
+        if text is None:
+            raise PConvError(f"weights: {file} carries no config, and there is no {CONFIG} beside it")
         config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PConvError(f"weights: the config of {file} is not valid JSON ({error})") from error
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers of 5,000 digits
+        raise PConvError(f"weights: the config of {file} is not valid JSON ({_short(error)})") from error
     if not isinstance(config, dict):
         raise PConvError(f"weights: the config of {file} is expected to be a JSON object, got {type(config).__name__}")
-    return state, config
+    return config
+
+
+def _compare(found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], path: Path) -> None:
+    """Shapes against shapes; keys that a layer drops when it loads are not looked at."""
+    from pconv_cuda.nn import MASK_FILTERS
+
+    found = {name: shape for name, shape in found.items() if name.rpartition(".")[2] not in MASK_FILTERS}
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is not a part of it" for name in found if name not in wanted]
+    problems += [
+        f"{name}: expected shape {shape}, got {found[name]}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise PConvError(f"weights: the tensors of {path} do not fit its config: {'; '.join(problems[:3])}{more}")
 
 
 def build(kind: type[Model], config: dict[str, Any], path: str | Path) -> Model:
@@ -117,11 +184,17 @@ def build(kind: type[Model], config: dict[str, Any], path: str | Path) -> Model:
     try:
         return kind(**config)
     except (TypeError, ValueError) as error:
-        raise PConvError(f"weights: the config of {path} does not describe a {kind.__name__}: {error}") from error
+        raise PConvError(
+            f"weights: the config of {path} does not describe a {kind.__name__}: {_short(error)}"
+        ) from error
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load ``state`` strictly; the error names the keys and shapes that differ."""
+    """Load ``state`` strictly; the error names the keys, shapes and kinds of numbers that differ."""
+    own = model.state_dict()
+    odd = [name for name in own if name in state and state[name].is_floating_point() != own[name].is_floating_point()]
+    if odd:
+        raise PConvError(f"weights: {path}: {odd[0]}: expected {own[odd[0]].dtype}, got {state[odd[0]].dtype}")
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -129,3 +202,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
         raise PConvError(f"weights: {path} holds NaN or infinity in {', '.join(bad[:3])}")
+
+
+def _short(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text if len(text) < 300 else text[:300] + " ..."

@@ -180,7 +180,7 @@ def test_empty_folders_and_unknown_names(material):
         ({"images": str(material / "empty")}, "--images: no picture"),
         ({"masks": str(material / "empty")}, "--masks: no picture"),
         ({"baselines": ("median",)}, "--baselines: expected some of"),
-        ({"weights": [str(material / "none")]}, "--weights: expected a .safetensors"),
+        ({"weights": [str(material / "none")]}, "weights: expected a folder"),
         ({"weights": [f"mean={material / 'net'}"]}, "is taken or empty"),
         ({"shares": ("0.1-0.3",)}, "--shares: expected some of"),
         ({"size": 8}, "--size: expected at least 11"),

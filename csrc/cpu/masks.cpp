@@ -10,10 +10,10 @@
 namespace pconv::cpu {
 namespace {
 
-// NaN is not 0 and so counts as valid; minus zero is 0.
+// NaN, a value that nobody knows, is a hole; so is minus zero. `|` rather than `||`, which is not vectorised.
 template <class T>
 PCONV_INLINE bool is_set(T value) {
-    return load(value) != 0;
+    return (load(value) < 0) | (load(value) > 0);
 }
 template <>
 PCONV_INLINE bool is_set(uint8_t value) {

@@ -42,12 +42,12 @@ PCONV_DEV accumulator_t<T> mask_value(const StridedMask& mask, int64_t item) {
     return Value<T>::load(static_cast<const T*>(mask.values)[offset_of(mask.strides, at)]);
 }
 
-// A comparison with zero, not a threshold: NaN differs from 0 and is valid, as everywhere in the project.
+// Valid is what is less or more than zero: NaN is a hole, as everywhere in the project.
 template <class T>
 __global__ void mask_to_bytes_kernel(const StridedMask mask, uint8_t* out) {
     for (int64_t item = first_item(); item < mask.total; item += PCONV_PLANT(101) ? 2 * item_step() : item_step()) {
         const accumulator_t<T> value = mask_value<T>(mask, item);
-        out[item] = PCONV_PLANT(100) ? value > 0 : value != 0;
+        out[item] = value > 0 || (value < 0 && !PCONV_PLANT(100)) || (PCONV_PLANT(149) && value != 0);
     }
 }
 

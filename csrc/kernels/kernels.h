@@ -10,7 +10,7 @@ namespace pconv::cuda {
 
 // ---- masks and counts (counts.cu)
 
-// out[i] = mask[i] != 0, for any dtype and strides (NaN counts as valid).
+// out[i] = mask[i] < 0 || mask[i] > 0, for any dtype and strides (NaN is a hole).
 Status mask_to_bytes(
     const void* mask,  // [sizes], strides in elements
     DType dtype, const int64_t sizes[4], const int64_t strides[4],

@@ -84,6 +84,11 @@ inline Geometry geometry_of(
         stride.size() == 2 && padding.size() == 2 && dilation.size() == 2 && stride[0] > 0 && stride[1] > 0 &&
             padding[0] >= 0 && padding[1] >= 0 && dilation[0] > 0 && dilation[1] > 0,
         "stride, padding, dilation: expected two integers each, of at least 1, 0 and 1");
+    constexpr int64_t limit = int64_t(1) << 31;  // padded sizes and windows then fit into 64 bits
+    STD_TORCH_CHECK(
+        stride[0] < limit && stride[1] < limit && padding[0] < limit && padding[1] < limit && dilation[0] < limit &&
+            dilation[1] < limit && weight.size(2) < limit && weight.size(3) < limit,
+        "stride, padding, dilation: expected less than 2^31");
     // From here on sizes are plain numbers: the kernels know no tensors.
     Geometry g{};
     g.n = input.size(0), g.c = input.size(1), g.h = input.size(2), g.w = input.size(3);

@@ -28,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--rounds", metavar="N", type=int, default=10, help="how often every rival runs (default: %(default)s)")
     add("--threads", metavar="N", type=int, default=1, help="threads on a CPU (default: %(default)s)")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="cpu",
+        help="default: %(default)s; another GPU: CUDA_VISIBLE_DEVICES",
+    )
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: %(default)s")
     add("--batch", metavar="N", type=int, help="pictures at once, in every suite but sweeps (default: the suite's)")
     add("--report", metavar="JSON", nargs="+", type=Path, help="measure nothing: report these results into --out")

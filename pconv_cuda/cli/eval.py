@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pconv_cuda.devices import DEVICE_HELP
 from pconv_cuda.text import printable
 
 _BASELINES = "mean,telea,ns,biharmonic"
@@ -46,7 +47,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--lpips", metavar="auto|none|FILE", default="auto", help="torchvision's AlexNet or VGG16 weights for LPIPS")
     add("--fid", metavar="auto|none|FILE", default="auto", help="weights of FID's Inception network")
     add("--resamples", metavar="N", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    add("--device", default="auto", help=DEVICE_HELP)
 
 
 def common(args: argparse.Namespace) -> dict[str, Any]:

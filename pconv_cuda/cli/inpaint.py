@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pconv_cuda.devices import DEVICE_HELP
 from pconv_cuda.text import printable
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=500_000_000,  # pconv_cuda.inpainting.pictures.MAX_PIXELS, which would import Pillow
         help="refuse pictures with more pixels (default: %(default)s)",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     parser.add_argument("--skip-existing", action="store_true", help="leave outputs that are there already")
     parser.add_argument("--recursive", action="store_true", help="search subfolders too")
 
@@ -150,10 +151,10 @@ def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> i
 def _describe(error: Exception, image: Path) -> str:
     """One sentence that names the picture."""
     from pconv_cuda.errors import PConvError
-    from pconv_cuda.files import system_error_text
+    from pconv_cuda.files import is_out_of_memory, system_error_text
 
     text = str(error) if isinstance(error, PConvError) else system_error_text(error)
-    if text is None and (isinstance(error, MemoryError) or "allocate memory" in str(error)):
+    if is_out_of_memory(error):
         text = "out of memory; give more, or let the network see less at once (--tile)"
     if text is None:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -161,18 +162,10 @@ def _describe(error: Exception, image: Path) -> str:
 
 
 def _load(weights: Path, device: str) -> PConvUNet:
-    import torch
-
-    from pconv_cuda.errors import PConvError
+    from pconv_cuda.devices import pick_device
     from pconv_cuda.models import PConvUNet
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise PConvError("--device: expected a CUDA device for 'cuda', but torch finds none; use cpu or auto")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not weights.exists():
-        raise PConvError(f"--weights: expected a .safetensors file or a folder, but {weights} does not exist")
-    model = PConvUNet.from_pretrained(weights).to(device).eval()
+    model = PConvUNet.from_pretrained(weights, device=pick_device(device)).eval()
     return model.fuse() if model.conv == "partial" else model  # nobody trains it here
 
 

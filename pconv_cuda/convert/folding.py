@@ -35,7 +35,7 @@ def fold(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with torch.device("meta"):  # for its shapes alone
             model = PConvUNet(**config)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # of sizes beyond 64 bits
         raise PConvError(f"FILE: a network that PConvUNet cannot be: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state: dict[str, Tensor] = {}

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from pconv_cuda.convert.layers import NORM_PARTS, ForeignLayer, ForeignNetwork
 from pconv_cuda.errors import PConvError
+from pconv_cuda.nn import MASK_FILTERS
 
 __all__ = ["read_plain"]
-
-_MASK_FILTERS = ("weight_maskUpdater", "weight_mask_updater")
 
 
 def read_plain(state: Mapping[str, Tensor]) -> ForeignNetwork:
@@ -32,7 +31,7 @@ def read_plain(state: Mapping[str, Tensor]) -> ForeignNetwork:
     layers: list[ForeignLayer] = []
     for key, tensor in state.items():
         parent, _, part = key.rpartition(".")
-        if part in _MASK_FILTERS or part == "num_batches_tracked":
+        if part in MASK_FILTERS or part == "num_batches_tracked":
             continue
         if part == "weight" and tensor.dim() == 4:
             layers.append(ForeignLayer(parent, tensor))

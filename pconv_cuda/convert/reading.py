@@ -1,9 +1,8 @@
-"""Tensors out of checkpoint files. Nothing but tensors is unpickled: a checkpoint can run no code here."""
+"""The state dict in a checkpoint, and the weights in an HDF5 file. No file can run code here."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.tensor_files import describe, load_safetensors, load_torch
 
 __all__ = ["H5_SUFFIXES", "read_h5", "read_tensors"]
 
@@ -19,6 +19,7 @@ H5_SUFFIXES = (".h5", ".hdf5", ".keras")
 _NESTS = ("state_dict", "model_state_dict", "model", "generator", "net", "network", "ema", "params")
 _PREFIX = "module."  # of DataParallel
 _DEPTH = 3
+_COMPRESSION = 64  # how many times its stored size a dataset may be
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -30,22 +31,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PConvError(f"FILE: expected a checkpoint, but {path} is no file")
     if path.suffix == ".safetensors":
-        safetensors = require("safetensors.torch", "inpaint", why="reading .safetensors")
-        try:
-            return safetensors.load_file(str(path))
-        except Exception as error:  # SafetensorError, OSError
-            raise PConvError(f"FILE: {path} is not a readable safetensors file ({error})") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        first = str(error).strip().splitlines()[0]
-        raise PConvError(
-            f"FILE: {path} holds Python objects beside its tensors, or is no checkpoint, and nothing but tensors is "
-            f"unpickled here ({first}); where you trust it, load it with the code that it came from and save its "
-            "state_dict() alone"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise PConvError(f"FILE: {path} cannot be read as a checkpoint ({error})") from error
+        return load_safetensors(path, "FILE")
+    content = load_torch(path, "FILE")
     found = list(_state_dicts(content, ()))
     if not found:
         kinds = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
@@ -53,6 +40,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     # The named nests first; of several the one with the most convolutions (an EMA copy has as many: the first wins).
     _, state = min(found, key=lambda entry: (_rank(entry[0]), -_convolutions(entry[1])))
     return {_bare(name): tensor for name, tensor in state.items()}
+
+
+def _refuse_code(file: Any, path: Path) -> None:
+    """A whole Keras model with code in a layer computes what no table of weights says."""
+    config = file.attrs.get("model_config", "")
+    text = config.decode("utf-8", "replace") if isinstance(config, bytes) else str(config)
+    if re.search(r'"class_name":\s*"Lambda"', text):
+        raise PConvError(
+            f"FILE: {path} holds Python code (a Lambda layer), which is not run here; save the weights alone with "
+            "save_weights()"
+        )
 
 
 def _state_dicts(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
@@ -91,17 +89,32 @@ def read_h5(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PConvError(f"FILE: expected a checkpoint, but {path} is no file")
     tensors: dict[str, Tensor] = {}
+    size, declared = path.stat().st_size, 0
 
     def collect(name: str, item: Any) -> None:
+        nonlocal declared
         parts = name.split("/")
         if isinstance(item, h5py.Dataset) and len(parts) >= 2 and "optimizer_weights" not in parts:
+            if item.is_virtual or item.external:
+                raise PConvError(f"FILE: {path}: {name} refers to another file; expected numbers in this one")
+            if item.dtype.kind not in "fiu":
+                raise PConvError(f"FILE: {path}: {name}: expected numbers, got {item.dtype}")
+            declared += item.nbytes
+            if declared > _COMPRESSION * size:
+                raise PConvError(
+                    f"FILE: {path} has {size:,} bytes and declares {declared:,} in {name} and before: it is damaged or "
+                    "made to harm"
+                )
             tensors[f"{parts[-2]}/{parts[-1].partition(':')[0]}"] = torch.from_numpy(item[()])
 
     try:
         with h5py.File(path, "r") as file:
+            _refuse_code(file, path)
             file.visititems(collect)
-    except (OSError, TypeError, ValueError) as error:
-        raise PConvError(f"FILE: {path} is not a readable HDF5 file of numbers ({error})") from error
+    except (OSError, TypeError, ValueError, RuntimeError, KeyError, MemoryError) as error:
+        what = describe(path)
+        reason = f"it is {what}" if what and "HDF5" not in what else str(error)
+        raise PConvError(f"FILE: {path} is not a readable HDF5 file of numbers ({reason})") from error
     if not tensors:
         raise PConvError(f"FILE: no weights in {path}")
     return tensors

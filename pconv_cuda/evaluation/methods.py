@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.inpainting import inpaint
 from pconv_cuda.models import PConvUNet
@@ -107,13 +108,9 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
     They fill as ``pconv inpaint`` does: holes wider than their reach coarse to fine.
 
     Raises:
-        PConvError: weights that cannot be read, a name twice or one of a baseline, no CUDA device.
+        PConvError: weights that cannot be read, a name twice or one of a baseline, no such device.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise PConvError(f"--device: expected auto, cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise PConvError("--device: expected a CUDA device for 'cuda', but torch finds none; use cpu or auto")
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    place = pick_device(device)
     found: list[Method] = []
     for text in given:
         name, equals, rest = text.partition("=")
@@ -129,13 +126,11 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
             raise PConvError(
                 f"--weights: {text}: {name!r} is taken or empty; give it a name of its own with NAME={path}"
             )
-        if not path.exists():
-            raise PConvError(f"--weights: expected a .safetensors file or a folder, but {path} does not exist")
         found.append(_network(name, path, place))
     return found
 
 
-def _network(name: str, path: Path, device: str) -> Method:
+def _network(name: str, path: Path, device: torch.device) -> Method:
     model = PConvUNet.from_pretrained(path, device=device)
     if model.in_channels != 3:
         raise PConvError(f"--weights: {path}: expected a network for RGB, got in_channels={model.in_channels}")

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pconv_cuda.errors import PConvError
+from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.inpainting.windows import Box, Piece, hole_boxes, mask_reach, pieces_of, spread
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class _Filler:
             try:
                 return self._run_pieces(scene, box, stand_in, middle)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 largest = max(
                     max(piece.window.height, piece.window.width)
@@ -278,12 +279,6 @@ def _fading(piece: Piece, used: Box) -> Tensor:
     core = piece.core
     rows = line(used.top, used.bottom, core.top, core.bottom)
     return rows[:, None] * line(used.left, used.right, core.left, core.right)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has a type for the accelerator's case, and only sentences for the CPU's: its own, and oneDNN's."""
-    sentences = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
-    return isinstance(error, torch.OutOfMemoryError) or any(one in str(error) for one in sentences)
 
 
 def _in_eval_mode(model: PConvUNet) -> PConvUNet:

@@ -1,0 +1,120 @@
+"""The gradient of a strided 1x1 weight, in which torch's library writes past its memory (uxlfoundation/oneDNN#6035).
+
+In a process of its own, so that a crash is a failed test; with glibc's checks of the heap where they are there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pconv_cuda import reference
+from pconv_cuda.functional import partial_conv2d
+from pconv_cuda.reference import needs_plain_strides
+
+ROOT = Path(__file__).parents[1]
+CHECKS = "libc_malloc_debug.so.0"
+PROGRAM = """
+import sys, torch
+from pconv_cuda import PartialConv2d, reference
+from pconv_cuda.functional import partial_conv2d
+
+function = {"ours": partial_conv2d, "reference": reference.partial_conv2d}[sys.argv[1]]
+for layout in (torch.channels_last, torch.contiguous_format):
+    for n, c, h, w, k, stride, groups in (
+        (3, 15, 19, 18, 37, (1, 3), 1), (2, 3, 16, 16, 8, (2, 2), 1), (2, 1, 16, 16, 8, (2, 2), 1),
+        (4, 12, 8, 12, 6, (2, 2), 1), (2, 20, 12, 12, 20, (3, 3), 1), (2, 30, 12, 12, 30, (2, 2), 2),
+    ):
+        for _ in range(3):
+            x = torch.empty(n, c, h, w, memory_format=layout).normal_().requires_grad_()
+            weight = torch.empty(k, c // groups, 1, 1).to(memory_format=torch.channels_last).normal_()
+            weight = weight.requires_grad_()
+            mask = torch.rand(n, 1, h, w) > 0.3
+            output, _ = function(x, mask, weight, stride=stride, groups=groups)
+            output.sum().backward()
+            masked = torch.where(mask, x.detach(), 0.0)[..., ::stride[0], ::stride[1]].double().contiguous()
+            true = torch.where(mask[..., ::stride[0], ::stride[1]], masked, 0).sum((0, 2, 3)).view(groups, 1, -1)
+            true = true.expand(groups, k // groups, c // groups).reshape(k, -1)
+            torch.testing.assert_close(weight.grad.flatten(1).double(), true, rtol=1e-4, atol=1e-3)
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("function", "fallback"), [("ours", False), ("ours", True), ("reference", False)])
+def test_the_heap_stays_whole(function: str, fallback: bool) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PCONV_FALLBACK": "1" if fallback else ""}
+    try:
+        ctypes.CDLL(CHECKS)
+        environment |= {"LD_PRELOAD": CHECKS, "GLIBC_TUNABLES": "glibc.malloc.check=3"}
+    except OSError:
+        environment |= {"MALLOC_CHECK_": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, function], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0 and done.stdout.endswith("done\n"), f"{done.returncode}: {done.stderr[-2000:]}"
+
+
+def test_only_the_faulty_cases_are_copied() -> None:
+    x, odd, even, wide = (
+        torch.empty(1, 12, 4, 4),
+        torch.empty(4, 12, 1, 1),
+        torch.empty(4, 16, 1, 1),
+        torch.empty(4, 12, 3, 1),
+    )
+    assert needs_plain_strides(x, odd, 2) and needs_plain_strides(x, odd, [1, 2])
+    assert not needs_plain_strides(x, odd, 1) and not needs_plain_strides(x, odd, (1, 1))
+    assert not needs_plain_strides(x, even, 2) and not needs_plain_strides(x, wide, 2)
+    assert needs_plain_strides(torch.empty(2, 1, 3, 1), wide[:, :1], 1)
+    assert not needs_plain_strides(torch.empty(2, 1, 3, 2), wide[:, :1], 1)
+
+
+@pytest.mark.parametrize("strides", [(16, 1, 4, 1), (16, 1, 4, 4), (16, 4, 1, 1)])
+@pytest.mark.parametrize("filters", [1, 2])
+def test_weights_of_one_column_in_any_strides(filters: int, strides: tuple[int, ...]) -> None:
+    x = torch.randn(1, 4, 3, 7).to(memory_format=torch.channels_last)
+    weight = torch.empty_strided((filters, 4, 4, 1), strides).normal_()
+    plain = weight.clone(memory_format=torch.contiguous_format)
+    expected = None
+    for each in (plain.double(), weight):
+        leaf = each.detach().requires_grad_()
+        output, _ = partial_conv2d(x.to(leaf.dtype), None, leaf, None, 2, 1)
+        (gradient,) = torch.autograd.grad(output.sum(), [leaf])
+        expected = gradient if expected is None else expected
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("function", [partial_conv2d, reference.partial_conv2d])
+def test_one_channel_of_one_column_in_any_layout(function, dtype: torch.dtype) -> None:
+    for size, step in (((3, 1), (1, 2)), ((1, 3), (2, 1)), ((1, 1), (2, 2))):
+        image, filters = torch.randn(2, 1, *size).to(dtype), torch.randn(5, 1, 3, 3).to(dtype)
+        expected = None
+        for of_image in (torch.contiguous_format, torch.channels_last):
+            for of_filters in (torch.contiguous_format, torch.channels_last):
+                x = torch.empty(image.shape, dtype=dtype, memory_format=of_image).copy_(image).requires_grad_()
+                weight = (
+                    torch.empty(filters.shape, dtype=dtype, memory_format=of_filters).copy_(filters).requires_grad_()
+                )
+                output, _ = function(x, None, weight, None, step, 1)
+                found = [output, *torch.autograd.grad(output.sum(), [x, weight])]
+                if expected is None:
+                    leaves = [t.detach().double().contiguous().requires_grad_() for t in (image, filters)]
+                    true, _ = function(*leaves[:1], None, leaves[1], None, step, 1)
+                    expected = [true, *torch.autograd.grad(true.sum(), leaves)]
+                for ours, true in zip(found, expected, strict=True):
+                    torch.testing.assert_close(ours.double(), true, rtol=0.02, atol=0.05)
+
+
+def test_gradients_keep_their_layouts() -> None:
+    for layout in (torch.channels_last, torch.contiguous_format):
+        x = torch.randn(2, 12, 8, 8).to(memory_format=layout).requires_grad_()
+        weight = torch.randn(6, 12, 1, 1).requires_grad_()
+        output, _ = partial_conv2d(x, None, weight, stride=2)
+        output.sum().backward()
+        assert output.is_contiguous(memory_format=layout) and x.grad.is_contiguous(memory_format=layout)
