@@ -148,6 +148,36 @@ with ending_signals(), atomic_path(Path({str(tmp_path / "file")!r})):
     assert list(tmp_path.iterdir()) == []
 
 
+_BUSY = """
+import os, signal, sys, time, torch
+from pconv_cuda.cli import _process
+_process._PATIENCE = 1.0
+torch.set_num_threads(1)
+busy = torch.randn(2500, 2500, dtype=torch.float64)
+signals = [getattr(signal, name) for name in sys.argv[1:]]
+with _process.ending_signals(late=lambda number: print("late", number, flush=True)):
+    if not os.fork():
+        for number in signals:
+            time.sleep(0.5)
+            os.kill(os.getppid(), number)
+        os._exit(0)
+    torch.linalg.eigvals(busy)  # one call, for half a minute, in which Python answers nothing
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["SIGTERM"], "late 15\n"), (["SIGTERM", "SIGINT"], "")], ids=["one", "two"]
+)
+def test_a_signal_within_a_long_call_of_a_library(names, said):
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", _BUSY, *names], env=environment(), timeout=100, capture_output=True, text=True
+    )
+    assert done.returncode == 128 + getattr(signal, names[-1]), done.stderr
+    assert done.stdout == said and time.monotonic() - started < 20
+
+
 def test_an_ignored_signal_stays_ignored_and_handlers_are_put_back():
     before = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)
     try:

@@ -20,7 +20,7 @@ from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.training.checkpoints import _save
-from pconv_cuda.training.sources import _errors_without_traceback
+from pconv_cuda.training.sources import loader_errors
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_event_file_cannot_be_written(material, tmp_path, capsys, monkeypatc
     assert not raised and "Traceback" not in error and "pconv train: error: the file is larger than the limit" in error
 
 
-@pytest.mark.parametrize("command", ["train", "make", "inpaint"])
+@pytest.mark.parametrize("command", ["train", "eval", "make", "inpaint"])
 def test_too_many_open_files(material, tmp_path, capsys, command):
     descriptor = os.dup(0)
     os.close(descriptor)
@@ -145,9 +145,8 @@ def test_a_large_checkpoint_that_torch_cannot_write(tmp_path):
 
 
 def test_a_killed_loader_process():
-    def batches():
-        yield torch.zeros(1), torch.zeros(1)
+    words = r"data.workers: a loader process .* --set data.workers=0, .*pid 4711"
+    with pytest.raises(PConvError, match=words), loader_errors():
         raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Bus error.")
-
-    with pytest.raises(PConvError, match=r"data.workers: a loader process .* --set data.workers=0, .*pid 4711"):
-        list(_errors_without_traceback(batches()))
+    with pytest.raises(RuntimeError, match="^another$"), loader_errors():
+        raise RuntimeError("another")

@@ -76,27 +76,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 the work failed, 2 the call was wrong, 128 and the signal's number if one ended it.
     """
-    with standard_streams(), ending_signals():
-        verb = ""
+    args: argparse.Namespace | None = None
+
+    def interrupted(number: int) -> None:
+        full = f"{args.verb} {getattr(args, 'action', '')}".strip() if args else ""
+        remedy = f"; {_GO_ON[full]}" if full in _GO_ON else ""
+        if args and full == "train" and args.resume != "auto":
+            remedy += ", with --resume auto"
+        _complain(args, f"interrupted ({signal.Signals(number).name}){remedy}")
+
+    with standard_streams(), ending_signals(to_the_end=argv is None, late=interrupted):
         try:
             try:
                 args = build_parser().parse_args(argv)
             finally:
-                _flush(verb)  # --help and --version end here
-            verb = f" {args.verb}"
-            return _run(args) or _flush(verb)
+                _flush(args)  # --help and --version end here
+            return _run(args) or _flush(args)
         except OSError as error:  # no more open files, for the modules that are imported
             if (text := system_error_text(error)) is None:
                 raise
-            _complain(verb, f"error: {text}")
+            _complain(args, f"error: {text}")
             return 1
         except KeyboardInterrupt as error:
-            number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-            full = f"{args.verb} {getattr(args, 'action', '')}".strip() if verb else ""
-            remedy = f"; {_GO_ON[full]}" if full in _GO_ON else ""
-            if full == "train" and args.resume != "auto":
-                remedy += ", with --resume auto"
-            _complain(verb, f"interrupted ({signal.Signals(number).name}){remedy}")
+            number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
+            interrupted(number)
             return 128 + number
 
 
@@ -104,34 +107,34 @@ def _run(args: argparse.Namespace) -> int:
     # People read these: no file, no line number, no source.
     warnings.formatwarning = lambda message, *_, **__: printable(f"pconv {args.verb}: warning: {message}\n")  # type: ignore
     threading.excepthook = _report_thread
-    verb = f" {args.verb}"
     try:
         return args.run(args)
     except PConvError as error:
-        _complain(verb, f"error: {error}")
+        _complain(args, f"error: {error}")
     except ImportError as error:
         # Without its core (torch, numpy, the extension) no verb works, and a traceback helps nobody.
         if (error.name or "").partition(".")[0] not in ("torch", "torchvision", "numpy", "pconv_cuda", ""):
             raise
-        _complain(verb, f"error: {error}; `pconv info` says what is missing")
+        _complain(args, f"error: {error}; `pconv info` says what is missing")
     except (OSError, RuntimeError, MemoryError) as error:
         text = system_error_text(error)
         if text is None:
             raise
-        _complain(verb, f"error: {text}")
+        _complain(args, f"error: {text}")
     return 1
 
 
-def _flush(verb: str) -> int:
+def _flush(args: argparse.Namespace | None) -> int:
     """0, or 1 where the output could not be written, such as into a file on a full disk."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        _complain(verb, f"error: {system_error_text(error) or error}")
+        _complain(args, f"error: {system_error_text(error) or error}")
         return 1
     return 0
 
 
-def _complain(verb: str, text: str) -> None:
-    print(printable(f"pconv{verb}: {text}"), file=sys.stderr)
+def _complain(args: argparse.Namespace | None, text: str) -> None:
+    name = f"pconv {args.verb}" if args else "pconv"
+    print(printable(f"{name}: {text}"), file=sys.stderr)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, cast
 
 __all__ = ["Interrupted", "ending_signals", "standard_streams"]
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is absent on Windows
+_PATIENCE = 5.0  # seconds that a call of a library may go on after a signal
 
 
 class Interrupted(KeyboardInterrupt):
@@ -25,37 +29,85 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def ending_signals() -> Iterator[None]:
+def ending_signals(to_the_end: bool = False, late: Callable[[int], None] = lambda number: None) -> Iterator[None]:
     """In the block Ctrl-C, SIGTERM and SIGHUP raise :class:`Interrupted`; a second one ends the process at once.
 
+    Python answers signals between its own instructions, and one call of a library may take minutes. A thread therefore
+    ends the process where nothing was raised for some seconds, and at the second signal.
+
     A signal that is ignored (nohup, a job in the background) stays so. Outside the main thread nothing is changed.
+
+    Args:
+        to_the_end: a second signal ends the process behind the block too, while the interpreter ends.
+        late: called with the signal's number before the process ends without having raised.
     """
     process = os.getpid()
-    seen: list[int] = []
+    raised = threading.Event()
 
     def handle(number: int, _: FrameType | None) -> None:
         if os.getpid() != process:  # a loader process inherits the handler; its parent ends it
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        if seen:
+        if raised.is_set():
             _end_now(number)
-        seen.append(number)
+        raised.set()
         raise Interrupted(number)
 
-    before: dict[int, Any] = {}
-    try:
-        for name in _SIGNALS:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, handle)
-    except ValueError:  # not the main thread
-        pass
-    try:
+    if threading.current_thread() is not threading.main_thread():
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, RuntimeError):  # no more open files, or no more threads
+            stack.callback(_start_watching(numbers, raised, late))
+        try:
+            yield
+        finally:
+            if raised.is_set() and to_the_end:
+                stack.pop_all()
+            else:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+
+def _start_watching(numbers: Sequence[int], raised: threading.Event, late: Callable[[int], None]) -> Callable[[], None]:
+    """Returns what ends it."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    threading.Thread(target=_watch, args=(reading, numbers, raised, late), daemon=True).start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def stop() -> None:
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # the thread reads the end and closes the other one
+
+    return stop
+
+
+def _watch(reading: int, numbers: Sequence[int], raised: threading.Event, late: Callable[[int], None]) -> None:
+    """Reads the signals' numbers, one byte each, as they arrive."""
+    with contextlib.closing(os.fdopen(reading, "rb", buffering=0)) as pipe:
+        while byte := pipe.read(1):
+            number = byte[0]
+            if number not in numbers:  # SIGCHLD, of a loader process
+                continue
+            ready, started = False, time.monotonic()
+            while not raised.is_set() and not ready:  # the main thread is within a call, or about to answer
+                if time.monotonic() - started > _PATIENCE:
+                    late(number)
+                    _end_now(number)
+                ready = bool(select.select([pipe], [], [], 0.05)[0])
+            while byte := pipe.read(1):
+                if byte[0] in numbers:
+                    _end_now(byte[0])
+
+
+if hasattr(os, "register_at_fork"):
+    # a loader process must not report its signals into its parent's pipe
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def _end_now(number: int) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.text import brief
-
-_MOST_YAML, _DEEPEST_YAML = 2**20, 20  # bytes of a configuration file, and levels of nesting
+from pconv_cuda.training.safe_yaml import parse_yaml, read_limited
 
 __all__ = [
     "CheckpointConfig",
@@ -230,32 +229,10 @@ def _from_flat(flat: Mapping[str, Any]) -> TrainingConfig:
     return config
 
 
-def _parse_yaml(text: str) -> Any:
-    """As ``yaml.safe_load``, but for aliases, which can stand for billions of elements, and for deep nesting.
-
-    Raises:
-        yaml.YAMLError, ValueError: of another text.
-    """
-    yaml = require("yaml", "train", why="the configuration")
-    depth = 0
-    for token in yaml.scan(text):
-        kind = type(token).__name__
-        if kind == "AliasToken":
-            raise ValueError("expected no aliases (*name), got one; write the value out")
-        depth += kind.endswith("StartToken") - kind.endswith("EndToken")
-        if depth > _DEEPEST_YAML:
-            raise ValueError(f"it is nested too deeply: expected at most {_DEEPEST_YAML} levels")
-    return yaml.safe_load(text)
-
-
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     yaml = require("yaml", "train", why="--config")
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MOST_YAML + 1)
-        if len(data) > _MOST_YAML:
-            raise PConvError(f"--config: expected at most {_MOST_YAML} bytes, {str(path)!r} has more")
-        content = _parse_yaml(data.decode("utf-8"))
+        content = parse_yaml(read_limited(Path(path)))
     except OSError as error:
         raise PConvError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # also UnicodeDecodeError
@@ -281,7 +258,7 @@ def _setting_value(key: str, text: str) -> Any:
         return text  # a folder's name may look like YAML: 'a: b', '[x]', '#1'
     yaml = require("yaml", "train", why="--set")
     try:
-        return _parse_yaml(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
         raise PConvError(f"--set: {brief(text)} is no valid value for {key}: {error}") from error
 

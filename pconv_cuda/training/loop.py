@@ -18,20 +18,19 @@ from torch.utils.data import default_collate
 
 from pconv_cuda import weights
 from pconv_cuda.data.pairs import Pairs
-from pconv_cuda.errors import PConvError, require
-from pconv_cuda.files import atomic_path, is_out_of_memory
+from pconv_cuda.errors import PConvError
+from pconv_cuda.files import atomic_path
 from pconv_cuda.locks import folder_lock
 from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.models import PConvUNet
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
+from pconv_cuda.training.conditions import check_depth, make_accelerator, memory_errors
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, picture_grid
 from pconv_cuda.training.progress import Progress
-from pconv_cuda.training.sources import RunData, open_data, training_batches
+from pconv_cuda.training.sources import RunData, loader_errors, open_data, training_batches
 
 __all__ = ["TrainingResult", "build_network", "train"]
-
-_ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -66,60 +65,21 @@ def train(config: TrainingConfig, out: str | Path, resume: str = "auto") -> Trai
     return _Run(config, Path(out), resume).execute()
 
 
-def _make_accelerator(config: TrainingConfig) -> Any:
-    accelerate = require("accelerate", "train", why="training")
-    # a second training in one process may ask for another precision
-    accelerate.state.AcceleratorState._reset_state()
-    accelerate.state.GradientState._reset_state()
-    accelerator = accelerate.Accelerator(
-        cpu=not torch.accelerator.is_available(),  # without this torchrun on CPUs trains N separate networks
-        mixed_precision=_ACCELERATE_PRECISION[config.train.precision],
-        gradient_accumulation_steps=config.train.accumulate,
-    )
-    if config.train.precision == "fp16" and accelerator.device.type == "cpu":
-        raise PConvError("train.precision: fp16 needs a GPU, and this is a CPU; expected fp32 or bf16 here")
-    if config.train.batch_norm == "sync" and accelerator.device.type == "cpu":
-        raise PConvError(
-            "train.batch_norm: sync needs GPUs, for torch's SyncBatchNorm has no CPU kernels; expected process or "
-            "frozen here"
-        )
-    return accelerator
-
-
 class _Run:
     """One call of :func:`train`: its parts, and the steps in order."""
 
     def __init__(self, config: TrainingConfig, out: Path, resume: str) -> None:
         self.config, self.out, self.resume = config, out, resume
-        self.accelerator = _make_accelerator(config)
+        self.accelerator = make_accelerator(config)
         self.data: RunData = open_data(config)
         self.checkpoints = Checkpoints(out, config.checkpoint.keep)
         self.identity = {**flatten(config), **self.data.identity}
         self.best_step, self.best_score = 0, float("inf")
         self.losses = [0.0, 0]  # their sum and number since the last score
         self._check_folder: Callable[[], None] = lambda: None
-        self._check_depth()
+        check_depth(config, self.accelerator.num_processes)
 
     # ---- parts
-
-    def _check_depth(self) -> None:
-        """Batch normalisation needs two values a channel: one picture at a time needs more than one pixel.
-
-        Raises:
-            PConvError: the deepest feature map has one pixel, and there is one picture.
-        """
-        config = self.config
-        levels, processes = config.model.levels, self.accelerator.num_processes
-        at_once = max(1, config.train.batch_size // (config.train.accumulate * processes))
-        if config.train.batch_norm == "sync":
-            at_once *= processes
-        trained = config.train.batch_norm != "frozen" and config.stage_at(0) == 1  # the first level has no norm
-        if trained and levels > 1 and at_once == 1 and config.data.size <= 2**levels:
-            raise PConvError(
-                f"model.levels: {levels} levels leave one pixel of data.size {config.data.size}, and one pixel of one "
-                f"picture at a time is too little for batch normalisation: expected data.size above 2^{levels} = "
-                f"{2**levels}, fewer levels, or train.batch_size of at least {2 * config.train.accumulate * processes}"
-            )
 
     def _prepare(self, state: dict[str, Any] | None) -> None:
         """Network, loss and optimiser; from ``state`` where there is one."""
@@ -215,18 +175,9 @@ class _Run:
         with contextlib.ExitStack() as stack:
             if self.accelerator.is_main_process:
                 self._check_folder = stack.enter_context(folder_lock(self.out))
-            try:
-                return self._execute()
-            except (MemoryError, OSError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                train, data = self.config.train, self.config.data
-                raise PConvError(
-                    "out of memory: fewer pictures at a time (train.accumulate divides a step of train.batch_size "
-                    f"{train.batch_size} into parts; it is {train.accumulate}), smaller ones (data.size, {data.size}), "
-                    f"a narrower network (model.width, {self.config.model.width}) or fewer loader processes "
-                    f"(data.workers, {data.workers}) need less"
-                ) from error
+            stack.enter_context(memory_errors(self.config))
+            stack.enter_context(loader_errors())
+            return self._execute()
 
     def _execute(self) -> TrainingResult:
         state = self.checkpoints.to_resume(self.resume, self.identity)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -18,7 +19,7 @@ from pconv_cuda.data.pairs import Pairs, StepBatches
 from pconv_cuda.errors import PConvError
 from pconv_cuda.training.config import TrainingConfig
 
-__all__ = ["RunData", "open_data", "training_batches"]
+__all__ = ["RunData", "loader_errors", "open_data", "training_batches"]
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # pictures (N, 3, S, S) float32 in [0, 1], masks (N, 1, S, S) bool
@@ -120,6 +121,13 @@ def _errors_without_traceback(batches: Iterable[Batch]) -> Generator[Batch, None
     except PConvError as error:
         message = str(error).strip().splitlines()[-1]
         raise PConvError(message.removeprefix("pconv_cuda.errors.PConvError: ")) from None
+
+
+@contextlib.contextmanager
+def loader_errors() -> Iterator[None]:
+    """A loader process that died is an error with its remedies; torch tells it wherever the training then is."""
+    try:
+        yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
