@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -99,3 +101,13 @@ def test_a_picture_in_both_folders_is_refused(tmp_path, words, capsys, trained):
     error = capsys.readouterr().err
     assert "got 1 that were" in error and "train/0.png" in error and "test/other-name.png" in error
     assert not (tmp_path / "r/eval").exists() and trained == (tmp_path / "r/partial").exists()
+
+
+def test_a_reader_that_goes_does_not_stop_the_work(tmp_path, words, monkeypatch):
+    """``pconv compare ... | head -1``"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main([*words, *training(tmp_path)]) == 0
+    assert json.loads((tmp_path / "r/eval/results.json").read_text())["complete"]
