@@ -22,6 +22,7 @@ from pconv_cuda.cli._process import Interrupted, ending_signals
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate, methods
 from pconv_cuda.evaluation import run as run_module
+from pconv_cuda.evaluation.interruptible import interruptible
 from pconv_cuda.training.progress import Progress
 
 SIZE = 32
@@ -120,18 +121,19 @@ def test_the_folder_of_the_results_is_removed(material, monkeypatch):
 # ---- interruptions
 
 
-def test_a_long_call_of_a_library_is_not_waited_for(monkeypatch):
-    import skimage.restoration
-
+@pytest.mark.parametrize("slow", ["method", "metric"])
+def test_a_long_call_of_a_library_is_not_waited_for(material, monkeypatch, slow):
     released = threading.Event()
-    monkeypatch.setattr(skimage.restoration, "inpaint_biharmonic", lambda *_, **__: released.wait(60))
-    valid = np.ones((8, 8), bool)
-    valid[2:4, 2:4] = False
+    if slow == "method":
+        monkeypatch.setattr(methods.Method, "restore", lambda *_: released.wait(60))
+    else:
+        monkeypatch.setattr(run_module, "measure", lambda *_: released.wait(60))
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
     started = time.monotonic()
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(Interrupted), ending_signals():
-        methods.BASELINES["biharmonic"][2](np.zeros((8, 8, 3), np.uint8), valid)
+        evaluate(settings(material), material / "r")
     assert time.monotonic() - started < 20
+    assert "Partial: 0 of 6" in (material / "r/table.md").read_text()
     released.set()
 
 
@@ -140,7 +142,8 @@ def test_an_error_of_such_a_call_comes_through():
         raise ValueError("singular")
 
     with pytest.raises(ValueError, match="singular"):
-        methods._interruptible(failing)
+        interruptible(failing)
+    assert interruptible(lambda: 3) == 3
 
 
 def test_an_interrupted_evaluation_restores_nothing_for_its_report(material, monkeypatch, capsys):
