@@ -103,19 +103,22 @@ def test_a_picture_that_does_not_stay_is_left_out_and_named(material, monkeypatc
     assert f"2.png {words}" in (material / "r/table.md").read_text()
 
 
-def test_the_folder_of_the_results_is_removed(material, monkeypatch):
+@pytest.mark.parametrize("another", [False, True], ids=["removed", "replaced"])
+def test_the_folder_of_the_results_is_removed(material, monkeypatch, another):
     measure, calls = run_module.measure, []
 
     def removing(*args):
         calls.append(args)
         if len(calls) == 3:
             shutil.rmtree(material / "r")
+            if another:
+                (material / "r").mkdir()
         return measure(*args)
 
     monkeypatch.setattr(run_module, "measure", removing)
     with pytest.raises(PConvError, match=r"--out: '.*r' was removed or replaced while files were written into it"):
         evaluate(settings(material), material / "r")
-    assert not (material / "r").exists()
+    assert not list(material.glob("r/*"))
 
 
 # ---- interruptions
