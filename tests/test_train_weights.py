@@ -109,6 +109,9 @@ def test_weights_of_an_unfinished_run_are_said_to_be_old(photos, extended):
 
 def test_an_unfinished_run_is_not_compared(photos, extended, tmp_path):
     assert not _is_complete(extended)
+    (extended / "training.yaml").rename(tmp_path / "training.yaml")
+    assert not _is_complete(extended)  # its checkpoints tell it too
+    (tmp_path / "training.yaml").rename(extended / "training.yaml")
     root = tmp_path / "r"
     train(_config(photos, 2, **{"model.conv": "plain"}), root / "plain")
     shutil.move(extended, root / "partial")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pconv_cuda import __version__
-from pconv_cuda.cli._process import Interrupted, ending_signals, standard_streams
+from pconv_cuda.cli._process import Interrupted, end_now, ending_signals, standard_streams
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.text import printable
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             remedy += ", with --resume auto"
         _complain(args, f"interrupted ({signal.Signals(number).name}){remedy}")
 
-    with standard_streams(), ending_signals(to_the_end=argv is None, late=interrupted):
+    with standard_streams(), ending_signals(interrupted):
         try:
             try:
                 args = build_parser().parse_args(argv)
@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
             interrupted(number)
+            if argv is None:  # this is the whole process; the interpreter's own end would wait for threads
+                end_now(number)
             return 128 + number
 
 

@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
-__all__ = ["Interrupted", "ending_signals", "standard_streams"]
+__all__ = ["Interrupted", "end_now", "ending_signals", "standard_streams"]
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is absent on Windows
 _PATIENCE = 5.0  # seconds that a call of a library may go on after a signal
@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def ending_signals(to_the_end: bool = False, late: Callable[[int], None] = lambda number: None) -> Iterator[None]:
+def ending_signals(late: Callable[[int], None] = lambda number: None) -> Iterator[None]:
     """In the block Ctrl-C, SIGTERM and SIGHUP raise :class:`Interrupted`; a second one ends the process at once.
 
     Python answers signals between its own instructions, and one call of a library may take minutes. A thread therefore
@@ -38,7 +38,6 @@ def ending_signals(to_the_end: bool = False, late: Callable[[int], None] = lambd
     A signal that is ignored (nohup, a job in the background) stays so. Outside the main thread nothing is changed.
 
     Args:
-        to_the_end: a second signal ends the process behind the block too, while the interpreter ends.
         late: called with the signal's number before the process ends without having raised.
     """
     process = os.getpid()
@@ -50,7 +49,7 @@ def ending_signals(to_the_end: bool = False, late: Callable[[int], None] = lambd
                 os._exit(128 + number)
             return
         if raised.is_set():
-            _end_now(number)
+            end_now(number)
         raised.set()
         raise Interrupted(number)
 
@@ -66,11 +65,8 @@ def ending_signals(to_the_end: bool = False, late: Callable[[int], None] = lambd
         try:
             yield
         finally:
-            if raised.is_set() and to_the_end:
-                stack.pop_all()
-            else:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _start_watching(numbers: Sequence[int], raised: threading.Event, late: Callable[[int], None]) -> Callable[[], None]:
@@ -98,11 +94,11 @@ def _watch(reading: int, numbers: Sequence[int], raised: threading.Event, late: 
             while not raised.is_set() and not ready:  # the main thread is within a call, or about to answer
                 if time.monotonic() - started > _PATIENCE:
                     late(number)
-                    _end_now(number)
+                    end_now(number)
                 ready = bool(select.select([pipe], [], [], 0.05)[0])
             while byte := pipe.read(1):
                 if byte[0] in numbers:
-                    _end_now(byte[0])
+                    end_now(byte[0])
 
 
 if hasattr(os, "register_at_fork"):
@@ -110,8 +106,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
-def _end_now(number: int) -> None:
-    """Without waiting for anything: loader processes are killed, half-written files removed."""
+def end_now(number: int) -> NoReturn:
+    """Ends the process as signal ``number`` does, and waits for nothing, not for threads within a library either.
+
+    Loader processes are killed, half-written files removed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
+            stream.flush()
     processes = sys.modules.get("multiprocessing")
     for child in processes.active_children() if processes else ():
         child.kill()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,23 +58,8 @@ def _opencv(flag: str) -> Fill:
 
 def _biharmonic(holed: np.ndarray, valid: np.ndarray) -> np.ndarray:
     restoration = require("skimage.restoration", "eval", why="the biharmonic baseline")
-    # seconds in one call of a library: a signal is answered meanwhile if the call runs in another thread
-    filled = _interruptible(lambda: restoration.inpaint_biharmonic(holed / 255.0, ~valid, channel_axis=-1))
+    filled = restoration.inpaint_biharmonic(holed / 255.0, ~valid, channel_axis=-1)
     return (filled.clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def _interruptible(work: Callable[[], np.ndarray]) -> np.ndarray:
-    """``work()`` in a thread of its own, which is left to itself when this one is interrupted."""
-    future: Future[np.ndarray] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future.result()
 
 
 # name -> (about, package, how)

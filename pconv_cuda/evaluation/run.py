@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.evaluation.interruptible import interruptible
 from pconv_cuda.evaluation.learned import find_inception, find_perceptual
 from pconv_cuda.evaluation.methods import BASELINES, Method, baselines, networks
 from pconv_cuda.evaluation.metrics import SSIM_WINDOW, measure
@@ -175,7 +176,8 @@ class _Work:
                     progress.advance()
                     continue
                 if self.inception is not None and not self.store.feature_path("truth", pair.key).is_file():
-                    self.store.add_feature("truth", pair.key, self.inception(truth))
+                    feature = interruptible(lambda truth=truth: self.inception(truth))  # type: ignore[misc]
+                    self.store.add_feature("truth", pair.key, feature)
                 for method in methods:
                     try:
                         self._measure(pair, method, truth, valid)
@@ -192,14 +194,21 @@ class _Work:
             progress.say(f"left out: {why}")
 
     def _measure(self, pair: Pair, method: Method, truth: np.ndarray, valid: np.ndarray) -> None:
+        values, feature = interruptible(lambda: self._values(method, truth, valid))
+        if feature is not None:
+            self.store.add_feature(method.name, pair.key, feature)
+        image, share = self.pictures.name(pair.image), round(float(1 - valid.mean()), 6)
+        about = {"pair": pair.key, "method": method.name, "image": image, "share": share}
+        self.store.add({**about, **values, "content": self._content(pair)})
+
+    def _values(
+        self, method: Method, truth: np.ndarray, valid: np.ndarray
+    ) -> tuple[dict[str, float], np.ndarray | None]:
+        """The metrics of a method's picture, and its features for FID, where that is asked for."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             restored = method.restore(truth, valid)
         values = measure(restored, truth, valid)
         if self.perceptual is not None:
             values["lpips"] = self.perceptual(restored, truth)
-        if self.inception is not None:
-            self.store.add_feature(method.name, pair.key, self.inception(restored))
-        image, share = self.pictures.name(pair.image), round(float(1 - valid.mean()), 6)
-        about = {"pair": pair.key, "method": method.name, "image": image, "share": share}
-        self.store.add({**about, **values, "content": self._content(pair)})
+        return values, self.inception(restored) if self.inception is not None else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pconv_cuda._arguments import as_valid
 from pconv_cuda.errors import require
 from pconv_cuda.files import atomic_path, open_append
 from pconv_cuda.text import parse_json
@@ -33,7 +34,7 @@ def picture_grid(truth: torch.Tensor, mask: torch.Tensor, output: torch.Tensor, 
     from torchvision.utils import make_grid
 
     truth, output = truth[:rows].float(), output[:rows].float()
-    valid = (mask[:rows] != 0).expand_as(truth)
+    valid = as_valid(mask[:rows]).expand_as(truth)
     white = torch.ones_like(truth)
     shown = [
         torch.where(valid, truth, white),
