@@ -1,8 +1,8 @@
 // smooth_fill: the thin plate under tension in the holes of a picture, by conjugate gradients with a V-cycle of a
 // multigrid as preconditioner. pconv_cuda/smooth.py is the same in plain torch, and says why each step is as it is.
 //
-// A plane of the picture is solved by one thread, or its passes are shared where there are fewer planes than threads.
-// Sums are taken over fixed chunks in a fixed order: the same bits whatever the number of threads.
+// Each hole is solved by itself, small ones by one thread each, the passes over large ones shared by the threads. Sums
+// are taken over fixed chunks in a fixed order: the same bits whatever the number of threads.
 #include "../launchers.h"
 #include "by_dtype.h"
 #include "parallel.h"
@@ -17,6 +17,9 @@ constexpr int kDegree = 4;       // of the smoother's polynomial, as in smooth.p
 constexpr double kRange = 30;    // it is small on [largest / kRange, largest]
 constexpr int64_t kChunk = 128;  // blocks that a sum's part is taken over
 constexpr int64_t kLeastChunks = 8;  // a thread gets at least so many
+constexpr size_t kLargeHole = 2048;  // in blocks: from here on threads share a hole
+// Rounding in the iteration is never taken back. Each time the error has fallen so far the residual is formed anew.
+constexpr double kRenew = 1e-2;
 
 PCONV_CLONES void residual(const SmoothPass<float>& a, int64_t b, int64_t e) { residual_pass(a, b, e); }
 PCONV_CLONES void residual(const SmoothPass<double>& a, int64_t b, int64_t e) { residual_pass(a, b, e); }
@@ -79,24 +82,29 @@ void reflect(
     (void)s;
 }
 
-// One plane of the picture after the other.
+// One hole, in one plane of the picture after the other.
 template <class T>
 class Solver {
   public:
-    explicit Solver(const std::vector<SmoothLevel>& levels)
-        : levels_(levels), picture_(levels[0].size), direction_(levels[0].size) {
-        for (const SmoothLevel& level : levels) {
+    explicit Solver(const SmoothLevels& levels)
+        : window_(levels.window()),
+          levels_(levels.all()),
+          picture_(levels_[0].size),
+          direction_(levels_[0].size),
+          q_(levels_[0].mask.size()),
+          sum_(levels_[0].mask.size()) {
+        work_.reserve(levels_.size());
+        for (const SmoothLevel& level : levels_) {
             Work& work = work_.emplace_back(level);
             for (auto* packed : {&work.x, &work.rest, &work.r}) packed->resize(level.mask.size());
         }
-        q_.resize(levels[0].mask.size());
-        sum_.resize(levels[0].mask.size());
     }
 
-    // in and out: a pixel's step in elements. Only holes are written.
+    // in and out: a plane of the picture, [.., width], `step` elements from pixel to pixel. Only the hole is written.
     template <class V>
-    void fill(const V* in, int64_t step, double tolerance, int64_t max_iterations, V* out) {
-        start(in, step);
+    void fill(const V* in, int64_t width, int64_t step, double tolerance, int64_t max_iterations, V* out) {
+        const int64_t origin = (window_.y * width + window_.x) * step;
+        start(in + origin, width, step);
         solve(tolerance, max_iterations);
         const SmoothLevel& level = levels_[0];
         chunks(level.unknown.size(), [&](int64_t begin, int64_t end) {
@@ -105,7 +113,7 @@ class Solver {
                 for (int64_t i = 0; i < kBlock; ++i)
                     if (level.mask[b * kBlock + i] != 0)
                         store(
-                            out[(block.y * level.w + block.x + i) * step],
+                            out[origin + (block.y * width + block.x + i) * step],
                             precise_t<V>(picture_.data()[block.offset + i] + sum_[b * kBlock + i]));
             }
         });
@@ -118,6 +126,7 @@ class Solver {
         std::vector<T> x, rest, r;
     };
 
+    const SmoothWindow window_;
     const std::vector<SmoothLevel>& levels_;
     Plane<T> picture_, direction_;
     std::vector<Work> work_;
@@ -173,7 +182,7 @@ class Solver {
     }
 
     template <class V>
-    void start(const V* in, int64_t step) {
+    void start(const V* in, int64_t width, int64_t step) {
         const SmoothLevel& top = levels_[0];
         for (size_t number = 0; number < levels_.size(); ++number) clear(number);
         T *const picture = picture_.data(), *const weight = work_[0].odd.data();
@@ -181,7 +190,7 @@ class Solver {
             for (int64_t b = begin; b < end; ++b) {
                 const SmoothBlock& block = top.near[b];
                 for (int64_t i = 0; i < std::min<int64_t>(kBlock, top.w - block.x); ++i) {
-                    picture[block.offset + i] = T(load(in[(block.y * top.w + block.x + i) * step]));
+                    picture[block.offset + i] = T(load(in[(block.y * width + block.x + i) * step]));
                     weight[block.offset + i] = 1;
                 }
             }
@@ -279,31 +288,52 @@ class Solver {
         return from;
     }
 
-    void solve(double tolerance, int64_t max_iterations) {
-        SmoothPass<T> a = pass_of(0);
+    // r = -plate(picture), and the first step of the smoother behind it.
+    void renew_residual(SmoothPass<T> a) {
         a.from = picture_.data();
         run(0, a, residual);
+        run(0, a, first);
+    }
+
+    // picture += sum, sum = 0
+    void take_in_sum() {
+        const SmoothLevel& level = levels_[0];
+        chunks(level.unknown.size(), [&](int64_t begin, int64_t end) {
+            for (int64_t b = begin; b < end; ++b)
+                for (int64_t i = 0; i < kBlock; ++i) {
+                    picture_.data()[level.unknown[b].offset + i] += sum_[b * kBlock + i];
+                    sum_[b * kBlock + i] = 0;
+                }
+        });
+        reflect(level, level.near, level.near_border, picture_.data());
+    }
+
+    void solve(double tolerance, int64_t max_iterations) {
+        SmoothPass<T> a = pass_of(0);
+        T *const p = direction_.data(), *const even = work_[0].even.data();
         std::fill(sum_.begin(), sum_.end(), T(0));
         a.scale = first_scale(levels_[0]);
-        a.to = work_[0].even.data();
-        run(0, a, first);
+        a.to = even;
+        renew_residual(a);
         v_cycle(0);
-        double rz = run(0, a, dot);
+        double rz = run(0, a, dot), renew = kRenew * kRenew * rz;
         const double goal = tolerance * tolerance * rz;
-        T* const p = direction_.data();
-        a.to = p, a.keep = 0;
         chunks(levels_[0].unknown.size(), [&](int64_t begin, int64_t end) {
             for (int64_t b = begin; b < end; ++b) std::copy_n(a.x + b * kBlock, kBlock, p + a.blocks[b].offset);
         });
-        // Not so where a known pixel is NaN: then neither are they.
-        for (int64_t i = 0; i < max_iterations && rz > goal; ++i) {
+        // Where a known pixel beside the hole is NaN no comparison holds, and the hole becomes NaN.
+        for (int64_t i = 0; i < max_iterations && !(rz <= goal); ++i) {
             reflect_unknown(0, p);
             a.from = p;
             const double pq = run(0, a, product), step = rz / pq;
-            if (!(pq > 0)) break;
-            a.keep = T(step), a.to = work_[0].even.data();
+            a.keep = T(step), a.to = even;
             run(0, a, step_and_first);
-            if (i + 1 == max_iterations) break;
+            if (i + 1 == max_iterations || !(pq > 0)) break;
+            if (rz < renew) {
+                take_in_sum();
+                renew_residual(a);
+                renew *= kRenew * kRenew;
+            }
             v_cycle(0);
             // Polak and Ribiere's form, (r - previous r) z / previous r z, with r - previous r = -step q.
             SmoothPass<T> qz = a;
@@ -319,29 +349,34 @@ class Solver {
 template <class V>
 void fill_planes(const SmoothFill& f, const V* in, V* out) {
     using T = precise_t<V>;
-    const int64_t pixels = f.h * f.w, masks = f.mask_n * f.mask_c;
-    std::vector<SmoothLevels> levels;
-    for (int64_t m = 0; m < masks; ++m) levels.emplace_back(f.mask + m * pixels, f.h, f.w, f.tension);
-    const auto body = [&](int64_t begin, int64_t end) {
-        std::unique_ptr<Solver<T>> solver;
-        const SmoothLevels* of = nullptr;
-        for (int64_t plane = begin; plane < end; ++plane) {
-            const int64_t n = plane / f.c, c = plane % f.c;
-            const SmoothLevels& these = levels[size_t((f.mask_n == 1 ? 0 : n) * f.mask_c + (f.mask_c == 1 ? 0 : c))];
-            if (these.unknown_pixels() == 0) continue;
-            if (&these != of) solver.reset(), solver = std::make_unique<Solver<T>>(these.all()), of = &these;
-            const int64_t first = f.layout == Layout::nhwc ? n * f.c * pixels + c : plane * pixels;
-            const int64_t step = f.layout == Layout::nhwc ? f.c : 1;
-            solver->fill(in + first, step, f.tolerance, f.max_iterations, out + first);
+    const int64_t pixels = f.h * f.w;
+    for (int64_t m = 0; m < f.mask_n * f.mask_c; ++m) {
+        const uint8_t* const mask = f.mask + m * pixels;
+        const std::vector<Hole> holes = HoleFinder(mask, f.h, f.w).holes();
+        // The mask's planes of the picture: all samples or one, all channels or one.
+        const int64_t first_n = f.mask_n == 1 ? 0 : m / f.mask_c, samples = f.mask_n == 1 ? f.n : 1;
+        const int64_t first_c = f.mask_c == 1 ? 0 : m % f.mask_c, channels = f.mask_c == 1 ? f.c : 1;
+        const auto fill = [&](const Hole& hole) {
+            const SmoothLevels levels(mask, f.h, f.w, hole, f.tension);
+            Solver<T> solver(levels);
+            for (int64_t n = first_n; n < first_n + samples; ++n)
+                for (int64_t c = first_c; c < first_c + channels; ++c) {
+                    const bool last = f.layout == Layout::nhwc;
+                    const int64_t plane = last ? n * f.c * pixels + c : (n * f.c + c) * pixels;
+                    solver.fill(in + plane, f.w, last ? f.c : 1, f.tolerance, f.max_iterations, out + plane);
+                }
+        };
+        std::vector<const Hole*> small;
+        for (const Hole& hole : holes) {
+            if (hole.size() < kLargeHole)
+                small.push_back(&hole);
+            else
+                fill(hole);
         }
-    };
-    uint32_t threads = 1;
-    TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&threads));
-    const int64_t planes = f.n * f.c;
-    if (planes % threads == 0 || planes >= 4 * int64_t(threads))
-        parallel_for(planes, 1, body);
-    else
-        body(0, planes);
+        parallel_for(int64_t(small.size()), 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) fill(*small[size_t(i)]);
+        });
+    }
 }
 
 }  // namespace

@@ -1,22 +1,17 @@
-// Where the unknown pixels of smooth_fill lie, level by level, as lists of blocks of 16 pixels of a row. Everything that
-// is done per pixel runs over such lists, so work grows with the holes and not with the picture.
+// Where a hole's unknown pixels lie, level by level, as lists of blocks of 16 pixels of a row. Everything that is done
+// per pixel runs over such lists, so work grows with the holes and not with the picture.
 //
 // A level halves the one above it (a side of 1 stays). A coarse pixel is unknown where all of its pixels are: the
 // coarse problems then have the fine one's boundary values, and corrections are 0 outside the holes.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
+#include "smooth_holes.h"
+
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <new>
-#include <vector>
 
 namespace pconv::cpu {
-
-constexpr int64_t kBlock = 16;
-constexpr int64_t kRowsAround = 2;  // the plate's reach: halos above and below a plane
 
 // A plane whose memory the system hands out, cleared, page by page as it is touched.
 template <class T>
@@ -44,7 +39,7 @@ struct SmoothLevel {
     std::vector<SmoothBlock> near;     // and those whose values the start needs
     std::vector<int32_t> unknown_border, near_border;  // which of them have to be reflected at the picture's border
 
-    int64_t at(int64_t y, int64_t x) const { return (y + kRowsAround) * pitch + kBlock + x; }
+    int64_t at(int64_t y, int64_t x) const { return (y + kReach) * pitch + kBlock + x; }
     bool at_border(const SmoothBlock& b) const { return b.y < 2 || b.y >= h - 2 || b.x == 0 || b.x + kBlock > w - 2; }
 };
 
@@ -75,21 +70,37 @@ class BlockMap {
     std::vector<char> map_;
 };
 
+// A part of the picture with one hole, whose pixels are the only ones that are unknown there.
+struct SmoothWindow {
+    int64_t y, x, h, w;
+
+    // With all that the plate reaches from the hole; a border that is not the picture's is out of reach.
+    static SmoothWindow around(const Hole& hole, int64_t h, int64_t w) {
+        int64_t left = w, right = 0;
+        for (const HoleBlock& b : hole) left = std::min<int64_t>(left, b.x), right = std::max<int64_t>(right, b.x);
+        const int64_t y = std::max<int64_t>(hole.front().y - kReach, 0);
+        const int64_t x = std::max<int64_t>(left - kBlock, 0);
+        return {y, x, std::min(hole.back().y + kReach + 1, h) - y, std::min(right + 2 * kBlock, w) - x};
+    }
+};
+
 class SmoothLevels {
   public:
-    // mask: [h, w], 0 in holes.
-    SmoothLevels(const uint8_t* mask, int64_t h, int64_t w, double tension) {
-        first_level(mask, h, w, tension);
+    // mask: [h, w] of the picture, 0 in holes.
+    SmoothLevels(const uint8_t* mask, int64_t h, int64_t w, const Hole& hole, double tension)
+        : window_(SmoothWindow::around(hole, h, w)) {
+        first_level(mask, w, hole, tension);
         while (!levels_.back().unknown.empty()) next_level();
+        flags_.reset();
     }
     // The last one has no unknown pixel; the start ends there.
     const std::vector<SmoothLevel>& all() const { return levels_; }
-    int64_t unknown_pixels() const { return unknown_pixels_; }
+    const SmoothWindow& window() const { return window_; }
 
   private:
+    SmoothWindow window_;
     std::vector<SmoothLevel> levels_;
     std::unique_ptr<Plane<uint8_t>> flags_;  // the last level's unknown pixels, as a plane
-    int64_t unknown_pixels_ = 0;
 
     static SmoothLevel shape(int64_t h, int64_t w, double stiffness, double tension) {
         SmoothLevel level{};
@@ -97,7 +108,7 @@ class SmoothLevels {
         level.pitch = (w + kBlock - 1) / kBlock * kBlock + 2 * kBlock;
         // Rows a multiple of 1 KiB apart would meet in the same few sets of the cache.
         if (level.pitch % 256 == 0) level.pitch += kBlock;
-        level.size = (h + 2 * kRowsAround) * level.pitch + 4 * kBlock;
+        level.size = (h + 2 * kReach) * level.pitch + 4 * kBlock;
         return level;
     }
 
@@ -108,25 +119,20 @@ class SmoothLevels {
         std::memcpy(flags + level.at(y, x), unknown, kBlock);
     }
 
-    void first_level(const uint8_t* mask, int64_t h, int64_t w, double tension) {
-        levels_.push_back(shape(h, w, 1 - tension, tension));
+    void first_level(const uint8_t* mask, int64_t width, const Hole& hole, double tension) {
+        levels_.push_back(shape(window_.h, window_.w, 1 - tension, tension));
         SmoothLevel& level = levels_.back();
         flags_ = std::make_unique<Plane<uint8_t>>(level.size);
-        BlockMap near(h, w);
-        for (int64_t y = 0; y < h; ++y) {
-            const uint8_t* const row = mask + y * w;
-            for (int64_t x = 0; x < w;) {
-                const void* const hole = std::memchr(row + x, 0, size_t(w - x));
-                if (!hole) break;
-                x = (static_cast<const uint8_t*>(hole) - row) / kBlock * kBlock;
-                uint8_t unknown[kBlock] = {};
-                int64_t last = x;
-                for (int64_t i = 0; i < std::min(kBlock, w - x); ++i)
-                    if (!row[x + i]) unknown[i] = 1, last = x + i, ++unknown_pixels_;
-                add_unknown(level, flags_->data(), y, x, unknown);
-                near.mark(y, static_cast<const uint8_t*>(hole) - row, last, kRowsAround);
-                x += kBlock;
-            }
+        BlockMap near(level.h, level.w);
+        for (const HoleBlock& block : hole) {
+            const int64_t y = block.y - window_.y, x = block.x - window_.x;
+            const uint8_t* const from = mask + block.y * width + block.x;
+            uint8_t unknown[kBlock] = {};
+            int64_t first = kBlock, last = 0;
+            for (int64_t i = 0; i < std::min(kBlock, level.w - x); ++i)
+                if (!from[i]) unknown[i] = 1, first = std::min(first, i), last = i;
+            add_unknown(level, flags_->data(), y, x, unknown);
+            near.mark(y, x + first, x + last, kReach);
         }
         near.list(level, level.near, level.near_border);
     }

@@ -24,12 +24,23 @@ struct SmoothPass {
 };
 
 // stiffness * L(L(p)) - tension * L(p) at one pixel, L the sum of the four neighbours minus four times the pixel.
-template <class T, class V>
-PCONV_INLINE T plate_at(const V* p, int64_t s, T centre, T side, T diagonal, T far) {
-    const T sides = (T(p[-1]) + T(p[1])) + (T(p[-s]) + T(p[s]));
-    const T corners = (T(p[-s - 1]) + T(p[-s + 1])) + (T(p[s - 1]) + T(p[s + 1]));
-    const T tips = (T(p[-2]) + T(p[2])) + (T(p[-2 * s]) + T(p[2 * s]));
-    return centre * T(p[0]) + side * sides + diagonal * corners + far * tips;
+template <class T>
+PCONV_INLINE T plate_at(const T* p, int64_t s, T centre, T side, T diagonal, T far) {
+    const T sides = (p[-1] + p[1]) + (p[-s] + p[s]);
+    const T corners = (p[-s - 1] + p[-s + 1]) + (p[s - 1] + p[s + 1]);
+    const T tips = (p[-2] + p[2]) + (p[-2 * s] + p[2 * s]);
+    return centre * p[0] + side * sides + diagonal * corners + far * tips;
+}
+
+// The same of differences, computed in Wide: the weights' sum is 0 whatever their rounding. A sum of 1e-6 would act on
+// the picture's values, which are far larger than their differences, and bend wide holes by grey levels.
+template <class Wide, class T>
+PCONV_INLINE Wide plate_of_differences(const T* p, int64_t s, T side, T diagonal, T far) {
+    const Wide c = p[0];
+    const Wide sides = ((p[-1] - c) + (p[1] - c)) + ((p[-s] - c) + (p[s] - c));
+    const Wide corners = ((p[-s - 1] - c) + (p[s + 1] - c)) + ((p[s - 1] - c) + (p[-s + 1] - c));
+    const Wide tips = ((p[-2] - c) + (p[2] - c)) + ((p[-2 * s] - c) + (p[2 * s] - c));
+    return Wide(side) * sides + Wide(diagonal) * corners + Wide(far) * tips;
 }
 
 #define PCONV_SMOOTH_BLOCKS                                        \
@@ -46,8 +57,7 @@ PCONV_INLINE void residual_pass(const SmoothPass<T>& a, int64_t begin, int64_t e
         T* const __restrict r = a.r + at;
 #pragma GCC ivdep
         for (int64_t i = 0; i < kBlock; ++i) {
-            const double bent =
-                plate_at<double>(p + i, a.pitch, double(a.centre), double(a.side), double(a.diagonal), double(a.far));
+            const double bent = plate_of_differences<double>(p + i, a.pitch, a.side, a.diagonal, a.far);
             r[i] = mask[i] != 0 ? T(-bent) : T(0);
         }
     }
@@ -135,7 +145,7 @@ PCONV_INLINE double product_pass(const SmoothPass<T>& a, int64_t begin, int64_t 
         T* const __restrict q = a.q + at;
 #pragma GCC ivdep
         for (int64_t i = 0; i < kBlock; ++i) {
-            q[i] = T(mask[i]) * plate_at<T>(p + i, a.pitch, a.centre, a.side, a.diagonal, a.far);
+            q[i] = T(mask[i]) * plate_of_differences<T>(p + i, a.pitch, a.side, a.diagonal, a.far);
             lanes[i] += p[i] * q[i];
         }
     }
