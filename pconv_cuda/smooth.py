@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MAX_ITERATIONS", "TOLERANCE", "laplacian", "plate", "smooth_fill"]
+__all__ = ["MAX_ITERATIONS", "TENSION", "TOLERANCE", "laplacian", "plate", "smooth_fill"]
 
+TENSION = 0.3
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 60
 # The smoother's polynomial is small on [largest / RANGE, largest], where `largest` bounds the plate's eigenvalues.
@@ -91,7 +92,7 @@ def _solve(u: Tensor, levels: list[_Level], tolerance: float, max_iterations: in
     p, correction, rz = z, torch.zeros_like(r), _dot(r, z)
     goal = tolerance**2 * rz
     for _ in range(max_iterations):
-        going = rz > goal  # by picture and channel: each stops by itself
+        going = ~(rz <= goal)  # by picture and channel: each stops by itself
         if not bool(going.any()):
             break
         q = levels[0].plate(p)
@@ -103,6 +104,8 @@ def _solve(u: Tensor, levels: list[_Level], tolerance: float, max_iterations: in
         turn = torch.where(going, _dot(r - previous, z) / rz, 0.0).to(r.dtype)
         rz = torch.where(going, _dot(r, z), rz)
         p = z + turn * p
+        if bool(rz[going].isnan().all()):  # a valid pixel beside a hole is, and now the hole is too
+            break
     return correction
 
 
@@ -178,7 +181,8 @@ def _start(known: Tensor, valid: Tensor) -> Tensor:
     """``known``, and in the holes an interpolation of the known pixels beside them."""
     # Only those beside holes: what is further away says nothing about the hole, and a kernel need not read it.
     beside, at_first = F.max_pool2d((~valid).to(known.dtype), 3, 1, 1), valid
-    value, weight = known, torch.where(valid, beside, 0.0)
+    weight = torch.where(valid, beside, 0.0)
+    value = torch.where(weight > 0, known, 0.0)
     levels, needed = [], (~valid).any()
     while bool(needed):
         levels.append((value, weight))

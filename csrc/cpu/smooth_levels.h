@@ -37,6 +37,7 @@ struct SmoothLevel {
     std::vector<SmoothBlock> unknown;  // blocks with an unknown pixel
     std::vector<float> mask;           // [unknown, 16], 1 where unknown
     std::vector<SmoothBlock> near;     // and those whose values the start needs
+    std::vector<float> beside;         // [near, 16], of the first level: 1 where valid and one of 8 neighbours unknown
     std::vector<int32_t> unknown_border, near_border;  // which of them have to be reflected at the picture's border
 
     int64_t at(int64_t y, int64_t x) const { return (y + kReach) * pitch + kBlock + x; }
@@ -135,13 +136,22 @@ class SmoothLevels {
             near.mark(y, x + first, x + last, kReach);
         }
         near.list(level, level.near, level.near_border);
+        for (const SmoothBlock& block : level.near) {
+            const uint8_t* const at = flags_->data() + block.offset;
+            for (int64_t i = 0; i < kBlock; ++i) {
+                uint8_t any = 0;
+                for (const int64_t row : {i - level.pitch, i, i + level.pitch})
+                    any |= at[row - 1] | at[row] | at[row + 1];
+                level.beside.push_back(block.x + i < level.w && any && !at[i] ? 1.0f : 0.0f);
+            }
+        }
     }
 
     void next_level() {
         const SmoothLevel& fine = levels_.back();
         const bool line = fine.h == 1 || fine.w == 1;
-        SmoothLevel level = shape(
-            (fine.h + 1) / 2, (fine.w + 1) / 2, fine.stiffness / (line ? 8 : 4), fine.tension / (line ? 2 : 1));
+        SmoothLevel level =
+            shape((fine.h + 1) / 2, (fine.w + 1) / 2, fine.stiffness / (line ? 8 : 4), fine.tension / (line ? 2 : 1));
         auto flags = std::make_unique<Plane<uint8_t>>(level.size);
         BlockMap near(level.h, level.w);
         int64_t done_y = -1, done_x = -1;

@@ -12,8 +12,17 @@ Tensor smooth_fill(Tensor input, Tensor valid, double tension, double tolerance,
     const Layout layout = layout_of(input);
     const Tensor mask = torch::stable::contiguous(valid);
     const cpu::SmoothFill fill{
-        input.size(0), input.size(1), input.size(2), input.size(3), layout, dtype_of(input, "input"),
-        static_cast<const uint8_t*>(mask.const_data_ptr()), mask.size(0), mask.size(1), tension, tolerance,
+        input.size(0),
+        input.size(1),
+        input.size(2),
+        input.size(3),
+        layout,
+        dtype_of(input, "input"),
+        static_cast<const uint8_t*>(mask.const_data_ptr()),
+        mask.size(0),
+        mask.size(1),
+        tension,
+        tolerance,
         max_iterations};
     const Tensor x = laid_out(input, layout);
     Tensor out = torch::stable::clone(x);
