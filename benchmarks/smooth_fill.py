@@ -4,6 +4,7 @@ OMP_NUM_THREADS=1 python -m benchmarks.smooth_fill > result.json
     --photos DIR   more photographs, a folder of JPEG files
     --only speed | quality
     --tensions     PSNR at other tensions too
+    --figure FILE  draws hole, biharmonic, smooth and truth of one packaged photograph, and measures nothing
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from skimage.restoration import inpaint_biharmonic
 
 from benchmarks import measure
@@ -174,14 +176,36 @@ def quality(photos: Path | None, tensions: bool) -> dict[str, Any]:
     return found
 
 
+def figure(path: Path) -> None:
+    picture = next(one.array for one in packaged_images() if one.scene == "chelsea")[20:276, 60:316]
+    valid = draw_mask((256, 256), 11, hole_share=(0.2, 0.3))
+    holed = np.where(valid[..., None], picture, np.uint8(0))
+    panels = [
+        np.where(valid[..., None], picture, np.uint8(255)),
+        biharmonic(holed, valid),
+        smooth(holed, valid),
+        picture,
+    ]
+    Image.fromarray(np.concatenate(panels, 1)).save(path)
+    print(
+        *(
+            f"{name} {psnr(picture, filled, valid):.2f} dB"
+            for name, filled in zip(("biharmonic", "smooth"), panels[1:3], strict=True)
+        )
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--only", choices=("speed", "quality"))
     parser.add_argument("--tensions", action="store_true")
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    if options.figure is not None:
+        return figure(options.figure)
     result: dict[str, Any] = {"machine": measure.machine()}
     if options.only != "quality":
         result["speed"] = speed()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-_BASELINES = "mean,telea,ns,biharmonic"
+_BASELINES = "mean,telea,ns,biharmonic,smooth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

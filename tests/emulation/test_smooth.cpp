@@ -77,7 +77,9 @@ std::vector<double> direct(
     return u;
 }
 
-void run(const char* part, const Case& k, double base, double allowed) {
+void run(const char* part, Case k, double base, double allowed) {
+    if (few_cases)
+        k.iterations = 2, allowed = 1e9;  // ThreadSanitizer is slow, and a race does not wait for the solution
     const Tensor input = random_tensor(k.dtype, k.layout, k.n, k.c, k.h, k.w);
     const int64_t pixels = k.h * k.w;
     const Array mask(DType::u8, k.mask_n * k.mask_c * pixels);
