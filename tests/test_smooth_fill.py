@@ -113,8 +113,24 @@ def test_many_holes_with_a_valid_pixel_between(fill) -> None:
     for gap, row in ((1, 1), (2, 10), (3, 20), (17, 30)):
         for column in range(0, 100 - 5, 5 + gap):
             mask[..., row : row + 5, column : column + 5] = False
+    for row, column in ((36, 15), (37, 16), (36, 48), (37, 47), (36, 79), (36, 81), (36, 95), (38, 95)):
+        mask[..., row, column] = False  # pairs, most of them on both sides of a multiple of 16
     expected = direct(x[0, 0].numpy(), mask[0, 0].numpy(), smooth.TENSION)
     np.testing.assert_allclose(fill(x, mask, **EXACT)[0, 0].numpy(), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(37, 45), (38, 70), (9, 300)], ids=str)
+def test_iteration_by_iteration_as_the_reference(shape: tuple[int, int]) -> None:
+    """A hole whose surroundings are the whole picture: start, smoother and levels are then the same. A mistake in a
+    V-cycle would else only cost iterations."""
+    x, mask = case(*shape)
+    mask[:] = True
+    mask[..., 2:-2, 2:-2] = False
+    for iterations in (1, 2, 4):
+        options = (0.3, 0.0, iterations)
+        expected = smooth.smooth_fill(x, mask, *options)
+        assert torch.allclose(ops_smooth.smooth_fill(x, mask, *options), expected, rtol=0, atol=1e-11)
+        assert not torch.allclose(smooth.smooth_fill(x, mask, 0.3, 0.0, 8), expected, rtol=0, atol=1e-7)
 
 
 def test_stated_tolerance(fill) -> None:

@@ -238,4 +238,39 @@ PCONV_INLINE void mean_pass(const SmoothPass<T>& a, int64_t begin, int64_t end) 
 
 #undef PCONV_SMOOTH_BLOCKS
 
+// ---- what is called: a function a type, compiled for each instruction set
+
+namespace {
+
+PCONV_CLONES void residual(const SmoothPass<float>& a, int64_t b, int64_t e) { residual_pass(a, b, e); }
+PCONV_CLONES void residual(const SmoothPass<double>& a, int64_t b, int64_t e) { residual_pass(a, b, e); }
+PCONV_CLONES void first(const SmoothPass<float>& a, int64_t b, int64_t e) { first_pass(a, b, e); }
+PCONV_CLONES void first(const SmoothPass<double>& a, int64_t b, int64_t e) { first_pass(a, b, e); }
+PCONV_CLONES void step_and_first(const SmoothPass<float>& a, int64_t b, int64_t e) { step_and_first_pass(a, b, e); }
+PCONV_CLONES void step_and_first(const SmoothPass<double>& a, int64_t b, int64_t e) { step_and_first_pass(a, b, e); }
+PCONV_CLONES void smooth(const SmoothPass<float>& a, int64_t b, int64_t e) { smooth_pass<float, false>(a, b, e); }
+PCONV_CLONES void smooth(const SmoothPass<double>& a, int64_t b, int64_t e) { smooth_pass<double, false>(a, b, e); }
+PCONV_CLONES void smooth_last(const SmoothPass<float>& a, int64_t b, int64_t e) { smooth_pass<float, true>(a, b, e); }
+PCONV_CLONES void smooth_last(const SmoothPass<double>& a, int64_t b, int64_t e) { smooth_pass<double, true>(a, b, e); }
+PCONV_CLONES void rest(const SmoothPass<float>& a, int64_t b, int64_t e) { rest_pass(a, b, e); }
+PCONV_CLONES void rest(const SmoothPass<double>& a, int64_t b, int64_t e) { rest_pass(a, b, e); }
+PCONV_CLONES void corrected(const SmoothPass<float>& a, int64_t b, int64_t e) { corrected_pass(a, b, e); }
+PCONV_CLONES void corrected(const SmoothPass<double>& a, int64_t b, int64_t e) { corrected_pass(a, b, e); }
+PCONV_CLONES double product(const SmoothPass<float>& a, int64_t b, int64_t e) { return product_pass(a, b, e); }
+PCONV_CLONES double product(const SmoothPass<double>& a, int64_t b, int64_t e) { return product_pass(a, b, e); }
+PCONV_CLONES double dot(const SmoothPass<float>& a, int64_t b, int64_t e) { return dot_pass(a, b, e); }
+PCONV_CLONES double dot(const SmoothPass<double>& a, int64_t b, int64_t e) { return dot_pass(a, b, e); }
+PCONV_CLONES void direction(const SmoothPass<float>& a, int64_t b, int64_t e) { direction_pass(a, b, e); }
+PCONV_CLONES void direction(const SmoothPass<double>& a, int64_t b, int64_t e) { direction_pass(a, b, e); }
+PCONV_CLONES void restricted(const SmoothPass<float>& a, int64_t b, int64_t e) { restrict_pass(a, b, e); }
+PCONV_CLONES void restricted(const SmoothPass<double>& a, int64_t b, int64_t e) { restrict_pass(a, b, e); }
+PCONV_CLONES void doubled(const SmoothPass<float>& a, int64_t b, int64_t e) { double_pass<float, false>(a, b, e); }
+PCONV_CLONES void doubled(const SmoothPass<double>& a, int64_t b, int64_t e) { double_pass<double, false>(a, b, e); }
+PCONV_CLONES void filled(const SmoothPass<float>& a, int64_t b, int64_t e) { double_pass<float, true>(a, b, e); }
+PCONV_CLONES void filled(const SmoothPass<double>& a, int64_t b, int64_t e) { double_pass<double, true>(a, b, e); }
+PCONV_CLONES void mean(const SmoothPass<float>& a, int64_t b, int64_t e) { mean_pass(a, b, e); }
+PCONV_CLONES void mean(const SmoothPass<double>& a, int64_t b, int64_t e) { mean_pass(a, b, e); }
+
+}  // namespace
+
 }  // namespace pconv::cpu

@@ -17,35 +17,6 @@ constexpr int64_t kLeastChunks = 8;  // a thread gets at least so many
 // Rounding in the iteration is never taken back. Each time the error has fallen so far the residual is formed anew.
 constexpr double kRenew = 1e-2;
 
-PCONV_CLONES void residual(const SmoothPass<float>& a, int64_t b, int64_t e) { residual_pass(a, b, e); }
-PCONV_CLONES void residual(const SmoothPass<double>& a, int64_t b, int64_t e) { residual_pass(a, b, e); }
-PCONV_CLONES void first(const SmoothPass<float>& a, int64_t b, int64_t e) { first_pass(a, b, e); }
-PCONV_CLONES void first(const SmoothPass<double>& a, int64_t b, int64_t e) { first_pass(a, b, e); }
-PCONV_CLONES void step_and_first(const SmoothPass<float>& a, int64_t b, int64_t e) { step_and_first_pass(a, b, e); }
-PCONV_CLONES void step_and_first(const SmoothPass<double>& a, int64_t b, int64_t e) { step_and_first_pass(a, b, e); }
-PCONV_CLONES void smooth(const SmoothPass<float>& a, int64_t b, int64_t e) { smooth_pass<float, false>(a, b, e); }
-PCONV_CLONES void smooth(const SmoothPass<double>& a, int64_t b, int64_t e) { smooth_pass<double, false>(a, b, e); }
-PCONV_CLONES void smooth_last(const SmoothPass<float>& a, int64_t b, int64_t e) { smooth_pass<float, true>(a, b, e); }
-PCONV_CLONES void smooth_last(const SmoothPass<double>& a, int64_t b, int64_t e) { smooth_pass<double, true>(a, b, e); }
-PCONV_CLONES void rest(const SmoothPass<float>& a, int64_t b, int64_t e) { rest_pass(a, b, e); }
-PCONV_CLONES void rest(const SmoothPass<double>& a, int64_t b, int64_t e) { rest_pass(a, b, e); }
-PCONV_CLONES void corrected(const SmoothPass<float>& a, int64_t b, int64_t e) { corrected_pass(a, b, e); }
-PCONV_CLONES void corrected(const SmoothPass<double>& a, int64_t b, int64_t e) { corrected_pass(a, b, e); }
-PCONV_CLONES double product(const SmoothPass<float>& a, int64_t b, int64_t e) { return product_pass(a, b, e); }
-PCONV_CLONES double product(const SmoothPass<double>& a, int64_t b, int64_t e) { return product_pass(a, b, e); }
-PCONV_CLONES double dot(const SmoothPass<float>& a, int64_t b, int64_t e) { return dot_pass(a, b, e); }
-PCONV_CLONES double dot(const SmoothPass<double>& a, int64_t b, int64_t e) { return dot_pass(a, b, e); }
-PCONV_CLONES void direction(const SmoothPass<float>& a, int64_t b, int64_t e) { direction_pass(a, b, e); }
-PCONV_CLONES void direction(const SmoothPass<double>& a, int64_t b, int64_t e) { direction_pass(a, b, e); }
-PCONV_CLONES void restricted(const SmoothPass<float>& a, int64_t b, int64_t e) { restrict_pass(a, b, e); }
-PCONV_CLONES void restricted(const SmoothPass<double>& a, int64_t b, int64_t e) { restrict_pass(a, b, e); }
-PCONV_CLONES void doubled(const SmoothPass<float>& a, int64_t b, int64_t e) { double_pass<float, false>(a, b, e); }
-PCONV_CLONES void doubled(const SmoothPass<double>& a, int64_t b, int64_t e) { double_pass<double, false>(a, b, e); }
-PCONV_CLONES void filled(const SmoothPass<float>& a, int64_t b, int64_t e) { double_pass<float, true>(a, b, e); }
-PCONV_CLONES void filled(const SmoothPass<double>& a, int64_t b, int64_t e) { double_pass<double, true>(a, b, e); }
-PCONV_CLONES void mean(const SmoothPass<float>& a, int64_t b, int64_t e) { mean_pass(a, b, e); }
-PCONV_CLONES void mean(const SmoothPass<double>& a, int64_t b, int64_t e) { mean_pass(a, b, e); }
-
 // One hole, in one plane of the picture after the other.
 template <class T>
 class Solver {
