@@ -23,7 +23,7 @@ __all__ = ["MAX_ITERATIONS", "TENSION", "TOLERANCE", "laplacian", "plate", "smoo
 
 TENSION = 0.3
 TOLERANCE = 1e-3
-MAX_ITERATIONS = 60
+MAX_ITERATIONS = 30  # about 5 are needed, 12 without tension; CUDA launches all of them, most of them empty
 # The smoother's polynomial is small on [largest / RANGE, largest], where `largest` bounds the plate's eigenvalues.
 # What a coarse level cannot represent lies above a sixteenth for the plate; a wider range and one degree more cost
 # less than they save.
