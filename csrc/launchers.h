@@ -126,4 +126,26 @@ void upcat_part(
     void* low,           // [N, Cu, H / 2, W / 2] or nullptr
     void* skip);         // [N, Cs, H, W] or nullptr
 
+// ---- smooth_fill: a thin plate under tension in the holes of each plane; pconv_cuda/smooth.py is the same in torch.
+
+struct SmoothFill {
+    int64_t n, c, h, w;
+    Layout layout;
+    DType dtype;
+    const uint8_t* mask;  // [mask_n, mask_c, H, W], 0 in holes, each 1 or n and 1 or c
+    int64_t mask_n, mask_c;
+    double tension;    // 0 to 1: (1 - tension) L(L(u)) = tension L(u)
+    double tolerance;  // the solution's error in the energy's norm, in parts of the start's
+    int64_t max_iterations;
+};
+
+// The first of the mask's planes that has no valid pixel, or -1.
+int64_t plane_without_valid(const SmoothFill& fill);
+
+// Writes the holes of out. What lies in the holes of in is not read.
+void smooth_fill(
+    const SmoothFill& fill,
+    const void* in,  // [N, C, H, W] in the layout
+    void* out);      // the same, a copy of in
+
 }  // namespace pconv::cpu

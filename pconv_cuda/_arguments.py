@@ -24,6 +24,7 @@ __all__ = [
     "padded_mask",
     "pair",
     "same_in_all_channels",
+    "smooth_arguments",
     "upcat_mask",
 ]
 
@@ -136,6 +137,44 @@ def same_in_all_channels(mask: Tensor) -> bool:
     """Whether the same pixels are valid in each channel. It synchronises."""
     valid = as_valid(mask)
     return torch.equal(valid, valid[:, :1].expand_as(valid))
+
+
+def smooth_arguments(
+    input: Tensor, mask: Tensor, tension: float, tolerance: float, max_iterations: int
+) -> tuple[Tensor, Tensor, float, float, int]:
+    """What :func:`pconv_cuda.functional.smooth_fill` was given, checked: a batch, a bool mask, three numbers."""
+    check_tensor("input", input)
+    check_tensor("mask", mask)
+    if input.dtype not in DTYPES:
+        raise TypeError(f"input: expected float64, float32, bfloat16 or float16, got {input.dtype}")
+    if input.dim() not in (3, 4) or 0 in input.shape[-3:]:
+        raise ValueError(
+            "input: expected (N, C, H, W) or (C, H, W) with at least one channel and one pixel, "
+            f"got shape {tuple(input.shape)}"
+        )
+    if input.dim() == 3:
+        if mask.dim() != 3:
+            raise ValueError(f"mask: expected (1|C, H, W) as the input is unbatched, got shape {tuple(mask.shape)}")
+        input, mask = input.unsqueeze(0), mask.unsqueeze(0)
+    mask = compact(checked_mask(mask, input))
+    valid = as_valid(mask)
+    if not 0 <= tension <= 1:
+        raise ValueError(f"tension: expected 0 to 1, got {tension!r}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance: expected at least 0, got {tolerance!r}")
+    rounds = operator.index(max_iterations)
+    if rounds < 1:
+        raise ValueError(f"max_iterations: expected at least 1, got {max_iterations!r}")
+    # The answer is in the values, which a graph under compilation cannot wait for; there the operator asks.
+    if not torch.compiler.is_compiling() and not valid.is_meta and 0 not in input.shape:
+        empty = ~valid.flatten(2).any(2)
+        if bool(empty.any()):
+            sample, channel = empty.nonzero()[0].tolist()
+            raise ValueError(
+                f"mask: expected at least one valid pixel in each sample and channel, got none in sample {sample}, "
+                f"channel {channel}"
+            )
+    return input, valid, float(tension), float(tolerance), rounds
 
 
 def check_fits(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pconv_cuda import ops, ops_upcat, reference
+from pconv_cuda import ops, ops_smooth, ops_upcat, reference
 from pconv_cuda._arguments import (
     as_valid,
     check_convolution,
@@ -19,10 +19,12 @@ from pconv_cuda._arguments import (
     compact,
     named_padding,
     pair,
+    smooth_arguments,
     upcat_mask,
 )
+from pconv_cuda.smooth import MAX_ITERATIONS, TENSION, TOLERANCE
 
-__all__ = ["is_transformed", "partial_conv2d", "partial_conv2d_sources", "partial_conv2d_upcat"]
+__all__ = ["is_transformed", "partial_conv2d", "partial_conv2d_sources", "partial_conv2d_upcat", "smooth_fill"]
 
 Pair = int | tuple[int, ...]  # one number, or two: rows and columns
 
@@ -183,6 +185,58 @@ def partial_conv2d_upcat(
     else:
         output, new_mask, _ = ops_upcat.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
     return output, new_mask.expand(output.shape[0], -1, -1, -1)
+
+
+def smooth_fill(
+    input: Tensor,
+    mask: Tensor,
+    *,
+    tension: float = TENSION,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+) -> Tensor:
+    """Fill holes with the smoothest surface through the known pixels: no weights, any channels, any range.
+
+    A thin plate under tension (Smith and Wessel, Geophysics 55(3), 1990; what GMT grids data with). With L(u) the sum
+    of a pixel's four neighbours minus four times the pixel, the output u solves::
+
+        (1 - tension) * L(L(u)) - tension * L(u) = 0    at each hole pixel
+        u = input                                       at each valid pixel
+
+    and the picture goes on beyond its border by reflection, its border pixels repeated: u[-1] = u[0], u[-2] = u[1] in
+    rows and columns, at all four sides. It is the u that minimises the sum over all pixels of (1 - tension) * L(u)^2
+    plus the sum over all pairs of neighbours of tension * (difference)^2. ``tension=0`` is biharmonic filling (with
+    this border), ``tension=1`` harmonic: no new extrema, but edges end at the hole.
+
+    The output is a function of that equation, not of the solver: it is iterated until the error, as the energy's norm
+    estimates it, is ``tolerance`` times that of the start; on a CPU each hole by itself, else each channel.
+
+    Args:
+        input: ``(N, C, H, W)`` or ``(C, H, W)``; float64, float32, bfloat16 or float16, the latter two computed in
+            float32. Contiguous or channels_last, which the output keeps. What lies in holes is not read. NaN or
+            infinity in a valid pixel within two pixels of a hole make that hole NaN.
+        mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)`` for an unbatched input; bool, uint8 or floating: 1 is valid, 0
+            and (unlike elsewhere in this package) NaN are holes.
+        tension: 0 to 1.
+        tolerance: 0 or more. With the default, hole pixels differ from the exact solution by some hundredths of a grey
+            level of 255, at single pixels of wide holes by some tenths.
+        max_iterations: the limit of iterations, each a V-cycle; holes take about 5 with the defaults.
+
+    Returns:
+        The filled picture, shape, dtype and layout of ``input``; valid pixels come back to the bit.
+
+    Not differentiable. Autocast does not change its precision.
+
+    Raises:
+        ValueError: shapes, devices or parameters that do not fit; a sample and channel without a valid pixel. (A
+            RuntimeError in compiled code.) The message names the argument.
+        TypeError: dtypes that do not fit.
+        RuntimeError: an input that requires a gradient, outside of ``torch.no_grad()``; a non-0/1 mask when
+            ``PCONV_CHECK=1`` is set.
+    """
+    batch, valid, tension, tolerance, max_iterations = smooth_arguments(input, mask, tension, tolerance, max_iterations)
+    filled = ops_smooth.smooth_fill(batch, valid, tension, tolerance, max_iterations)
+    return filled if input.dim() == 4 else filled.squeeze(0)
 
 
 def _apply(

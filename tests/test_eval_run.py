@@ -64,8 +64,8 @@ def test_the_verb_writes_the_table(material, capsys):
     assert "LPIPS left out" in text and "FID left out" in text
     assert "Partial" not in text
     results = json.loads((material / "r/results.json").read_text())
-    # three pictures in the cell of two masks and in that of one, five methods
-    assert results["complete"] and results["measured"] == 6 * 5 == len(results["pictures"])
+    # three pictures in the cell of two masks and in that of one, six methods
+    assert results["complete"] and results["measured"] == 6 * 6 == len(results["pictures"])
     row = next(r for r in results["rows"] if (r["method"], r["metric"], r["border"]) == ("net", "psnr", "inside"))
     values = [p["psnr"] for p in results["pictures"] if p["method"] == "net" and p["pair"].startswith("0.1-0.2/inside")]
     assert row["mean"] == pytest.approx(np.mean(values)) and row["low"] <= row["mean"] <= row["high"]

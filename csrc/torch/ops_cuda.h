@@ -33,5 +33,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> unfused_upcat_backward(
     const MaybeTensor& skip_mask, const Tensor& weight, const Tensor& ratio, bool need_low, bool need_skip,
     bool need_weight, bool need_bias);
 Tensor unfused_phases(const Tensor& weight, int64_t low_channels);
+Tensor unfused_smooth_fill(
+    const Tensor& input, const Tensor& valid, double tension, double tolerance, int64_t max_iterations);
 
 }  // namespace pconv::cuda

@@ -39,3 +39,7 @@
 // the convolution's gradient by its input, from (N, K, H, W) to (N, C, H, W).
 #define PCONV_CONV3X3_SCHEMA \
     "(Tensor input, Tensor? gate, Tensor weight, Tensor? bias, bool relu=False, bool adjoint=False) -> Tensor"
+
+// The thin plate under tension in the holes (valid: bool, 0 in holes, (N|1, 1|C, H, W)); no derivative.
+#define PCONV_SMOOTH_FILL_SCHEMA \
+    "(Tensor input, Tensor valid, float tension, float tolerance, int max_iterations) -> Tensor"

@@ -71,4 +71,11 @@ Tensor unfused_phases(const Tensor& weight, int64_t low_channels) {
     return to<Tensor>(stack[0]);
 }
 
+Tensor unfused_smooth_fill(
+    const Tensor& input, const Tensor& valid, double tension, double tolerance, int64_t max_iterations) {
+    std::array<StableIValue, 5> stack{from(input), from(valid), from(tension), from(tolerance), from(max_iterations)};
+    call("pconv_cuda::unfused_smooth_fill", stack);
+    return to<Tensor>(stack[0]);
+}
+
 }  // namespace pconv::cuda

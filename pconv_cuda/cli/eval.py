@@ -8,7 +8,7 @@ from typing import Any
 from pconv_cuda.devices import DEVICE_HELP
 from pconv_cuda.text import printable
 
-_BASELINES = "mean,telea,ns,biharmonic"
+_BASELINES = "mean,telea,ns,biharmonic,smooth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

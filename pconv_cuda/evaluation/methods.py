@@ -12,8 +12,10 @@ import torch
 
 from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.functional import smooth_fill
 from pconv_cuda.inpainting import inpaint
 from pconv_cuda.models import PConvUNet
+from pconv_cuda.smooth import TENSION
 
 __all__ = ["BASELINES", "Method", "baselines", "check_baselines", "networks"]
 
@@ -62,12 +64,19 @@ def _biharmonic(holed: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return (filled.clip(0, 1) * 255).round().astype(np.uint8)
 
 
+def _smooth(holed: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    picture = torch.from_numpy(holed).permute(2, 0, 1).to(torch.float32)
+    filled = smooth_fill(picture, torch.from_numpy(valid)[None])
+    return filled.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
 # name -> (about, package, how)
 BASELINES: dict[str, tuple[str, str, Fill]] = {
     "mean": ("mean colour of the valid pixels", "numpy", _mean),
     "telea": (f"OpenCV, Telea, radius {_RADIUS} px", "cv2", _opencv("telea")),
     "ns": (f"OpenCV, Navier-Stokes, radius {_RADIUS} px", "cv2", _opencv("ns")),
     "biharmonic": ("scikit-image, biharmonic", "skimage", _biharmonic),
+    "smooth": (f"smooth_fill, a thin plate under tension {TENSION}", "torch", _smooth),
 }
 
 

@@ -21,6 +21,7 @@ SOURCES = {
     "test_ends": [HERE / "test_ends.cpp", *ALL],
     "test_upcat": [HERE / "test_upcat.cpp", *ALL],
     "test_upcat_backward": [HERE / "test_upcat_backward.cpp", *ALL],
+    "test_smooth": [HERE / "test_smooth.cpp", *sorted(KERNELS.glob("*smooth*.c*"))],
     "test_plain": [*sorted(HERE.glob("test_plain*.cpp")), *(KERNELS / name for name in PLAIN)],
 }
 

@@ -20,7 +20,7 @@ CSRC = HERE.parents[1] / "csrc"
 TORCH = Path(torch.__file__).parent
 GLUE_TEST = "test_the_glue_on_emulated_kernels"
 MORE = pytest.mark.full("the operators' glue in more cases")
-CHECKS = ["glue_checks_upcat.py", "glue_checks.py"]
+CHECKS = ["glue_checks_upcat.py", "glue_checks.py", "glue_checks_smooth.py"]
 
 
 pytestmark = [

@@ -27,6 +27,7 @@ pytestmark = [
 # Which driver a table of planted mistakes is for; the others are for operators.
 DRIVER_OF = {
     "plants_plain": "test_plain",
+    "plants_smooth": "test_smooth",
     "plants_upcat": "test_upcat",
     "plants_upcat_last": "test_upcat",
     "plants_upcat_wgmma": "test_upcat",
@@ -96,6 +97,7 @@ SHORT = {
         *calls_of("test_upcat", *LITTLE, "--only", "patches", dtypes=SHORT_TYPES, EMU_SHARED_LIMIT=LITTLE[1]),
     ],
     "plain": [(("rel", "test_plain"), {})],
+    "smooth": [(("rel", "test_smooth"), {})],
 }
 
 
@@ -164,6 +166,16 @@ def test_plain_kernels_under_sanitizers(run_kernels) -> None:
     assert_all_pass(run_kernels, [((name, "test_plain"), {"policy": 1}) for name in ("asan", "tsan")])
 
 
+@SCHEDULES
+def test_smooth_fill_under_every_schedule(run_kernels) -> None:
+    assert_all_pass(run_kernels, [(("rel", "test_smooth"), {"policy": policy}) for policy in (0, 1, 3, 4)])
+
+
+@SANITIZERS
+def test_smooth_fill_under_sanitizers(run_kernels) -> None:
+    assert_all_pass(run_kernels, [((name, "test_smooth"), {"policy": 1}) for name in ("asan", "tsan")])
+
+
 @MORE_CASES
 def test_the_decoders_stage_in_every_case(run_kernels) -> None:
     rel, some = ("rel", "test_upcat", "--dtypes"), ("--only", STAGES)
@@ -225,6 +237,7 @@ def test_a_driver_that_runs_no_case_fails(run_kernels) -> None:
     assert run_kernels("rel", "test_upcat", "--only", "no_such_case").returncode == 1
     assert run_kernels("rel", "test_upcat_backward", "--only", "no_such_case").returncode == 1
     assert run_kernels("rel", "test_plain", "no_such_part").returncode == 1
+    assert run_kernels("rel", "test_smooth", "no_such_part").returncode == 1
 
 
 def test_every_instantiation_ran(run_kernels, coverage_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,7 +289,7 @@ def plant_runs(request: pytest.FixtureRequest, run_kernels) -> Iterator[dict[tup
 
     def catches(driver: str, arch: str, number: int, part: str, mistake: str, variant: str) -> bool:
         for_operators = ["--quick", "--dtypes", "bf16", "--only", part, "--arch", arch]
-        own = {"operators": for_operators, "test_plain": [part], "test_ends": []}
+        own = {"operators": for_operators, "test_plain": [part], "test_smooth": [part], "test_ends": []}
         others = ["--dtypes", "bf16", "--only", part, *(["--arch", "90"] if arch == "90" else [])]
         return run_kernels(variant, driver, *own.get(driver, others), plant=number).returncode != 0
 
