@@ -225,7 +225,8 @@ def smooth_fill(
     Returns:
         The filled picture, shape, dtype and layout of ``input``; valid pixels come back to the bit.
 
-    Not differentiable. Autocast does not change its precision.
+    Not differentiable. Autocast does not change its precision. On a GPU the check that each plane has a valid pixel
+    waits for the device; nothing else does.
 
     Raises:
         ValueError: shapes, devices or parameters that do not fit; a sample and channel without a valid pixel. (A

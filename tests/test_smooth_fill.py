@@ -146,7 +146,7 @@ def test_stated_tolerance(fill) -> None:
 
 
 def test_float32_in_a_wide_hole_is_as_good_as_float64(fill) -> None:
-    """Weights that sum to 1e-7 instead of 0 act on the values: 0.6 grey levels of 255 in the middle of a wide hole."""
+    """Weights that sum to 1e-6 instead of 0 act on the values: 0.6 grey levels of 255 in the middle of a wide hole."""
     y, x = torch.meshgrid(torch.arange(300.0), torch.arange(300.0), indexing="ij")
     picture = (100 + 0.3 * x + 40 * torch.sin(y / 30))[None, None]
     mask = torch.ones(1, 1, 300, 300, dtype=torch.bool)

@@ -10,8 +10,8 @@
 namespace pconv::cpu {
 namespace {
 
-constexpr int kDegree = 4;           // of the smoother's polynomial, as in smooth.py
-constexpr double kRange = 30;        // it is small on [largest / kRange, largest]
+constexpr int kDegree = 3;           // of the smoother's polynomial, as in smooth.py
+constexpr double kRange = 20;        // it is small on [largest / kRange, largest]
 constexpr int64_t kChunk = 128;      // blocks that a sum's part is taken over
 constexpr int64_t kLeastChunks = 8;  // a thread gets at least so many
 // Rounding in the iteration is never taken back. Each time the error has fallen so far the residual is formed anew.

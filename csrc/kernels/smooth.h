@@ -11,8 +11,8 @@
 
 namespace pconv::cuda {
 
-constexpr int smooth_degree = 4;       // of the smoother's polynomial, as in smooth.py
-constexpr double smooth_range = 30;    // it is small on [largest / smooth_range, largest]
+constexpr int smooth_degree = 3;       // of the smoother's polynomial, as in smooth.py
+constexpr double smooth_range = 20;    // it is small on [largest / smooth_range, largest]
 constexpr double smooth_renew = 1e-2;  // the residual is formed anew each time the error has fallen so far
 
 // One level. A mask has a plane for every sample or one for all, and for every channel or one for all.

@@ -1,6 +1,6 @@
-// smooth_fill's smoother: a Chebyshev polynomial of the residual, four plates deep. A block keeps a tile and what the
-// plates reach around it in shared memory and makes all sweeps there: a value is read and written once instead of four
-// times. Each sweep is right on two pixels less at each side; what is written is right to the last.
+// smooth_fill's smoother: a Chebyshev polynomial of the residual, smooth_degree plates deep. A block keeps a tile and
+// what the plates reach around it in shared memory and makes all sweeps there: a value is read and written once, not
+// once a sweep. Each sweep is right on two pixels less at each side; what is written is right to the last.
 #include "launch.cuh"
 #include "smooth_pixels.cuh"
 
