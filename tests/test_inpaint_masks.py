@@ -63,6 +63,9 @@ def test_an_erased_photo_as_mask_offers_its_alpha(photo: Path) -> None:
     with pytest.raises(PConvError, match=r"mask\.png has colours, .* give .*mask\.png as IMAGE with --mask alpha"):
         hole_of(photo, mask)
     np.testing.assert_array_equal(hole_of(mask, None, alpha=True).pixels, HOLE)
+    own = saved(photo, np.dstack([smooth_picture(40, 50), np.where(HOLE, 0, 255).astype(np.uint8)]), "own.png")
+    with pytest.raises(PConvError, match=r"own\.png is the picture .* itself; .*--mask alpha"):
+        hole_of(photo, own)
 
 
 def test_colours_offer_the_colour(photo: Path) -> None:

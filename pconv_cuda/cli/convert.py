@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pconv_cuda.text import printable
+
 # as in pconv_cuda.convert.FORMATS, which would import torch
 _FORMATS = ("naoto0804", "bobqywei", "mmagic", "tanimutomo", "keras", "nvidia")
 
@@ -26,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     done = convert(args.file, args.out, format=args.format, levels=args.levels)
     config = ", ".join(f"{key}={value}" for key, value in done.config.items() if key not in ("mean", "std", "conv"))
-    print(f"{args.file}: {done.source} -> {args.out} ({config})")
+    print(printable(f"{args.file}: {done.source} -> {args.out} ({config})"))
     for note in done.notes:
-        print(f"  {note}")
+        print(printable(f"  {note}"))
     return 0

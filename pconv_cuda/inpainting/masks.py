@@ -164,7 +164,8 @@ class MaskRule:
         if image.mode in ("L", "LA", "P", "RGB", "RGBA") and image.convert("L").getcolors(2) is None:
             rgb = picture.rgb()
             if rgb.dtype == np.uint8 and np.array_equal(np.asarray(image.convert("RGB")), rgb):
-                raise PConvError(f"--mask: {mask} is the picture {path} itself; expected a black and white mask")
+                hint = f"; {_use_alpha(mask)}" if 0 < transparent_share(image) < 1 else ""
+                raise PConvError(f"--mask: {mask} is the picture {path} itself; expected a black and white mask{hint}")
         if self.threshold is not None:
             return
         coloured = is_coloured(image)
@@ -176,13 +177,17 @@ class MaskRule:
         advice = ["--threshold T takes it by brightness"]
         share = transparent_share(image)
         if 0 < share < 1:
-            advice.insert(0, f"if its transparent pixels are the hole, give {mask} as IMAGE with --mask alpha")
+            advice.insert(0, _use_alpha(mask))
         elif coloured and (common := _commonest_colour(image)):
             advice.insert(0, f"if one colour marks the hole, name it, such as --mask-color '{common}'")
         raise PConvError(
             f"--mask: {mask} {what}, so it looks like a picture; expected a black and white mask, white in the hole "
             f"({'; '.join(advice)})"
         )
+
+
+def _use_alpha(mask: Path) -> str:
+    return f"if its transparent pixels are the hole, give {mask} as IMAGE with --mask alpha"
 
 
 def _is_soft(grey: np.ndarray, hole: np.ndarray) -> bool:
