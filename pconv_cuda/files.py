@@ -216,6 +216,12 @@ def system_error_text(error: Exception) -> str | None:
     if isinstance(error, OSError) and (error.errno in _REMEDIES or isinstance(error.filename, str)):
         return (f"{error.filename}: " if isinstance(error.filename, str) else "") + os_error_text(error)
     text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        # torch raises it wherever the main thread is when the process ends, so not only where a batch is asked for
+        return (
+            "data.workers: a loader process ended unexpectedly: killed, out of memory, or out of shared memory (/dev/shm); "
+            f"load in the training's own process with --set data.workers=0 ({text.strip()})"
+        )
     for number, remedy in _REMEDIES.items():
         # torch writes "No space left on device (28)", and a loader process passes on "[Errno 28]"
         if f"{os.strerror(number)} ({number})" in text or f"[Errno {number}]" in text:

@@ -141,7 +141,7 @@ def test_a_checkpoint_cannot_run_anything(tmp_path, monkeypatch, capsys):
     words = ["train", "--data", "documents", "--set", "loss.vgg=none", "--out", str(tmp_path / "run")]
     assert main([*words, "--resume", str(path)]) == 1
     error = capsys.readouterr().err
-    assert "it asks for posix.system, and nothing but tensors is loaded" in error
+    assert "posix.system.*nothing but tensors" in error
     assert "weights_only" not in error and "trust" not in error and "Traceback" not in error
     assert not (tmp_path / "hacked").exists() and not (tmp_path / "run").exists()
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_cannot_run_anything(tmp_path, monkeypatch, capsys):
 def test_weights_of_metrics_cannot_run_anything(tmp_path, monkeypatch, find):
     monkeypatch.chdir(tmp_path)
     torch.save({"features.0.weight": _Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(PConvError, match=r"it asks for posix.system, and nothing but tensors is loaded") as caught:
+    with pytest.raises(PConvError, match=r"posix.system.*nothing but tensors") as caught:
         find(str(tmp_path / "evil.pth"))
     assert "weights_only" not in str(caught.value) and not (tmp_path / "hacked").exists()
 

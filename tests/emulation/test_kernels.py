@@ -293,7 +293,8 @@ def plant_runs(request: pytest.FixtureRequest, run_kernels) -> Iterator[dict[tup
         others = ["--dtypes", "bf16", "--only", part, *(["--arch", "90"] if arch == "90" else [])]
         return run_kernels(variant, driver, *own.get(driver, others), plant=number).returncode != 0
 
-    selected = [item.callspec.params for item in request.session.items if item.originalname == PLANT_TEST]
+    own_items = [item for item in request.session.items if item.path == Path(__file__)]
+    selected = [item.callspec.params for item in own_items if item.originalname == PLANT_TEST]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {(one["number"], one["variant"]): pool.submit(catches, **one) for one in selected}
         pool.shutdown(cancel_futures=True)
