@@ -53,7 +53,7 @@ def is_set(values: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:
     if not values.size:
         return values != 0
     known = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-    least, most = (known.min(), known.max()) if known.size else (0, 0)
+    least, most = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     if least < 0 or most > 65535:
         raise PConvError(f"mask: expected values in 0..1, 0..255 or 0..65535, but got {least} to {most}")
     limit = 0.5 if most <= 1 else threshold if most <= 255 else threshold * 256
