@@ -6,7 +6,6 @@ compared with a threshold, so that no pixel is ever half a hole.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +113,7 @@ class MaskRule:
         if grey is not None:
             pixels = grey >= self.limit
         elif self.colour is not None:
-            colours = picture.rgb() if mask is None else _opaque_colours(self._fitting(mask, picture, path))
+            colours = picture.rgb() if mask is None else _opaque_colours(self._fitting(mask, picture, path)[0])
             pixels = _has_colour(colours, self.colour)
         else:
             raise PConvError("--mask: expected a mask file, a folder of masks or the word alpha")
@@ -132,33 +131,35 @@ class MaskRule:
         """The brightness (H, W), uint8, of a mask file; what to be careful about is added to ``notes``."""
         if mask.samefile(path):
             raise PConvError(f"--mask: {mask} is the picture itself; expected a black and white mask")
-        image = self._fitting(mask, picture, path)
-        self._check_kind(image, mask, picture, path)
+        image, has_orientation = self._fitting(mask, picture, path)
         found = brightness(image, str(mask))
+        self._check_kind(image, found.values, mask, picture, path)
         if found.note:
             notes.append(f"{mask}: {found.note}")
         half_turn_or_square = picture.orientation < 5 or picture.size[0] == picture.size[1]
-        if picture.orientation != 1 and half_turn_or_square and not _has_orientation(mask):
+        if picture.orientation != 1 and half_turn_or_square and not has_orientation:
             notes.append(f"{path} is turned by its orientation tag; {mask}, which has none, is not turned")
         brightest = int(found.values.max(initial=0))
         if brightest < self.limit and not self.invert:
             notes.append(f"{mask}: its brightest value is {brightest}, below the threshold {self.limit}")
         return found.values
 
-    def _fitting(self, mask: Path, picture: Picture | DeepPicture, path: Path) -> PillowImage.Image:
-        """The mask file, upright and of the picture's size."""
-        image = _upright(mask, self.max_pixels)
+    def _fitting(self, mask: Path, picture: Picture | DeepPicture, path: Path) -> tuple[PillowImage.Image, bool]:
+        """The mask file, upright and of the picture's size, and whether an orientation tag of its own turned it."""
+        image, has_orientation = _upright(mask, self.max_pixels)
         height, width = picture.size
         if image.size == (width, height):
-            return image
+            return image, has_orientation
         if self.resize:
-            return image.resize((width, height), pillow().Resampling.NEAREST)
+            return image.resize((width, height), pillow().Resampling.NEAREST), has_orientation
         problem = f"--mask: {mask} is {image.width} x {image.height} px, but {path} is {width} x {height}"
         if picture.orientation >= 5 and image.size == (height, width):
             raise PConvError(f"{problem} after its orientation tag is applied; turn the mask in the same way")
         raise PConvError(f"{problem}; --resize-mask resizes the mask to the nearest pixel")
 
-    def _check_kind(self, image: PillowImage.Image, mask: Path, picture: Picture | DeepPicture, path: Path) -> None:
+    def _check_kind(
+        self, image: PillowImage.Image, grey: np.ndarray, mask: Path, picture: Picture | DeepPicture, path: Path
+    ) -> None:
         """Refuses a mask that is a picture: this one, or any, unless a threshold was asked for."""
         # of a blank or bilevel picture the same content proves nothing
         if image.mode in ("L", "LA", "P", "RGB", "RGBA") and image.convert("L").getcolors(2) is None:
@@ -169,9 +170,7 @@ class MaskRule:
         if self.threshold is not None:
             return
         coloured = is_coloured(image)
-        if not coloured and (
-            image.mode in ("1", "I", "F") or not looks_like_a_picture(brightness(image, str(mask)).values)
-        ):
+        if not coloured and not looks_like_a_picture(grey):
             return
         what = "has colours" if coloured else "is mostly grey"
         advice = ["--threshold T takes it by brightness"]
@@ -199,19 +198,15 @@ def _is_soft(grey: np.ndarray, hole: np.ndarray) -> bool:
     return bool(np.count_nonzero(np.bincount(grey[band], minlength=256)) > 2)
 
 
-def _upright(path: Path, max_pixels: int) -> PillowImage.Image:
+def _upright(path: Path, max_pixels: int) -> tuple[PillowImage.Image, bool]:
+    """The mask file turned by its orientation tag, and whether it has one."""
     image = open_pillow(path, "--mask", max_pixels)
     try:
         with image:
-            return pillow("PIL.ImageOps").exif_transpose(image)
+            has_orientation = image.getexif().get(0x0112, 1) != 1
+            return pillow("PIL.ImageOps").exif_transpose(image), has_orientation
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError ...
         raise PConvError(f"--mask: {path} cannot be decoded ({error or type(error).__name__})") from error
-
-
-def _has_orientation(path: Path) -> bool:
-    """Whether the mask carries an orientation of its own, by which it was turned."""
-    with open_pillow(path, "--mask", sys.maxsize) as image:
-        return image.getexif().get(0x0112, 1) != 1
 
 
 def _opaque_colours(image: PillowImage.Image) -> np.ndarray:
