@@ -220,7 +220,8 @@ def system_error_text(error: Exception) -> str | None:
         # torch raises it wherever the main thread is when the process ends, so not only where a batch is asked for
         return (
             "data.workers: a loader process ended unexpectedly: killed, out of memory, or out of shared memory "
-            f"(/dev/shm); load in the training's own process with --set data.workers=0 ({text.strip()})"
+            "(/dev/shm); load in the training's own process with --set data.workers=0, or give it more "
+            f"({text.strip()})"
         )
     for number, remedy in _REMEDIES.items():
         # torch writes "No space left on device (28)", and a loader process passes on "[Errno 28]"

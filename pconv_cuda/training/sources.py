@@ -17,6 +17,7 @@ from pconv_cuda.data.masks import KINDS, DrawnMasks, FolderMasks, MaskSource, St
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.data.pairs import Pairs, StepBatches
 from pconv_cuda.errors import PConvError
+from pconv_cuda.files import system_error_text
 from pconv_cuda.training.config import TrainingConfig
 
 __all__ = ["RunData", "loader_errors", "open_data", "training_batches"]
@@ -132,7 +133,4 @@ def loader_errors() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):
             raise
         time.sleep(0.5)  # a signal to all processes of the command reaches this one too, and is the better reason
-        raise PConvError(
-            "data.workers: a loader process ended unexpectedly: killed, out of memory, or out of shared memory "
-            f"(/dev/shm). Load in the training's own process with --set data.workers=0, or give it more ({error})"
-        ) from error
+        raise PConvError(system_error_text(error)) from error
