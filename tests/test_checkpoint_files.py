@@ -13,24 +13,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from training_support import TINY_RUN
 
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.training import load_config, train
 from pconv_cuda.training.checkpoints import Checkpoints, _load
 
-TINY = {
-    "model.levels": 2,
-    "model.width": 2,
-    "data.size": 16,
-    "data.workers": 0,
-    "train.batch_size": 1,
-    "train.steps": 4,
-    "checkpoint.every": 2,
-    "loss.vgg": "none",
-    "log.every": 1,
-    "log.tensorboard": False,
-}
+TINY = {**TINY_RUN, "train.batch_size": 1, "train.steps": 4, "checkpoint.every": 2}
 
 
 @pytest.fixture(scope="module")

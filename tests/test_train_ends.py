@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training_support import TINY_RUN
 
 import pconv_cuda
 from pconv_cuda.errors import PConvError
@@ -24,18 +25,7 @@ from pconv_cuda.training import load_config, loop, train
 from pconv_cuda.training.progress import Progress
 
 ROOT = Path(pconv_cuda.__file__).parents[1]
-TINY = {
-    "model.levels": 2,
-    "model.width": 2,
-    "data.size": 16,
-    "data.workers": 0,
-    "train.batch_size": 2,
-    "train.steps": 4,
-    "checkpoint.every": 2,
-    "loss.vgg": "none",
-    "log.every": 1,
-    "log.tensorboard": False,
-}
+TINY = {**TINY_RUN, "train.steps": 4, "checkpoint.every": 2}
 
 
 @pytest.fixture

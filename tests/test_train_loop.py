@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from training_support import TINY_RUN
 
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
@@ -20,17 +21,7 @@ from pconv_cuda.models import PConvUNet
 from pconv_cuda.training import load_config, loop, train
 from pconv_cuda.training.checkpoints import Checkpoints
 
-TINY = {
-    "model.levels": 2,
-    "model.width": 4,
-    "data.size": 16,
-    "data.workers": 0,
-    "train.batch_size": 2,
-    "train.lr": 0.01,
-    "loss.vgg": "none",
-    "log.every": 1,
-    "log.tensorboard": False,
-}
+TINY = {**TINY_RUN, "model.width": 4, "train.lr": 0.01}
 
 
 @pytest.fixture(scope="module")
