@@ -216,7 +216,7 @@ def smooth_fill(
             float32. Contiguous or channels_last, which the output keeps. What lies in holes is not read. NaN or
             infinity in a valid pixel within two pixels of a hole make that hole NaN.
         mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)`` for an unbatched input; bool, uint8 or floating: 1 is valid, 0
-            and (unlike elsewhere in this package) NaN are holes.
+            and NaN are holes.
         tension: 0 to 1.
         tolerance: 0 or more. With the default, hole pixels differ from the exact solution by some hundredths of a grey
             level of 255, at single pixels of wide holes by some tenths.
