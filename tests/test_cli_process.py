@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from process_support import default_signals
 
 import pconv_cuda
 from pconv_cuda.cli import main
@@ -29,7 +30,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(*words: object, **more) -> subprocess.Popen:
-    return subprocess.Popen([*PCONV, *map(str, words)], env=environment(), **more)
+    return subprocess.Popen([*PCONV, *map(str, words)], env=environment(), preexec_fn=default_signals, **more)
 
 
 def test_version(capsys):
@@ -143,7 +144,8 @@ with ending_signals(), atomic_path(Path({str(tmp_path / "file")!r})):
         time.sleep(60)
 """
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), timeout=50)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), timeout=50, preexec_fn=default_signals)
     assert done.returncode == 130 and time.monotonic() - started < 30
     assert list(tmp_path.iterdir()) == []
 
@@ -172,7 +174,12 @@ print("done")
 def test_a_signal_within_a_long_call_of_a_library(names, said):
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", _BUSY, *names], env=environment(), timeout=100, capture_output=True, text=True
+        [sys.executable, "-c", _BUSY, *names],
+        env=environment(),
+        timeout=100,
+        capture_output=True,
+        text=True,
+        preexec_fn=default_signals,
     )
     assert done.returncode == 128 + getattr(signal, names[-1]), done.stderr
     assert done.stdout == said and time.monotonic() - started < 20

@@ -141,7 +141,7 @@ def test_a_checkpoint_cannot_run_anything(tmp_path, monkeypatch, capsys):
     words = ["train", "--data", "documents", "--set", "loss.vgg=none", "--out", str(tmp_path / "run")]
     assert main([*words, "--resume", str(path)]) == 1
     error = capsys.readouterr().err
-    assert "posix.system.*nothing but tensors" in error
+    assert "it asks for posix.system, and nothing but tensors is loaded" in error
     assert "weights_only" not in error and "trust" not in error and "Traceback" not in error
     assert not (tmp_path / "hacked").exists() and not (tmp_path / "run").exists()
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from process_support import default_signals
 from training_support import TINY_RUN
 
 import pconv_cuda
@@ -50,7 +51,7 @@ def _start(photos, out, **changes) -> subprocess.Popen:
     words = [word for one in _settings(photos, **changes) for word in ("--set", str(one))]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pconv_cuda", "train", "--out", str(out), *words]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals)
 
 
 def _children(process: int) -> list[int]:
