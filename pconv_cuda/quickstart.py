@@ -20,9 +20,10 @@ from pconv_cuda.data.masks import irregular_mask
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
-from pconv_cuda.models import PConvUNet
+from pconv_cuda.models import InpaintingNetwork, load_network
 from pconv_cuda.training.config import TrainingConfig, load_config
-from pconv_cuda.training.loop import build_network, train
+from pconv_cuda.training.loop import train
+from pconv_cuda.training.networks import build_network
 
 __all__ = ["PRESETS", "Case", "held_out_cases", "hole_psnr", "quickstart", "quickstart_config", "restore"]
 
@@ -131,7 +132,7 @@ def _page_cases(seed: int, size: int) -> list[Case]:
 
 
 @torch.no_grad()
-def restore(network: PConvUNet, case: Case) -> np.ndarray:
+def restore(network: InpaintingNetwork, case: Case) -> np.ndarray:
     """The composite, (H, W, 3) uint8: the network's output in the holes, the picture elsewhere."""
     network.eval()
     image = torch.from_numpy(case.truth.copy()).permute(2, 0, 1)[None].float() / 255
@@ -197,7 +198,7 @@ def quickstart(
 
     untrained = build_network(config)
     train(config, out)
-    trained = PConvUNet.from_pretrained(out)
+    trained = load_network(out)
     fillers: dict[str, Callable[[Case], np.ndarray]] = {
         "before": lambda case: restore(untrained, case),
         "after": lambda case: restore(trained, case),

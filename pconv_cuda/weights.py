@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
 from pconv_cuda.tensor_files import describe, load_safetensors, safetensors_shapes
+from pconv_cuda.text import brief
 
 __all__ = ["BEST", "CONFIG", "FILE", "build", "fill", "find", "load", "save", "save_file", "saved_step"]
 
@@ -123,17 +125,26 @@ def find(path: Path) -> Path:
     return path
 
 
-def load(path: Path, kind: type[Model]) -> Model:
-    """A ``kind`` with the weights of a folder or of one file, whose metadata or neighbour config.json has the config.
+def load(path: Path, kinds: Mapping[str, type[Model]]) -> Model:
+    """The model of a folder or of one file, whose metadata or neighbour config.json has the config.
+
+    Args:
+        path: folder or file.
+        kinds: the classes that are wanted, by the name that the config's "network" gives them ("unet" if none).
 
     Raises:
-        PConvError: what is missing, unreadable or does not fit, with the path.
+        PConvError: what is missing, unreadable or does not fit, or a network of another class, with the path.
     """
     file = find(path)
     if file.name == FILE:
         _warn_of_newer(file)
     shapes, text = safetensors_shapes(file, "weights")
     config = _config(file, text)
+    name = config.pop("network", "unet")
+    if not isinstance(name, str) or name not in kinds:
+        names = " or ".join(f"{each} ({kind.__name__})" for each, kind in kinds.items())
+        raise PConvError(f"weights: expected the weights of a {names}, but {path} holds those of {brief(name)}")
+    kind = kinds[name]
     try:
         with torch.device("meta"):  # no memory, however large the config says
             wanted = build(kind, config, path).state_dict()

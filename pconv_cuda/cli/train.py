@@ -29,7 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "damage (of old pages)",
     )
     add("--out", metavar="RUN", help="folder of the run: weights, checkpoints, logs")
-    add("--config", metavar="FILE", help="YAML; what it leaves out has its default")
+    add(
+        "--recipe",
+        metavar="paper|small",
+        default="paper",
+        help="defaults of every key: the paper's, or a small network that adds to the smooth fill (default: paper)",
+    )
+    add("--config", metavar="FILE", help="YAML; what it leaves out is as in the recipe")
     add(
         "--set",
         metavar="KEY=VALUE",
@@ -51,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = {key: value for key, value in named.items() if value is not None}
     if args.sync_bn:
         overrides["train.batch_norm"] = "sync"
-    config = load_config(args.config, args.set, overrides)
+    config = load_config(args.config, args.set, overrides, recipe=args.recipe)
     if args.print_config:
         print(to_yaml(config), end="")
         return 0

@@ -1,7 +1,8 @@
 """Training by the paper's recipe: configuration, loop, checkpoints, logs."""
 
 from pconv_cuda.training.config import TrainingConfig, flatten, load_config, to_yaml
-from pconv_cuda.training.loop import TrainingResult, build_network, train
+from pconv_cuda.training.loop import TrainingResult, train
+from pconv_cuda.training.networks import build_network
 from pconv_cuda.training.progress import Progress
 
 __all__ = [

@@ -27,10 +27,11 @@ __all__ = ["CONFIGURATION", "Checkpoints"]
 
 CONFIGURATION = "training.yaml"
 
-_FORMAT = 3
+_FORMAT = 4
 _KEYS: dict[str, Any] = {
     "step": int,
     "model": dict,
+    "average": (dict, type(None)),  # of the weights: what is written, where there is one
     "optimizer": dict,
     "scaler": (dict, type(None)),
     "identity": dict,
@@ -83,9 +84,15 @@ def _load(path: Path) -> dict[str, Any]:
     return state
 
 
+def _free(identity: Mapping[str, Any]) -> set[str]:
+    """The keys that may change between two parts of a run of ``identity``."""
+    # a schedule that ends with the run gives every step another learning rate in a longer one
+    return set(_FREE) - ({"train.steps"} if identity.get("train.schedule") == "cosine" else set())
+
+
 def _is_foreign(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether ``saved`` is of another run than ``wanted``, a stage 2 that was planned otherwise aside."""
-    skipped = (*_FREE, "train.finetune_after", "train.finetune_lr")
+    skipped = (*_free(wanted), "train.finetune_after", "train.finetune_lr")
     return any(saved.get(key) != wanted.get(key) for key in {*saved, *wanted}.difference(skipped))
 
 
@@ -102,7 +109,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 def _past(identity: Mapping[str, Any], step: int) -> dict[str, Any]:
     """What of ``identity`` the first ``step`` steps depended on: not on a stage 2 that is still to come."""
-    past = {key: value for key, value in identity.items() if key not in _FREE}
+    past = {key: value for key, value in identity.items() if key not in _free(identity)}
     after = past.get("train.finetune_after")
     if after is None or after >= step:
         past.pop("train.finetune_after", None)
@@ -265,4 +272,4 @@ class Checkpoints:
         """
         if state["best_step"] == state["step"]:
             atomic_link(self.path_of(state["step"]), self.best_path)
-            save_file(state["model"], state["network"], self.folder.parent / BEST, state["step"])
+            save_file(state["average"] or state["model"], state["network"], self.folder.parent / BEST, state["step"])

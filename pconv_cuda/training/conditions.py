@@ -10,7 +10,7 @@ import torch
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import is_out_of_memory
-from pconv_cuda.training.config import TrainingConfig
+from pconv_cuda.training.options import TrainingConfig
 
 __all__ = ["check_depth", "make_accelerator", "memory_errors"]
 
@@ -43,6 +43,8 @@ def check_depth(config: TrainingConfig, processes: int) -> None:
     Raises:
         PConvError: the deepest feature map has one pixel, and there is one picture.
     """
+    if config.model.network != "unet":  # no batch normalisation
+        return
     levels = config.model.levels
     at_once = max(1, config.train.batch_size // (config.train.accumulate * processes))
     if config.train.batch_norm == "sync":

@@ -1,7 +1,4 @@
-"""The configuration of a training run: dataclasses, YAML files, overrides.
-
-The defaults are the paper's recipe (Liu et al. 2018, sections 3.3 and 4.1) at 512 x 512 pixels.
-"""
+"""The configuration of a training run from recipes, YAML files and overrides, with errors that name the key."""
 
 from __future__ import annotations
 
@@ -10,123 +7,16 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.text import brief
+from pconv_cuda.training.options import TrainingConfig
+from pconv_cuda.training.recipes import RECIPES
 from pconv_cuda.training.safe_yaml import parse_yaml, read_limited
 
-__all__ = [
-    "CheckpointConfig",
-    "DataConfig",
-    "LogConfig",
-    "LossConfig",
-    "ModelConfig",
-    "TrainConfig",
-    "TrainingConfig",
-    "flatten",
-    "load_config",
-    "to_yaml",
-]
-
-
-def _key(
-    default: Any,
-    about: str,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    one_of=(),
-) -> Any:
-    """A field with its line of help and its limits: ``least`` and ``most`` are allowed, ``above`` is not."""
-    limits = {"least": least, "most": most, "above": above, "one_of": one_of}
-    return field(default=default, metadata={"about": about, **limits})
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    levels: int = _key(8, "depth of the network; 8 is the paper's at 512 px, 7 suits 256 px", least=1, most=16)
-    width: int = _key(64, "channels of the first level", least=1)
-    conv: str = _key("partial", "partial | plain (the paper's baseline)", one_of=("partial", "plain"))
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    images: str = _key("packaged", "folder, packaged (photographs in installed packages) or documents (drawn pages)")
-    masks: str = _key(
-        "strokes", "folder of mask files, or drawn on line: strokes | occlusion (the paper's family) | mixed | damage"
-    )
-    polarity: str = _key("white-hole", "of mask files: white-hole | black-hole", one_of=("white-hole", "black-hole"))
-    hole_share: tuple[float, float] = _key((0.0, 0.6), "of drawn masks: above the first, at most the second")
-    size: int = _key(512, "side of the square crops, pixels", least=1)
-    crop_share: tuple[float, float] | None = _key(
-        (0.5, 1.0), "of the short side that a crop covers, resized to data.size; null crops at native scale"
-    )
-    workers: int = _key(4, "loader processes for each training process; 0 loads in the loop itself", least=0)
-    validation: str | None = _key(None, "folder of pictures that decide which checkpoint is the best")
-    validation_samples: int = _key(24, "crops of them, the same ones each time", least=1)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    steps: int = _key(500_000, "optimiser steps of the whole run, both stages", least=1)
-    batch_size: int = _key(6, "pictures of one step, over all processes and micro-batches", least=1)
-    accumulate: int = _key(1, "micro-batches that a step is divided into, to save memory", least=1)
-    lr: float = _key(2e-4, "Adam's learning rate", above=0)
-    finetune_after: int | None = _key(
-        450_000, "step at which stage 2 begins (encoder BatchNorm frozen), null for never", least=0
-    )
-    finetune_lr: float = _key(5e-5, "Adam's learning rate in stage 2", above=0)
-    seed: int = _key(0, "of the first weights and every random draw", least=0, most=2**64 - 1)
-    precision: str = _key("fp32", "fp32 | bf16 | fp16 (mixed precision)", one_of=("fp32", "bf16", "fp16"))
-    batch_norm: str = _key(
-        "process",
-        "statistics while training: process (each its own) | sync (of all processes, GPUs only) | frozen",
-        one_of=("process", "sync", "frozen"),
-    )
-    channels_last: bool = _key(True, "memory format of pictures and weights; the faster one on most devices")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    preset: str = _key("paper", "paper | review: weights of the terms", one_of=("paper", "review"))
-    vgg: str = _key("imagenet", "imagenet | PATH of VGG16 weights | random | none (no perceptual, no style)")
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    every: int = _key(1000, "steps between checkpoints", least=1)
-    keep: int = _key(3, "newest checkpoints that are kept, besides the best", least=1)
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    every: int = _key(50, "steps between lines of the log", least=1)
-    pictures: int = _key(1000, "steps between picture grids in TensorBoard, 0 for none", least=0)
-    tensorboard: bool = _key(True, "write TensorBoard events to RUN/tensorboard")
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Everything a run depends on, but for where its results go."""
-
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
-    loss: LossConfig = LossConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    log: LogConfig = LogConfig()
-
-    def stage_at(self, step: int) -> int:
-        """1, or 2 for a step of the fine-tuning (encoder BatchNorm frozen)."""
-        after = self.train.finetune_after
-        return 2 if after is not None and step >= after else 1
-
-    def lr_at(self, step: int) -> float:
-        return self.train.lr if self.stage_at(step) == 1 else self.train.finetune_lr
+__all__ = ["RECIPES", "TrainingConfig", "flatten", "load_config", "to_yaml"]
 
 
 def _fields() -> dict[str, tuple[dataclasses.Field[Any], Any]]:
@@ -191,14 +81,14 @@ def _checked(key: str, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         raise PConvError(f"config: {key}: expected {_type_name(kind)}, got {brief(value)}") from None
     limits = one.metadata
-    if limits["one_of"] and result not in limits["one_of"]:
-        raise PConvError(f"config: {key}: expected one of {', '.join(limits['one_of'])}, got {brief(value)}")
     if result is None or isinstance(result, tuple):
         return result
+    if limits["one_of"] and result not in limits["one_of"]:
+        raise PConvError(f"config: {key}: expected one of {', '.join(limits['one_of'])}, got {brief(value)}")
     if limits["least"] is not None and not result >= limits["least"]:
         raise PConvError(f"config: {key}: expected at least {limits['least']}, got {brief(value)}")
-    most = limits["most"] or 2**63 - 1
-    if isinstance(result, int) and result > most:
+    most = limits["most"] or (2**63 - 1 if isinstance(result, int) else None)
+    if most is not None and result > most:
         raise PConvError(f"config: {key}: expected at most {most}, got {brief(value)}")
     if limits["above"] is not None and not limits["above"] < result < float("inf"):
         raise PConvError(f"config: {key}: expected a number above {limits['above']}, got {brief(value)}")
@@ -221,6 +111,8 @@ def _from_flat(flat: Mapping[str, Any]) -> TrainingConfig:
     share = config.data.crop_share
     if share is not None and not 0 < share[0] <= share[1] <= 1:
         raise PConvError(f"config: data.crop_share: expected 0 < low <= high <= 1, got {list(share)}")
+    if config.model.network == "refiner" and config.model.prefill is None:
+        raise PConvError("config: model.prefill: expected smooth, to which a refiner adds, got null")
     if config.train.batch_size % config.train.accumulate:
         raise PConvError(
             f"config: train.batch_size: expected a multiple of train.accumulate "
@@ -264,19 +156,26 @@ def _setting_value(key: str, text: str) -> Any:
 
 
 def load_config(
-    path: str | Path | None = None, settings: Iterable[str] = (), overrides: Mapping[str, Any] | None = None
+    path: str | Path | None = None,
+    settings: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    recipe: str = "paper",
 ) -> TrainingConfig:
-    """The configuration from a YAML file (an empty one is valid), ``key=value`` settings and overrides.
+    """The configuration from a recipe, a YAML file (an empty one is valid), ``key=value`` settings and overrides.
 
     Args:
-        path: YAML file; what it leaves out has its default.
+        path: YAML file; what it leaves out is as in the recipe.
         settings: ``["train.lr=1e-4", ...]``, numbers and lists in YAML's notation; they beat the file.
         overrides: dotted key -> value; they beat everything.
+        recipe: a name of :data:`RECIPES`.
 
     Raises:
-        PConvError: unreadable file, unknown key (the nearest ones are named), wrong type or value.
+        PConvError: no such recipe, unreadable file, unknown key (the nearest ones are named), wrong type or value.
     """
-    flat = _read_yaml(path) if path is not None else {}
+    if recipe not in RECIPES:
+        raise PConvError(f"--recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}")
+    flat = {**RECIPES[recipe], **(_read_yaml(path) if path is not None else {})}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:

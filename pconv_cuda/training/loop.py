@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
 
 from pconv_cuda import weights
 from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
 from pconv_cuda.locks import folder_lock
-from pconv_cuda.losses import InpaintingLoss
-from pconv_cuda.models import PConvUNet
+from pconv_cuda.models import InpaintingNetwork
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.conditions import check_depth, make_accelerator, memory_errors
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, picture_grid
+from pconv_cuda.training.networks import WeightAverage, build_network, build_optimizer, freeze_encoder_bn
+from pconv_cuda.training.objective import Objective, mean_over_samples, mean_terms
 from pconv_cuda.training.progress import Progress
 from pconv_cuda.training.sources import RunData, loader_errors, open_data, training_batches
 
-__all__ = ["TrainingResult", "build_network", "train"]
+__all__ = ["TrainingResult", "train"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,6 @@ class TrainingResult:
     steps: int
     first_step: int
     terms: dict[str, float]
-
-
-def build_network(config: TrainingConfig) -> PConvUNet:
-    """The network with its first weights, which are a function of the seed."""
-    torch.manual_seed(config.train.seed)
-    return PConvUNet(levels=config.model.levels, width=config.model.width, conv=config.model.conv)
 
 
 def train(config: TrainingConfig, out: str | Path, resume: str = "auto") -> TrainingResult:
@@ -87,21 +81,18 @@ class _Run:
         network = build_network(config)
         self.stage = config.stage_at(state["step"] if state is not None else 0)
         if self.stage == 2:
-            network.freeze_encoder_bn()
-        if config.train.batch_norm == "sync":
-            network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        if config.train.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        self.loss = InpaintingLoss(preset=config.loss.preset, vgg=config.loss.vgg).to(device)
-        # One pass over parameters, gradients and moments instead of a dozen.
-        fused = device.type in ("cpu", "cuda")
-        optimizer = torch.optim.Adam(network.parameters(), lr=config.train.lr, fused=fused)
+            freeze_encoder_bn(network)
+        self.objective = Objective(config, device)
+        optimizer = build_optimizer(config, network, device)
         self.network = network
+        self.average = WeightAverage(network.to(device), config.train.average) if config.train.average else None
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
         if state is not None:
             try:
                 network.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
+                if self.average is not None:
+                    self.average.load(state["average"], state["step"])
                 if self.accelerator.scaler is not None and state["scaler"] is not None:
                     self.accelerator.scaler.load_state_dict(state["scaler"])
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -115,7 +106,7 @@ class _Run:
             group["lr"] = self.config.lr_at(step)
         if self.config.stage_at(step) != self.stage:
             self.stage = 2
-            self.network.freeze_encoder_bn()
+            freeze_encoder_bn(self.network)
             if self.accelerator.num_processes > 1:
                 # DistributedDataParallel waits for every gradient that existed when it was made; a new one
                 # does not, and the old one has to go with its hooks and buckets
@@ -147,6 +138,7 @@ class _Run:
                 {
                     "step": step,
                     "model": self.network.state_dict(),
+                    "average": None if self.average is None else self.average.network.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
                     "identity": self.identity,
@@ -158,6 +150,10 @@ class _Run:
             )
         self.accelerator.wait_for_everyone()
 
+    def _result(self) -> InpaintingNetwork:
+        """The network that is judged and written."""
+        return self.network if self.average is None else self.average.network
+
     def _last_good(self) -> str:
         good = self.checkpoints.newest_good()
         return f"the last good checkpoint is {good}" if good else "there is no good checkpoint yet"
@@ -166,7 +162,7 @@ class _Run:
         # also where the run was complete: the process before may have been killed just short of this
         if self.accelerator.is_main_process:
             self._check_folder()
-            weights.save(self.network.state_dict(), self.network.config, self.out, step)
+            weights.save(self._result().state_dict(), self.network.config, self.out, step)
         self.accelerator.wait_for_everyone()
 
     # ---- the work
@@ -226,6 +222,10 @@ class _Run:
         try:
             for step in range(first, last):
                 self._set_stage(step)
+                if 0 < step == config.loss.hole_steps:
+                    self.losses = [0.0, 0]
+                    if self.data.validation is None:  # training losses of two kinds cannot be compared
+                        self.best_score = float("inf")
                 terms = self._step(step, micro_batches, pictures=log)
                 done, total = step + 1, sum(terms.values())
                 self.losses = [self.losses[0] + total, self.losses[1] + 1]
@@ -265,12 +265,16 @@ class _Run:
         for _ in range(self.config.train.accumulate):
             truth, mask = self._to_device(next(micro_batches))
             with self.accelerator.accumulate(self.model):
-                output, terms = self._forward(self.model, truth, mask)
+                output, terms = self._forward(self.model, truth, mask, step)
                 for name, value in self._numbers(terms, step).items():
                     sums[name] = sums.get(name, 0.0) + value / self.config.train.accumulate
                 self.accelerator.backward(sum(terms.values()))
+                if self.config.train.clip is not None and self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.train.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.network)
         every = self.config.log.pictures
         if pictures is not None and every and (step + 1) % every == 0:
             grid = picture_grid(truth, mask, self.network.denormalize(output.detach().float()))
@@ -284,44 +288,39 @@ class _Run:
         return truth, mask
 
     def _forward(
-        self, model: torch.nn.Module, truth: torch.Tensor, mask: torch.Tensor
+        self, model: torch.nn.Module, truth: torch.Tensor, mask: torch.Tensor, step: int | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """``truth`` (N, 3, S, S) in [0, 1], ``mask`` (N, 1, S, S) bool. Returns (output, terms)."""
+        """``truth`` (N, 3, S, S) in [0, 1], ``mask`` (N, 1, S, S) bool. Returns (output, terms).
+
+        The terms are those of training step ``step``, or all.
+        """
         with self.accelerator.autocast():
             target = self.network.normalize(truth)
             holed = torch.where(mask, target, 0.0)
             output, _ = model(holed, mask)
-            return output, self.loss(holed, mask, output, target)
+            return output, self.objective.terms(holed, mask, output, target, step)
 
     def _numbers(self, terms: dict[str, torch.Tensor], step: int) -> dict[str, float]:
-        """The terms as means over the processes, with one synchronisation.
+        """The terms as means over the processes.
 
         Raises:
             PConvError: one of them is NaN or infinite, in every process alike.
         """
-        stacked = torch.stack([value.detach().float() for value in terms.values()])
-        values = self.accelerator.reduce(stacked, "mean")
-        numbers = dict(zip(terms, values.tolist(), strict=True))
+        numbers = mean_terms(self.accelerator, terms)
         for name, value in numbers.items():
             if not abs(value) < float("inf"):
                 raise PConvError(f"step {step + 1}: the loss term {name!r} is {value}; {self._last_good()}")
         return numbers
 
-    @torch.no_grad()
     def _validate(self, pairs: Pairs) -> float:
-        """Mean objective over the samples set aside, the same ones each time.
-
-        The first process works it out for all: after a step each has BatchNorm statistics of its own,
-        and the checkpoint holds the first one's.
-        """
-        train = self.config.train
-        samples, total = self.config.data.validation_samples, 0.0
-        share = max(1, train.batch_size // (train.accumulate * self.accelerator.num_processes))
-        self.network.eval()
-        for start in range(0, samples if self.accelerator.is_main_process else 0, share):
-            chunk = [pairs[0, sample] for sample in range(start, min(start + share, samples))]
-            truth, mask = self._to_device(default_collate(chunk))
-            _, terms = self._forward(self.network, truth, mask)
-            total += float(sum(terms.values())) * len(chunk)
-        everyone = self.accelerator.reduce(torch.tensor(total, device=self.accelerator.device), "sum")
-        return float(everyone) / samples
+        """Mean objective, all terms of it, over the samples set aside, the same ones each time."""
+        train, samples = self.config.train, self.config.data.validation_samples
+        at_once = max(1, train.batch_size // (train.accumulate * self.accelerator.num_processes))
+        network = self._result().eval()
+        return mean_over_samples(
+            self.accelerator,
+            pairs,
+            samples,
+            at_once,
+            lambda batch: self._forward(network, *self._to_device(batch))[1],
+        )

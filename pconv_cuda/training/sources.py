@@ -18,7 +18,7 @@ from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.data.pairs import Pairs, StepBatches
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
-from pconv_cuda.training.config import TrainingConfig
+from pconv_cuda.training.options import TrainingConfig
 
 __all__ = ["RunData", "loader_errors", "open_data", "training_batches"]
 

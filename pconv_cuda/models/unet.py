@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda import weights
 from pconv_cuda._arguments import as_valid, check_binary, padded_mask, same_in_all_channels
 from pconv_cuda._reach import closed_side
 from pconv_cuda._stages import Stage
-from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel, window_sizes
+from pconv_cuda._unet_options import check_sizes, window_sizes
+from pconv_cuda.models.base import InpaintingNetwork
+from pconv_cuda.models.prefill import filled
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "PConvUNet"]
+__all__ = ["PConvUNet"]
 
 
-class PConvUNet(nn.Module):
+class PConvUNet(InpaintingNetwork):
     """The network of Liu et al. 2018 (arXiv 1804.07723, table 2 of its appendix) for any image size.
 
     The encoder halves the picture at every level (7x7, 5x5, 5x5, then 3x3 windows, ReLU), the decoder doubles it by
@@ -39,7 +39,11 @@ class PConvUNet(nn.Module):
         windows, first_bias, head: of published networks that differ from the paper's (see ``pconv convert``): the
             encoder's window sizes, odd, one a level; a bias in the first convolution; ``"sigmoid"`` puts LeakyReLU, a
             1x1 convolution and a sigmoid behind the last stage.
+        prefill: ``"smooth"``: the output is :func:`~pconv_cuda.functional.smooth_fill` of the picture plus the
+            network's answer, which begins at 0, so no hole is too wide. None: the paper's network.
     """
+
+    kind = "unet"
 
     def __init__(
         self,
@@ -54,17 +58,21 @@ class PConvUNet(nn.Module):
         windows: tuple[int, ...] | None = None,
         first_bias: bool = False,
         head: str | None = None,
+        prefill: str | None = None,
     ) -> None:
-        super().__init__()
-        check_sizes(in_channels=in_channels, levels=levels, width=width)
+        super().__init__(in_channels, mean, std)
+        check_sizes(levels=levels, width=width)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
         if head not in (None, "sigmoid"):
             raise ValueError(f"head: expected None or 'sigmoid', got {head!r}")
-        self.in_channels, self.levels, self.width, self.conv = in_channels, levels, width, conv
+        if prefill not in (None, "smooth"):
+            raise ValueError(f"prefill: expected None or 'smooth', got {prefill!r}")
+        if prefill and head:
+            raise ValueError(f"head: expected None with a prefill, to which a sigmoid cannot be added, got {head!r}")
+        self.levels, self.width, self.conv = levels, width, conv
         self.windows, self.first_bias, self.head = window_sizes(windows, levels), bool(first_bias), head
-        self.mean = per_channel("mean", mean, IMAGENET_MEAN, in_channels)
-        self.std = per_channel("std", std, IMAGENET_STD, in_channels)
+        self.prefill = prefill
 
         widths = [in_channels] + [width * min(2**level, 8) for level in range(levels)]
         partial = conv == "partial"
@@ -104,6 +112,8 @@ class PConvUNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if prefill:
+            nn.init.zeros_(last.weight)
         self._frozen_encoder = False
         self._folded = False
         self.register_load_state_dict_pre_hook(_refuse_loading)
@@ -114,11 +124,14 @@ class PConvUNet(nn.Module):
         names = ["in_channels", "levels", "width", "conv", "mean", "std"]
         names += ["windows"] * (self.windows != window_sizes(None, self.levels))  # the paper's need no mention
         names += ["first_bias"] * self.first_bias + ["head"] * (self.head is not None)
+        names += ["prefill"] * (self.prefill is not None)
         return {name: getattr(self, name) for name in names}
 
     @property
     def reach(self) -> int:
         """Side in pixels of the largest square hole that the masks close wherever it lies.
+
+        With a prefill the middle of a wider hole is the prefill's alone.
 
         Found by growing masks alone, for every offset to the grid of 2^levels pixels; well placed, a hole may be
         up to 2^(levels + 2) + 13 pixels wide. Whether a given hole closed, the returned mask says.
@@ -127,20 +140,23 @@ class PConvUNet(nn.Module):
             return closed_side(self.windows)
         return {1: 8, 2: 18}.get(self.levels, 3 * 2**self.levels + 14)
 
-    def forward(self, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, mask: Tensor | None, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Fill the holes of a batch.
 
         Args:
             image: ``(N, C, H, W)``, normalised (:meth:`normalize`), any H and W from 1 on; what lies in holes is
                 not read.
             mask: ``(N|1, 1|C, H, W)``, bool, uint8 or floating: 1 is valid, 0 is a hole. None: all valid.
+            fill: the prefill ``(N, C, H, W)``, where it is known already (of a larger picture); only with a prefill.
 
         Returns:
             ``(output, new_mask)``: ``(N, C, H, W)``, still normalised and for every pixel, and a bool
-            ``(N, 1, H, W)``. Where the new mask is 0 the output is 0 and means nothing: the hole was too large.
+            ``(N, 1, H, W)``. Where the new mask is 0 the output is 0 and means nothing: the hole was too large. With
+            a prefill it is 1 everywhere.
 
         Raises:
-            ValueError: an image of another shape, channel count or device, a mask that does not fit it.
+            ValueError: an image of another shape, channel count or device, a mask or fill that does not fit it; with a
+                prefill, a picture without a valid pixel.
             TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
         """
         if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[2:]:
@@ -160,8 +176,9 @@ class PConvUNet(nn.Module):
             raise ValueError(
                 f"mask: expected ({image.shape[0]}|1, 1|{self.in_channels}, {height}, {width}), got {tuple(mask.shape)}"
             )
+        fill = filled(self.prefill, image, mask, fill)
         if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
-            image = torch.where(mask, image, 0.0)
+            image = torch.where(mask, image, 0.0) if fill is None else fill
         # Any size: holes are added below and right until every level halves evenly, and cut off again.
         step = 2**self.levels
         extra = (0, -width % step, 0, -height % step)
@@ -180,16 +197,10 @@ class PConvUNet(nn.Module):
             low_mask = torch.ones_like(low[:, :1], dtype=torch.bool)
         if self.head is not None:
             low = torch.where(low_mask, torch.sigmoid(self.head_conv(low)), 0.0)
-        return low[..., :height, :width], low_mask[..., :height, :width]
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """``(..., C, H, W)`` in [0, 1] -> what the network takes; in fp32 where the image is not floating."""
-        image = image if image.dtype.is_floating_point else image.float()
-        return (image - column(self.mean, image)) / column(self.std, image)
-
-    def denormalize(self, image: Tensor) -> Tensor:
-        """The network's output ``(..., C, H, W)`` -> [0, 1], clamped."""
-        return (image * column(self.std, image) + column(self.mean, image)).clamp(0, 1)
+        low, low_mask = low[..., :height, :width], low_mask[..., :height, :width]
+        if fill is not None:
+            return fill + low, torch.ones_like(low_mask)  # low is 0 where its mask is
+        return low, low_mask
 
     def freeze_encoder_bn(self, frozen: bool = True) -> PConvUNet:
         """For fine-tuning (paper, section 4.2): the encoder's batch norms keep their statistics and parameters.
@@ -261,20 +272,6 @@ class PConvUNet(nn.Module):
 
     def _encoder_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:  # SyncBatchNorm is one, and no BatchNorm2d
         return [module for module in self.encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically."""
-        return weights.save(self.state_dict(), self.config, Path(folder))
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: torch.device | str = "cpu") -> PConvUNet:
-        """A model in eval mode from a folder of :meth:`save_pretrained`, or from one ``.safetensors`` file of it.
-
-        Raises:
-            PConvError: no such file or one of another kind, no config, or tensors that do not fit it; the message
-                says which.
-        """
-        return weights.load(Path(path), cls).to(device).eval()
 
     def extra_repr(self) -> str:
         return f"in_channels={self.in_channels}, levels={self.levels}, width={self.width}, conv={self.conv!r}"

@@ -1,0 +1,26 @@
+"""The networks: the paper's U-Net, and a small one that adds to the smooth fill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pconv_cuda import weights
+from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD
+from pconv_cuda.models.base import InpaintingNetwork
+from pconv_cuda.models.refiner import PConvRefiner
+from pconv_cuda.models.unet import PConvUNet
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "InpaintingNetwork", "PConvRefiner", "PConvUNet", "load_network"]
+
+_KINDS: dict[str, type[InpaintingNetwork]] = {kind.kind: kind for kind in (PConvUNet, PConvRefiner)}
+
+
+def load_network(path: str | Path, *, device: torch.device | str = "cpu") -> InpaintingNetwork:
+    """A network of any class in eval mode, from a folder or a ``.safetensors`` file; its config says which.
+
+    Raises:
+        PConvError: as :meth:`InpaintingNetwork.from_pretrained`.
+    """
+    return weights.load(Path(path), _KINDS).to(device).eval()

@@ -1,0 +1,68 @@
+"""What every network of the package has: the range of its pictures, and its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pconv_cuda import weights
+from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["InpaintingNetwork"]
+
+
+class InpaintingNetwork(nn.Module):
+    """Base of the networks: ``forward(image, mask, fill=None) -> (output, new_mask)``, and files of one format.
+
+    Args:
+        in_channels: channels of the picture, in and out.
+        mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
+    """
+
+    kind: ClassVar[str]  # the name in config.json
+    prefill: str | None
+
+    def __init__(self, in_channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+        super().__init__()
+        check_sizes(in_channels=in_channels)
+        self.in_channels = in_channels
+        self.mean = per_channel("mean", mean, IMAGENET_MEAN, in_channels)
+        self.std = per_channel("std", std, IMAGENET_STD, in_channels)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What :meth:`from_pretrained` needs beside the weights; goes into config.json."""
+        raise NotImplementedError
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """``(..., C, H, W)`` in [0, 1] -> what the network takes; in fp32 where the image is not floating."""
+        image = image if image.dtype.is_floating_point else image.float()
+        return (image - column(self.mean, image)) / column(self.std, image)
+
+    def denormalize(self, image: Tensor) -> Tensor:
+        """The network's output ``(..., C, H, W)`` -> [0, 1], clamped."""
+        return (image * column(self.std, image) + column(self.mean, image)).clamp(0, 1)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically."""
+        return weights.save(self.state_dict(), self.config, Path(folder))
+
+    def fuse(self) -> Self:
+        """For inference: prepare what need not be done in every call. Returns the model."""
+        return self
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Self:
+        """A model in eval mode from a folder of :meth:`save_pretrained`, or from one ``.safetensors`` file of it.
+
+        Raises:
+            PConvError: no such file or one of another kind, no config, or tensors that do not fit it; the message
+                says which.
+        """
+        return weights.load(Path(path), {cls.kind: cls}).to(device).eval()

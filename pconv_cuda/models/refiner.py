@@ -1,0 +1,203 @@
+"""A small network that adds to the smooth fill: partial convolutions from full resolution down, and back."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pconv_cuda import ops, ops_upcat
+from pconv_cuda._arguments import as_valid, check_binary, padded_mask
+from pconv_cuda._unet_options import check_sizes
+from pconv_cuda.functional import is_transformed, partial_conv2d, partial_conv2d_upcat
+from pconv_cuda.models.base import InpaintingNetwork
+from pconv_cuda.models.prefill import filled
+from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
+
+__all__ = ["PConvRefiner"]
+
+_SLOPE = 0.1  # of the LeakyReLU
+
+
+class PConvRefiner(InpaintingNetwork):
+    """The smooth fill, and what a small network of partial convolutions adds to it.
+
+    A residual U-Net without normalisation layers. Where the paper's network has one convolution at full resolution,
+    this one has ``2 * layers``: that is where a small budget is best spent (docs/training.md). The last convolution
+    begins at 0, so that an untrained network returns the smooth fill. Valid pixels come back to the bit.
+
+    Args:
+        in_channels: channels of the picture, in and out.
+        levels: sizes at which it works; every one after the first is half the size before.
+        width: channels at full size; they double three times and then stay.
+        layers: 3x3 convolutions at each size on the way down, and again on the way up.
+        conv: ``"partial"``; or ``"plain"`` for comparison: ordinary convolutions, which see the smooth fill in the
+            holes and the mask as one more channel.
+        mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
+        prefill: ``"smooth"``.
+    """
+
+    kind = "refiner"
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        levels: int = 4,
+        width: int = 24,
+        layers: int = 2,
+        conv: str = "partial",
+        *,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        prefill: str = "smooth",
+    ) -> None:
+        super().__init__(in_channels, mean, std)
+        check_sizes(levels=levels, width=width, layers=layers)
+        if conv not in ("partial", "plain"):
+            raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
+        if prefill != "smooth":
+            raise ValueError(f"prefill: expected 'smooth', got {prefill!r}")
+        self.levels, self.width, self.layers, self.conv, self.prefill = levels, width, layers, conv, prefill
+        widths = [width * min(2**level, 8) for level in range(levels)]
+        partial = conv == "partial"
+
+        def same(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
+            return (PartialConv2d if partial else nn.Conv2d)(channels, out, 3, stride, 1)
+
+        def more(channels: int) -> list[nn.Conv2d]:
+            return [same(channels, channels) for _ in range(layers - 1)]
+
+        first = same(in_channels if partial else in_channels + 1, width)
+        self.down = nn.ModuleList([nn.ModuleList([first, *more(width)])])
+        for before, after in zip(widths, widths[1:], strict=False):
+            self.down.append(nn.ModuleList([same(before, after, 2), *more(after)]))
+        self.up = nn.ModuleList()
+        for low, skip in reversed(list(zip(widths[1:], widths, strict=False))):
+            join = PartialConvUpCat2d(low, skip, skip) if partial else nn.Conv2d(low + skip, skip, 3, 1, 1)
+            self.up.append(nn.ModuleList([join, *more(skip)]))
+        self.last = same(width, in_channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.kaiming_normal_(module.weight, a=_SLOPE)
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.last.weight)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        names = ["in_channels", "levels", "width", "layers", "conv", "mean", "std", "prefill"]
+        return {"network": self.kind, **{name: getattr(self, name) for name in names}}
+
+    @property
+    def reach(self) -> int:
+        """Distance in pixels beyond which a pixel of the picture has no influence on the network's answer.
+
+        The smooth fill, to which it is added, depends on everything around a hole.
+        """
+        more, deepest = self.layers - 1, self.levels - 1
+        down = self.layers + sum(2 ** (level - 1) + more * 2**level for level in range(1, self.levels))
+        up = self.layers * (2**deepest - 1)
+        # one more for the last layer; doubling and halving shift by up to a pixel of each level
+        return down + up + 1 + 2**deepest - 1
+
+    def forward(self, image: Tensor, mask: Tensor | None, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Fill the holes of a batch.
+
+        Args:
+            image: ``(N, C, H, W)``, normalised (:meth:`normalize`), any H and W from 1 on; what lies in holes is
+                not read.
+            mask: ``(N|1, 1, H, W)``, bool, uint8 or floating: 1 is valid, 0 is a hole. None: all valid.
+            fill: the smooth fill ``(N, C, H, W)``, where it is known already (of a larger picture).
+
+        Returns:
+            ``(output, new_mask)``: ``(N, C, H, W)``, still normalised, the image itself where it is valid; and a bool
+            ``(N, 1, H, W)``, 1 everywhere.
+
+        Raises:
+            ValueError: an image of another shape, channel count or device, a mask or fill that does not fit it; a
+                picture without a valid pixel.
+            TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
+        """
+        valid = self._checked(image, mask)
+        fill = filled(self.prefill, image, valid, fill)
+        assert fill is not None
+        height, width = image.shape[2:]
+        grown = valid.expand(image.shape[0], -1, -1, -1)
+        x = torch.where(valid, image, 0.0) if self.conv == "partial" else torch.cat([fill, grown.to(fill)], 1)
+        # Any size: holes are added below and right until every level halves evenly, and cut off again.
+        step = 2 ** (self.levels - 1)
+        extra = (0, -width % step, 0, -height % step)
+        if extra != (0, 0, 0, 0):
+            x, grown = F.pad(x, extra), padded_mask(grown, extra)
+        answer = self._answer(x, grown)[..., :height, :width]
+        output = torch.where(valid, image, fill + answer)
+        return output, torch.ones_like(output[:, :1], dtype=torch.bool)
+
+    def _checked(self, image: Tensor, mask: Tensor | None) -> Tensor:
+        """The mask as bool ``(N|1, 1, H, W)``, both arguments checked."""
+        if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[2:]:
+            raise ValueError(f"image: expected (N, {self.in_channels}, H, W), got shape {tuple(image.shape)}")
+        weight = self.last.weight
+        if image.device != weight.device:
+            raise ValueError(f"image: expected the parameters' device {weight.device}, got {image.device}")
+        if image.dtype != weight.dtype and not torch.is_autocast_enabled(image.device.type):
+            raise TypeError(f"image: expected the parameters' dtype {weight.dtype}, got {image.dtype}")
+        if mask is None:
+            return image.new_ones((1, 1, *image.shape[2:]), dtype=torch.bool)
+        check_binary(mask)
+        valid = as_valid(mask)
+        n, _, height, width = image.shape
+        if valid.dim() != 4 or valid.shape[0] not in (1, n) or valid.shape[1:] != (1, height, width):
+            raise ValueError(f"mask: expected ({n}|1, 1, {height}, {width}), got {tuple(mask.shape)}")
+        return valid
+
+    def _answer(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What is added to the fill: 0 where the mask's growth does not reach."""
+        skips = []
+        for block in cast("list[nn.ModuleList]", self.down):
+            x, mask = self._block(block, *self._layer(cast(nn.Conv2d, block[0]), x, mask))
+            skips.append((x, mask))
+        skips.pop()
+        for block in cast("list[nn.ModuleList]", self.up):
+            x, mask = self._block(block, *self._join(cast(nn.Conv2d, block[0]), x, mask, *skips.pop()))
+        return self._layer(self.last, x, mask, slope=1.0)[0]
+
+    def _block(self, block: nn.ModuleList, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The layers after a block's first one; each adds to what it is given."""
+        for layer in block[1:]:
+            y, mask = self._layer(cast(nn.Conv2d, layer), x, mask)
+            x = x + y
+        return x, mask
+
+    def _layer(self, conv: nn.Conv2d, x: Tensor, mask: Tensor, slope: float = _SLOPE) -> tuple[Tensor, Tensor]:
+        if not isinstance(conv, PartialConv2d):
+            return F.leaky_relu(conv(x), slope), mask
+        if _separate(x, conv):
+            x, mask = partial_conv2d(x, mask, conv.weight, conv.bias, conv.stride, conv.padding)
+            return F.leaky_relu(x, slope), mask
+        window = list(conv.stride), [1, 1], [1, 1], 1
+        x, grown, _ = ops.partial_conv2d(x, mask, [], conv.weight, conv.bias, *window, -1, slope)
+        return x, grown.expand(x.shape[0], -1, -1, -1)
+
+    def _join(
+        self, conv: nn.Conv2d, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(conv, PartialConvUpCat2d):
+            return F.leaky_relu(conv(torch.cat([F.interpolate(low, scale_factor=2), skip], 1)), _SLOPE), skip_mask
+        if _separate(low, conv):
+            x, mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, conv.weight, conv.bias)
+            return F.leaky_relu(x, _SLOPE), mask
+        x, grown, _ = ops_upcat.partial_conv2d_upcat(
+            low, low_mask, skip, skip_mask, conv.weight, conv.bias, None, -1, _SLOPE
+        )
+        return x, grown.expand(x.shape[0], -1, -1, -1)
+
+    def extra_repr(self) -> str:
+        names = ("in_channels", "levels", "width", "layers", "conv")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+def _separate(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether the activation runs by itself: the operator's own is for inference alone."""
+    return torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or is_transformed(x, conv.weight)

@@ -1,0 +1,80 @@
+"""What a training trains: the network with its first weights, its optimiser, the average of its weights."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from pconv_cuda.models import InpaintingNetwork, PConvRefiner, PConvUNet
+from pconv_cuda.training.options import TrainingConfig
+
+__all__ = ["WeightAverage", "build_network", "build_optimizer", "freeze_encoder_bn"]
+
+
+def build_network(config: TrainingConfig) -> InpaintingNetwork:
+    """The network with its first weights, which are a function of the seed."""
+    torch.manual_seed(config.train.seed)
+    model = config.model
+    network: InpaintingNetwork
+    if model.network == "refiner":
+        assert model.prefill is not None
+        network = PConvRefiner(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
+    else:
+        network = PConvUNet(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
+    if config.train.batch_norm == "sync":
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network.to(memory_format=torch.channels_last) if config.train.channels_last else network
+
+
+def freeze_encoder_bn(network: InpaintingNetwork) -> None:
+    """For stage 2 of a training; other networks than the U-Net have no batch norm."""
+    if isinstance(network, PConvUNet):
+        network.freeze_encoder_bn()
+
+
+def build_optimizer(config: TrainingConfig, network: torch.nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """Adam, or AdamW where there is a weight decay."""
+    train = config.train
+    # One pass over parameters, gradients and moments instead of a dozen.
+    fused = device.type in ("cpu", "cuda")
+    if train.weight_decay:
+        return torch.optim.AdamW(network.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=fused)
+    return torch.optim.Adam(network.parameters(), lr=train.lr, fused=fused)
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class WeightAverage:
+    """An exponential average of a network's weights and statistics: smoother than the last ones, and better.
+
+    Its decay begins small, for the first weights are worth little: after n steps it is at most (1 + n) / (10 + n).
+    """
+
+    def __init__(self, network: InpaintingNetwork, decay: float) -> None:
+        def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
+            steps = int(count)
+            share = 1 - min(decay, (1 + steps) / (10 + steps))
+            if averages[0].is_floating_point():
+                torch._foreach_lerp_(averages, current, share)
+            else:  # the number of batches that a norm has seen
+                torch._foreach_copy_(averages, current)
+
+        self._model = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+
+    @property
+    def network(self) -> InpaintingNetwork:
+        """A network with the averaged weights."""
+        return cast(InpaintingNetwork, self._model.module)
+
+    def update(self, network: InpaintingNetwork) -> None:
+        """After a step."""
+        self._model.update_parameters(network)
+
+    def load(self, state: dict[str, Tensor], steps: int) -> None:
+        """Go on from the average ``state`` of so many steps."""
+        self.network.load_state_dict(state)
+        self._model.n_averaged.fill_(steps)

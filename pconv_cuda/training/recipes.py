@@ -1,0 +1,33 @@
+"""Named sets of values for a training's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["RECIPES"]
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},  # the defaults
+    # docs/training.md says what chose each figure
+    "small": {
+        "model.network": "refiner",
+        "model.prefill": "smooth",
+        "model.levels": 4,
+        "model.width": 24,
+        "data.masks": "mixed",
+        "data.hole_share": [0.01, 0.6],
+        "data.size": 128,
+        "data.crop_share": [0.25, 1.0],
+        "train.steps": 10_000,
+        "train.lr": 1e-3,
+        "train.finetune_after": None,
+        "train.schedule": "cosine",
+        "train.warmup": 200,
+        "train.weight_decay": 1e-4,
+        "train.clip": 1.0,
+        "train.average": 0.999,
+        "loss.hole_steps": 7_000,
+        "log.pictures": 0,
+    },
+}
