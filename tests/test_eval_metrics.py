@@ -99,7 +99,11 @@ def test_frechet_distance_by_its_formula():
 
 def test_without_weights_the_columns_say_why(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    for find, word in ((learned.find_perceptual, "--lpips"), (learned.find_inception, "--fid")):
+    for find, word in (
+        (learned.find_perceptual, "--lpips"),
+        (learned.find_inception, "--fid"),
+        (learned.find_features, "--vgg"),
+    ):
         metric, about = find("auto")
         assert metric is None and word in about
         assert find("none")[0] is None
@@ -140,3 +144,28 @@ def test_lpips_of_a_backbone_in_a_file(tmp_path, monkeypatch, from_cache):
     with pytest.raises(PConvError, match="AlexNet or VGG16"):
         torch.save({"features.0.weight": torch.ones(1)}, tmp_path / "other.pth")
         learned.find_perceptual(str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("from_cache", [True, False])
+def test_distance_of_vgg_features_in_a_file(tmp_path, monkeypatch, from_cache):
+    torch.manual_seed(0)
+    layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])[:17]
+    (tmp_path / "checkpoints").mkdir()
+    path = tmp_path / "checkpoints/vgg16-397923af.pth"
+    torch.save({f"features.{name}": tensor for name, tensor in layers.state_dict().items()}, path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    metric, about = learned.find_features("auto" if from_cache else str(path))
+    assert "VGG16" in about and metric.identity
+    restored, truth, _ = noisy((40, 32), 0)
+    normalize = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    pair = [normalize(torch.from_numpy(one).permute(2, 0, 1) / 255)[None] for one in (restored, truth)]
+    total = 0.0
+    with torch.no_grad():
+        for layer in layers:
+            pair = [layer(one) for one in pair]
+            if isinstance(layer, torch.nn.MaxPool2d):
+                total += float(torch.nn.functional.l1_loss(*pair) / pair[1].abs().mean())
+    assert metric(restored, truth) == pytest.approx(total, rel=1e-4) and metric(truth, truth) == 0
+    with pytest.raises(PConvError, match="vgg: .* lacks features"):
+        torch.save({"features.0.weight": torch.ones(64, 3, 3, 3)}, tmp_path / "other.pth")
+        learned.find_features(str(tmp_path / "other.pth"))

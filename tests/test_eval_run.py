@@ -238,7 +238,29 @@ def test_two_networks_are_compared_picture_by_picture(material):
     by = {(p["pair"], p["method"]): p["psnr"] for p in report["pictures"]}
     gaps = [by[pair, "partial"] - by[pair, "plain"] for pair, m in by if m == "plain" and "border" in pair]
     assert row["method"] == "partial - plain" and row["mean"] == pytest.approx(np.mean(gaps))
-    assert "Differences between networks" in (material / "r/table.md").read_text()
+    assert "Differences, picture by picture" in (material / "r/table.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:--masks")
+def test_a_network_is_compared_with_the_smooth_fill(material):
+    """By the distance of features too, of random weights here."""
+    from pconv_cuda.vgg import VGG16Features
+
+    torch.save(VGG16Features("random").state_dict(), material / "vgg.pth")
+    options = {
+        "weights": [f"net={material / 'net'}"],
+        "baselines": ("mean", "smooth"),
+        "vgg": str(material / "vgg.pth"),
+    }
+    report = evaluate(settings(material, **options), material / "r")
+    by = {(p["pair"], p["method"]): p for p in report["pictures"]}
+    for metric in ("hole_psnr", "features"):
+        row = next(r for r in report["differences"] if r["metric"] == metric and r["border"] == "border")
+        gaps = [
+            by[pair, "net"][metric] - by[pair, "smooth"][metric] for pair, m in by if m == "net" and "border" in pair
+        ]
+        assert row["method"] == "net - smooth" and row["mean"] == pytest.approx(np.mean(gaps))
+    assert "VGG16 feature distance" in (material / "r/table.md").read_text()
 
 
 def test_the_papers_masks_are_drawn_by_number(material):

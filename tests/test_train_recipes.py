@@ -81,9 +81,7 @@ def test_wrong_values_are_named(setting: str, message: str) -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    config = load_config(
-        overrides={"train.lr": 0.4, "train.warmup": 3, "train.schedule": "cosine", "train.steps": 100}
-    )
+    config = load_config(overrides={"train.lr": 0.4, "train.warmup": 3, "train.schedule": "cosine", "train.steps": 100})
     rise = [config.lr_at(step) for step in range(4)]
     assert rise[0] == pytest.approx(0.1, rel=1e-3) and rise[1] == pytest.approx(0.2, rel=1e-3)
     assert rise[3] == pytest.approx(0.4, rel=1e-2)

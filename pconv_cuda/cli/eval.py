@@ -46,13 +46,14 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--baselines", metavar="LIST", default=_BASELINES, help="some of %(default)s, or none (biharmonic is slow)")
     add("--lpips", metavar="auto|none|FILE", default="auto", help="torchvision's AlexNet or VGG16 weights for LPIPS")
     add("--fid", metavar="auto|none|FILE", default="auto", help="weights of FID's Inception network")
+    add("--vgg", metavar="auto|none|FILE", default="auto", help="VGG16 weights for a distance of its features")
     add("--resamples", metavar="N", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
     add("--device", default="auto", help=DEVICE_HELP)
 
 
 def common(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that :func:`add_common` asks for."""
-    names = ("masks", "polarity", "count", "size", "seed", "lpips", "fid", "resamples", "device")
+    names = ("masks", "polarity", "count", "size", "seed", "lpips", "fid", "vgg", "resamples", "device")
     values = {name: getattr(args, name) for name in names}
     chosen = [] if args.baselines == "none" else [one for one in args.baselines.split(",") if one]
     return {**values, "baselines": tuple(chosen), "shares": tuple(one for one in args.shares.split(",") if one)}

@@ -1,4 +1,4 @@
-"""LPIPS and FID, where the weights of their networks are at hand: in torch's cache, or in a file that is named.
+"""LPIPS, FID and the distance of VGG16's features, where their networks' weights are in torch's cache or in a file.
 
 Nothing is downloaded. Without weights the column is left out, and the reason stands in the report.
 """
@@ -16,9 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from pconv_cuda.errors import MissingExtra, PConvError, require
+from pconv_cuda.models import IMAGENET_MEAN, IMAGENET_STD
 from pconv_cuda.tensor_files import load_torch
+from pconv_cuda.vgg import VGG16Features
 
-__all__ = ["Inception", "Perceptual", "frechet_distance", "find_inception", "find_perceptual"]
+__all__ = [
+    "FeatureDistance",
+    "Inception",
+    "Perceptual",
+    "find_features",
+    "find_inception",
+    "find_perceptual",
+    "frechet_distance",
+]
 
 _BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # the first that is there is taken
 _INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
@@ -95,6 +105,39 @@ def find_perceptual(wanted: str) -> tuple[Perceptual | None, str]:
         raise PConvError(f"--lpips: {path} does not fit: {error}") from error
     about = f"LPIPS on {'AlexNet' if net == 'alex' else 'VGG16'} ({path.name}), torchmetrics' linear weights"
     return Perceptual(network.eval(), about, f"{net} {_digest(path)}"), about
+
+
+@dataclass
+class FeatureDistance:
+    """Of pictures (H, W, 3) uint8: the sum over VGG16's pool1 to pool3 of mean |difference| / mean |true feature|."""
+
+    network: VGG16Features
+    about: str
+    identity: str
+
+    @torch.no_grad()
+    def __call__(self, restored: np.ndarray, truth: np.ndarray) -> float:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        ours, true = (
+            self.network(((torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 - mean) / std)[None])
+            for one in (restored, truth)
+        )
+        return sum(float((a - b).abs().mean() / b.abs().mean()) for a, b in zip(ours, true, strict=True))
+
+
+def find_features(wanted: str) -> tuple[FeatureDistance | None, str]:
+    """As :func:`find_perceptual`; a named file holds torchvision's weights of VGG16, at least to its third pooling."""
+    if wanted == "none":
+        return None, "the VGG16 feature distance was not asked for"
+    path = _cache() / _BACKBONES["vgg"] if wanted == "auto" else Path(wanted)
+    if wanted == "auto" and not path.is_file():
+        return None, f"VGG16 feature distance left out: no {path.name} in {_cache()}; name one with --vgg"
+    if not path.is_file():
+        raise PConvError(f"--vgg: expected a file of weights, but {path} is no file")
+    about = (
+        f"VGG16 feature distance ({path.name}): the sum over pool1 to pool3 of mean |difference| / mean |true feature|"
+    )
+    return FeatureDistance(VGG16Features(path), about, _digest(path)), about
 
 
 def _tensors(path: Path, argument: str) -> dict[str, Tensor]:

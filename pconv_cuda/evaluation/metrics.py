@@ -28,6 +28,7 @@ COLUMNS: dict[str, tuple[str, bool, int]] = {
     "hole_l1": ("l1 in the hole (%)", False, 3),
     "hole_psnr": ("PSNR in the hole", True, 2),
     "lpips": ("LPIPS", False, 4),
+    "features": ("VGG16 feature distance", False, 4),
     "fid": ("FID", False, 2),
 }
 ABOUT = (

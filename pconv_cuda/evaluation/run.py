@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.evaluation.interruptible import interruptible
-from pconv_cuda.evaluation.learned import find_inception, find_perceptual
+from pconv_cuda.evaluation.learned import find_features, find_inception, find_perceptual
 from pconv_cuda.evaluation.methods import BASELINES, Method, baselines, networks
 from pconv_cuda.evaluation.metrics import SSIM_WINDOW, measure
 from pconv_cuda.evaluation.pairs import ALL_CELLS, MaskSet, Pages, Pair, Pictures, open_masks, open_pictures, plan_pairs
@@ -39,6 +39,7 @@ class Settings:
     polarity: str = "white-hole"
     lpips: str = "auto"
     fid: str = "auto"
+    vgg: str = "auto"
     resamples: int = 1000
     device: str = "auto"
 
@@ -73,6 +74,7 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
     masks = open_masks(settings.masks, settings.size, settings.seed, settings.polarity, cells)
     perceptual, about_lpips = find_perceptual(settings.lpips)
     inception, about_fid = find_inception(settings.fid)
+    features, about_vgg = find_features(settings.vgg)
     identity = {
         "images": pictures.identity,
         "masks": masks.identity,
@@ -80,12 +82,13 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
         "seed": settings.seed,
         "lpips": perceptual.identity if perceptual else None,
         "fid": inception.identity if inception else None,
+        "vgg": features.identity if features else None,
     }
     pairs = plan_pairs(len(pictures), masks, settings.count or pictures.usual_count)
-    notes = [about_lpips, about_fid, *masks.notes]
+    notes = [about_lpips, about_fid, about_vgg, *masks.notes]
     with folder_lock(Path(out)) as check_folder:
         store = Store(Path(out), identity, {method.name: method.identity for method in methods}, check_folder)
-        work = _Work(pictures, masks, methods, store, perceptual, inception)
+        work = _Work(pictures, masks, methods, store, {"lpips": perceptual, "features": features}, inception)
         work.check_contents(pairs)
         failed: dict[str, str] = {}
         complete = False
@@ -108,11 +111,12 @@ class _Work:
         masks: MaskSet,
         methods: list[Method],
         store: Store,
-        perceptual: Any,
+        distances: Mapping[str, Any],
         inception: Any,
     ) -> None:
         self.pictures, self.masks, self.methods, self.store = pictures, masks, methods, store
-        self.perceptual, self.inception = perceptual, inception
+        self.distances = {name: distance for name, distance in distances.items() if distance is not None}
+        self.inception = inception
         self.broken: dict[str, str] = {}  # what cannot be read -> why
 
     def _mask_number(self, pair: Pair) -> int:
@@ -209,6 +213,5 @@ class _Work:
             warnings.simplefilter("ignore", RuntimeWarning)
             restored = method.restore(truth, valid)
         values = measure(restored, truth, valid)
-        if self.perceptual is not None:
-            values["lpips"] = self.perceptual(restored, truth)
+        values |= {name: distance(restored, truth) for name, distance in self.distances.items()}
         return values, self.inception(restored) if self.inception is not None else None
