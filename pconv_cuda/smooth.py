@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MAX_ITERATIONS", "TENSION", "TOLERANCE", "laplacian", "plate", "smooth_fill"]
+__all__ = ["MAX_ITERATIONS", "REACH", "TENSION", "TOLERANCE", "laplacian", "plate", "smooth_fill"]
 
 TENSION = 0.3
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 30  # about 5 are needed, 12 without tension; CUDA launches all of them, most of them empty
+REACH = 2  # of the plate, in pixels: a hole pixel's equation holds no pixel that is farther away in rows or columns
 # The smoother's polynomial is small on [largest / RANGE, largest], where `largest` bounds the plate's eigenvalues: what
 # a coarse level cannot represent lies above a sixteenth of it. Degree 2 needs 6 iterations to 1e-3, 3 and 4 need 5.
 DEGREE = 3

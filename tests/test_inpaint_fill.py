@@ -1,4 +1,4 @@
-"""Windows, pieces, coarse to fine: any size and any hole, against one run on the whole picture."""
+"""Windows, pieces, wide holes: any size and any hole, against one run on the whole picture."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from inpaint_support import small_network, smooth_picture, square_hole
 from torch import nn
 
 from pconv_cuda.errors import PConvError
+from pconv_cuda.functional import smooth_fill
 from pconv_cuda.inpainting.fill import fill_holes
 from pconv_cuda.inpainting.windows import Box, context_radius, hole_boxes, mask_reach, pieces_of, spread
 from pconv_cuda.models import PConvUNet
@@ -208,13 +209,13 @@ def test_a_wide_hole_takes_on_its_surroundings() -> None:
 
 
 def test_a_stand_in_fades_into_the_network_s_answer() -> None:
-    """Black at the full size, white at every other: in between no step may show."""
+    """Black by the network, white by the smooth fill: in between no step may show."""
 
     def answer(image, mask):
-        return torch.full_like(image, float(image.shape[3] <= 60)), torch.ones_like(mask)
+        return torch.zeros_like(image), torch.ones_like(mask)
 
     hole = square_hole(120, 120, 20, 20, 80)
-    got = filled(Canned(answer), smooth_picture(120, 120), hole)[20:100, 20:100, 0]
+    got = filled(Canned(answer), np.full((120, 120, 3), 255, np.uint8), hole)[20:100, 20:100, 0]
     assert got[0, 0] == 0 and got[40, 40] == 1
     assert max(np.abs(np.diff(got, axis=0)).max(), np.abs(np.diff(got, axis=1)).max()) < 0.3
 
@@ -227,6 +228,28 @@ def test_a_network_that_reaches_next_to_nothing() -> None:
     grey, hole = np.full((90, 110, 3), 128, np.uint8), square_hole(90, 110, 10, 20, 70)
     got = filled(Canned(answer), grey, hole)
     np.testing.assert_allclose(got, 0.5, atol=0.003)
+
+
+@pytest.mark.parametrize("side", [1, 9, 70])
+def test_a_network_that_reaches_nothing_leaves_the_smooth_fill(side: int) -> None:
+    """Dead channels, say. The hole is narrower than the network should reach, or wider; another one is far away."""
+    picture = smooth_picture(90, 110)
+    hole = square_hole(90, 110, 10, 20, side) | square_hole(90, 110, 88, 108, 2)
+    dead = Canned(lambda image, mask: (torch.full_like(image, torch.nan), torch.zeros_like(mask)), levels=1)
+    expected = smooth_fill(as_tensor(picture) / 255, torch.from_numpy(~hole)[None])
+    got = filled(dead, picture, hole)
+    np.testing.assert_allclose(got[hole], expected.permute(1, 2, 0).clamp(0, 1).numpy()[hole], atol=2e-3)
+
+
+def test_the_smooth_fill_stands_in_where_all_that_is_near_is_transparent() -> None:
+    def answer(image, mask):
+        return torch.zeros_like(image), torch.zeros_like(mask)
+
+    picture, hole = np.full((90, 110, 3), 51, np.uint8), square_hole(90, 110, 30, 40, 20)
+    valid = torch.zeros(90, 110, dtype=torch.bool)
+    valid[:, :9] = True
+    (patch,) = fill_holes(Canned(answer, levels=1), as_tensor(picture), torch.from_numpy(hole), valid)
+    np.testing.assert_allclose(patch.colours, 0.2, atol=1e-4)
 
 
 def test_what_the_last_mask_denies_is_never_written() -> None:

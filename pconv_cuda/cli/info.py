@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from pconv_cuda.errors import PConvError
+from pconv_cuda.named import DEFAULT, NAMED
 
 # optional package (import name, distribution) -> what it is for
 _OPTIONAL = {
@@ -75,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             remedies.append(f"{distribution}: pip install {distribution}")
         else:
             rows.append((distribution, _version(distribution)))
+    for name, one in NAMED.items():
+        rows.append((f"--weights {name}", one.about + (" (default of pconv inpaint)" if name == DEFAULT else "")))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pconv_cuda.devices import DEVICE_HELP
+from pconv_cuda.named import DEFAULT, NAMED
 from pconv_cuda.text import printable
 
 if TYPE_CHECKING:
     from pconv_cuda.inpainting.batch import Job
     from pconv_cuda.inpainting.masks import MaskRule
-    from pconv_cuda.models import PConvUNet
+    from pconv_cuda.named import Filler
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the picture or folder to write")
     parser.add_argument(
         "--weights",
-        metavar="W",
-        type=Path,
-        required=True,
-        help="a .safetensors file, or a folder with config.json",
+        metavar=f"{'|'.join(NAMED)}|PATH",
+        default=DEFAULT,
+        help="a .safetensors file, a folder with config.json, or a name: "
+        + ", ".join(f"{name} ({one.about})" for name, one in NAMED.items())
+        + " (default: %(default)s)",
     )
     parser.add_argument("--invert-mask", action="store_true", help="black is the hole")
     parser.add_argument(
@@ -66,7 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in the picture itself",
     )
     parser.add_argument(
-        "--tile", metavar="PX", type=int, help="largest side that the network sees at once (less memory)"
+        "--tile",
+        metavar="PX",
+        type=int,
+        help="largest side that a network sees at once (less memory); the smooth fill needs none",
     )
     parser.add_argument(
         "--max-pixels",
@@ -125,9 +130,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> int:
     from pconv_cuda.inpainting.batch import Reporter, run_job
+    from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
 
-    model = _load(args.weights, args.device)
+    filler = _load(args.weights, args.device)
     line = _StatusLine()
+    tiled = not isinstance(filler, SmoothFiller)
+    if args.tile is not None and not tiled:
+        line.warn(f"--{NO_TILES}")
     failures = 0
     for number, job in enumerate(jobs, 1):
         line.count = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
@@ -136,45 +145,50 @@ def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> i
             say=line.say,
             warn=line.warn,
             progress=line.show,
-            peak_memory=lambda: _peak_memory(model),
+            peak_memory=lambda: _peak_memory(filler),
         )
         try:
-            run_job(job, model, rule, report, args.tile, args.max_pixels)
+            run_job(job, filler, rule, report, args.tile, args.max_pixels)
         except Exception as error:  # the other pictures of a folder are still worth doing
-            line.complain(f"pconv inpaint: error: {_describe(error, job.image)}")
+            line.complain(f"pconv inpaint: error: {_describe(error, job.image, tiled)}")
             failures += 1
     if failures and len(jobs) > 1:
         line.complain(f"pconv inpaint: {failures} of {len(jobs)} pictures failed")
     return 1 if failures else 0
 
 
-def _describe(error: Exception, image: Path) -> str:
-    """One sentence that names the picture."""
+def _describe(error: Exception, image: Path, tiled: bool) -> str:
+    """One sentence that names the picture; ``tiled``: whether --tile would help."""
     from pconv_cuda.errors import PConvError
     from pconv_cuda.files import is_out_of_memory, system_error_text
 
     text = str(error) if isinstance(error, PConvError) else system_error_text(error)
     if is_out_of_memory(error):
-        text = "out of memory; give more, or let the network see less at once (--tile)"
+        text = "out of memory; give more" + (", or let the network see less at once (--tile)" if tiled else "")
     if text is None:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return text if str(image) in text else f"{image}: {text}"
 
 
-def _load(weights: Path, device: str) -> PConvUNet:
+def _load(weights: str, device: str) -> Filler:
     from pconv_cuda.devices import pick_device
-    from pconv_cuda.models import PConvUNet
+    from pconv_cuda.inpainting.smooth_holes import SmoothFiller
+    from pconv_cuda.named import load
 
-    model = PConvUNet.from_pretrained(weights, device=pick_device(device)).eval()
-    return model.fuse() if model.conv == "partial" else model  # nobody trains it here
+    filler = load(weights, pick_device(device))
+    if isinstance(filler, SmoothFiller) or filler.conv != "partial":
+        return filler
+    return filler.fuse()  # nobody trains it here
 
 
-def _peak_memory(model: PConvUNet) -> str:
-    """The most memory that was in use until now: the GPU's where the network is there, and the process's."""
+def _peak_memory(filler: Filler) -> str:
+    """The most memory that was in use until now: the GPU's where the work is done there, and the process's."""
     import torch
 
+    from pconv_cuda.inpainting.smooth_holes import SmoothFiller
+
     texts = []
-    device = next(model.parameters()).device
+    device = filler.device if isinstance(filler, SmoothFiller) else next(filler.parameters()).device
     if device.type == "cuda":
         texts.append(f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB on the GPU")
     try:
@@ -194,15 +208,14 @@ class _StatusLine:
         self._bar = sys.stderr.isatty()
         self._last = time.monotonic()
 
-    def show(self, done: int, total: int, scale: int) -> None:
-        """Called after each run of the network: piece ``done`` of ``total`` at 1/``scale`` of the size."""
-        size = f" at 1/{scale} of the size" if scale > 1 else ""
+    def show(self, done: int, total: int) -> None:
+        """Called after each part of the holes: piece ``done`` of ``total``."""
         if self._bar:
             filled = 24 * done // total
             bar = "#" * filled + "." * (24 - filled)
-            print(f"\r\033[K{printable(self.name)} [{bar}] {done}/{total}{size}", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{printable(self.name)} [{bar}] {done}/{total}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() - self._last > 10:
-            print(f"{printable(self.name)}: piece {done} of {total}{size}", file=sys.stderr, flush=True)
+            print(f"{printable(self.name)}: piece {done} of {total}", file=sys.stderr, flush=True)
             self._last = time.monotonic()
 
     def say(self, text: str) -> None:

@@ -12,7 +12,6 @@ import torch
 
 from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.functional import smooth_fill
 from pconv_cuda.inpainting import inpaint
 from pconv_cuda.models import PConvUNet
 from pconv_cuda.smooth import TENSION
@@ -65,9 +64,7 @@ def _biharmonic(holed: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def _smooth(holed: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    picture = torch.from_numpy(holed).permute(2, 0, 1).to(torch.float32)
-    filled = smooth_fill(picture, torch.from_numpy(valid)[None])
-    return filled.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return inpaint("smooth", holed, ~valid)
 
 
 # name -> (about, package, how)
@@ -97,7 +94,7 @@ def baselines(names: Sequence[str]) -> list[Method]:
 def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
     """A method for each ``PATH`` or ``NAME=PATH``; without a name the folder's is taken.
 
-    They fill as ``pconv inpaint`` does: holes wider than their reach coarse to fine.
+    They fill as ``pconv inpaint`` does: the smooth fill stands in where holes are wider than their reach.
 
     Raises:
         PConvError: weights that cannot be read, a name twice or one of a baseline, no such device.

@@ -13,25 +13,31 @@ from torch import Tensor
 from pconv_cuda.data.mask_values import THRESHOLD, brightness, is_set
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.arrays import ArrayPicture
-from pconv_cuda.inpainting.fill import Progress, fill_holes
+from pconv_cuda.inpainting.fill import fill_holes
+from pconv_cuda.inpainting.patches import Progress
 from pconv_cuda.inpainting.pictures import Picture
+from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
+from pconv_cuda.named import load_named
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
     from pconv_cuda.models import PConvUNet
+    from pconv_cuda.named import Filler
 
 __all__ = ["inpaint", "restore"]
 
 
-def inpaint(model: PConvUNet, image: Any, mask: Any, *, tile: int | None = None) -> Any:
+def inpaint(model: PConvUNet | str, image: Any, mask: Any, *, tile: int | None = None) -> Any:
     """Fill the holes of a picture of any size; every pixel outside them is returned exactly as it came.
 
     **The mask's polarity**: for PIL pictures and numpy arrays white (True, non-zero) is the hole, as in every
     file; for torch tensors the mask is 1 where the picture is *valid*, as in the network.
 
     Args:
-        model: a :class:`~pconv_cuda.PConvUNet` for RGB; it is used in eval mode, on the device where it lies.
+        model: a :class:`~pconv_cuda.PConvUNet` for RGB, which is used in eval mode, on the device where it lies; or
+            the word ``"smooth"``: :func:`pconv_cuda.functional.smooth_fill`, which needs no weights, on the device of
+            an image that is a tensor, else on the CPU.
         image: a PIL picture (modes 1, L, LA, P, PA, RGB, RGBA, CMYK, YCbCr, I;16); a numpy array (H, W) or
             (H, W, 1|2|3|4), or a tensor (C, H, W) or (N, C, H, W): uint8, floating in [0, 1], numpy also
             uint16. What lies in the hole is not looked at, NaN included. An alpha channel is kept as it is.
@@ -39,7 +45,8 @@ def inpaint(model: PConvUNet, image: Any, mask: Any, *, tile: int | None = None)
         mask: for PIL a picture or array of the same size; for numpy (H, W); for tensors (H, W), (1, H, W), or
             (N|1, 1, H, W) with a batch. One rule for all: bool as it is; values within 0..1 count from 0.5 on, so 0
             and 1 are exact; within 0..255 from 128 on; within 0..65535 from 32768 on. NaN is a hole.
-        tile: the largest side in px that the network sees at once; default: as the memory allows.
+        tile: the largest side in px that the network sees at once; default: as the memory allows. ``"smooth"`` needs
+            none and warns.
 
     Returns:
         A new picture, array or tensor of the image's type, shape, dtype and device.
@@ -49,19 +56,26 @@ def inpaint(model: PConvUNet, image: Any, mask: Any, *, tile: int | None = None)
 
     A mask without a hole gives a copy and a warning.
     """
-    if int(model.config["in_channels"]) != 3:
-        raise PConvError(f"model: expected a network for RGB, but its in_channels is {model.config['in_channels']}")
+    if isinstance(model, str):
+        filler = load_named(model, image.device if isinstance(image, Tensor) else torch.device("cpu"))
+    else:
+        filler = model
+    if isinstance(filler, SmoothFiller):
+        if tile is not None:
+            warnings.warn(NO_TILES, UserWarning, stacklevel=2)
+    elif int(filler.config["in_channels"]) != 3:
+        raise PConvError(f"model: expected a network for RGB, but its in_channels is {filler.config['in_channels']}")
     if isinstance(image, Tensor):
-        return _inpaint_tensor(model, image, mask, tile)
+        return _inpaint_tensor(filler, image, mask, tile)
     if isinstance(image, np.ndarray):
-        return _inpaint_array(model, image, _as_hole(mask, image.shape[:2]), tile)
+        return _inpaint_array(filler, image, _as_hole(mask, image.shape[:2]), tile)
     if hasattr(image, "getexif"):
-        return _inpaint_pil(model, image, mask, tile)
+        return _inpaint_pil(filler, image, mask, tile)
     raise PConvError(f"image: expected a PIL picture, a numpy array or a torch tensor, but got {type(image)}")
 
 
 def restore(
-    model: PConvUNet,
+    filler: Filler,
     picture: Picture | ArrayPicture,
     hole: np.ndarray,
     *,
@@ -72,8 +86,9 @@ def restore(
 ) -> None:
     """Paint the hole (bool (H, W), true in it) of ``picture``, in place.
 
-    Fully transparent pixels have no colour worth looking at: the network sees them as holes too, although
-    nothing is painted there. ``opaque`` makes the painted pixels opaque; the rest as in :func:`fill_holes`.
+    Fully transparent pixels have no colour worth looking at: they count as holes too, although nothing is painted
+    there. ``opaque`` makes the painted pixels opaque; the rest as in :func:`fill_holes`. The smooth fill ignores
+    ``tile``.
     """
     colours = torch.from_numpy(np.array(picture.rgb())).permute(2, 0, 1)
     wanted = torch.from_numpy(np.array(hole))
@@ -82,7 +97,10 @@ def restore(
     if not bool(valid.any()):
         valid = ~wanted
     picture.prepare(hole)
-    patches = fill_holes(model, colours, wanted, valid, tile=tile, notify=notify, progress=progress)
+    if isinstance(filler, SmoothFiller):
+        patches = filler.fill(colours, wanted, valid, notify=notify, progress=progress)
+    else:
+        patches = fill_holes(filler, colours, wanted, valid, tile=tile, notify=notify, progress=progress)
     for patch in patches:
         picture.paint(patch.box, patch.colours.permute(1, 2, 0).numpy(), hole[patch.box.slices], opaque=opaque)
 
@@ -109,15 +127,15 @@ def _warn_of_no_hole() -> None:
     warnings.warn("the mask has no hole: the image is returned as it came", UserWarning, stacklevel=4)
 
 
-def _inpaint_pil(model: PConvUNet, image: PillowImage.Image, mask: Any, tile: int | None) -> Any:
+def _inpaint_pil(filler: Filler, image: PillowImage.Image, mask: Any, tile: int | None) -> Any:
     hole = _as_hole(mask, (image.height, image.width))
     picture = Picture(image.copy(), str(image.format))
     if hole.any():
-        restore(model, picture, hole, tile=tile)
+        restore(filler, picture, hole, tile=tile)
     return picture.image
 
 
-def _inpaint_array(model: PConvUNet, image: np.ndarray, hole: np.ndarray, tile: int | None) -> np.ndarray:
+def _inpaint_array(filler: Filler, image: np.ndarray, hole: np.ndarray, tile: int | None) -> np.ndarray:
     samples = image[..., None] if image.ndim == 2 else image
     if samples.ndim != 3 or not 1 <= samples.shape[2] <= 4 or 0 in samples.shape:
         raise PConvError(f"image: expected (H, W) or (H, W, C) with 1 to 4 channels, but got {image.shape}")
@@ -129,11 +147,11 @@ def _inpaint_array(model: PConvUNet, image: np.ndarray, hole: np.ndarray, tile: 
             raise PConvError("image: expected values in [0, 1] outside the hole, but found others (or NaN)")
     result = samples.astype(samples.dtype.newbyteorder("="))  # a copy
     if hole.any():
-        restore(model, ArrayPicture(result), hole, tile=tile)
+        restore(filler, ArrayPicture(result), hole, tile=tile)
     return result.reshape(image.shape).astype(image.dtype, copy=False)
 
 
-def _inpaint_tensor(model: PConvUNet, image: Tensor, mask: Any, tile: int | None) -> Tensor:
+def _inpaint_tensor(filler: Filler, image: Tensor, mask: Any, tile: int | None) -> Tensor:
     batch = image[None] if image.ndim == 3 else image
     if batch.ndim != 4 or not 1 <= batch.shape[1] <= 4:
         raise PConvError(
@@ -161,6 +179,6 @@ def _inpaint_tensor(model: PConvUNet, image: Tensor, mask: Any, tile: int | None
         # numpy knows no bfloat16; only the hole's pixels come back from the float32 copy
         exact = sample if sample.dtype in (torch.uint8, torch.float64) else sample.float()
         array = exact.permute(1, 2, 0).cpu().numpy()
-        painted = torch.from_numpy(_inpaint_array(model, array, hole[0].cpu().numpy(), tile))
+        painted = torch.from_numpy(_inpaint_array(filler, array, hole[0].cpu().numpy(), tile))
         results.append(torch.where(hole, painted.permute(2, 0, 1).to(sample), sample))
     return torch.stack(results).reshape(image.shape)

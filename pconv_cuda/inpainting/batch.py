@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.api import restore
-from pconv_cuda.inpainting.fill import Progress
 from pconv_cuda.inpainting.folders import MaskFolder, read_folder
 from pconv_cuda.inpainting.masks import MaskRule
+from pconv_cuda.inpainting.patches import Progress
 from pconv_cuda.inpainting.pictures import FORMATS, MAX_PIXELS, READ_ONLY, read_picture
 
 if TYPE_CHECKING:
-    from pconv_cuda.models import PConvUNet
+    from pconv_cuda.named import Filler
 
 __all__ = ["Job", "Plan", "Reporter", "plan_jobs", "run_job"]
 
@@ -113,7 +113,7 @@ def _names(paths: list[Path]) -> str:
 
 def run_job(
     job: Job,
-    model: PConvUNet,
+    filler: Filler,
     rule: MaskRule,
     report: Reporter,
     tile: int | None = None,
@@ -143,7 +143,7 @@ def run_job(
         )
     if share > 0:
         restore(
-            model,
+            filler,
             picture,
             hole.pixels,
             opaque=rule.alpha,

@@ -1,9 +1,8 @@
-"""The filling of holes in pictures of any size, with holes of any width.
+"""The filling of holes by a network, in pictures of any size, with holes of any width.
 
-The network runs on the surroundings of the holes, never on the whole photo. A hole that is wider than one
-run can close is filled coarse to fine: the picture is halved until the hole closes, and on the way back the
-coarser colours stand in for the middle of the hole while the network fills the band between them and the
-real pixels. Where the network's last mask is 0 its output means nothing and is never used.
+The network runs on the surroundings of the holes, never on the whole photo. In a hole that is wider than one run can
+close, the smooth fill stands in for the middle while the network fills the band between it and the real pixels. Where
+the network's last mask is 0 its output means nothing and is never used: there the smooth fill stays.
 """
 
 from __future__ import annotations
@@ -19,49 +18,30 @@ from torch import Tensor
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import is_out_of_memory
+from pconv_cuda.inpainting.patches import Patch, Progress, as_unit_range, known_pixels
+from pconv_cuda.inpainting.smooth_holes import SmoothFiller
 from pconv_cuda.inpainting.windows import Box, Piece, hole_boxes, mask_reach, pieces_of, spread
+from pconv_cuda.smooth import REACH
 
 if TYPE_CHECKING:
     from pconv_cuda.models import PConvUNet
 
-__all__ = ["Patch", "as_unit_range", "fill_holes"]
+__all__ = ["fill_holes"]
 
 _CPU_BUDGET = 1536 * 2**20  # bytes for one run's activations, where the caller names no tile
-_STRIP = 1024  # rows that are converted at once when a picture is halved
-
-Progress = Callable[[int, int, int], None]  # (pieces done, pieces in this pass, scale: 1, 2, 4 ... th of the size)
-
-
-@dataclass(frozen=True)
-class Patch:
-    """New colours for one box of a picture: float32 RGB (3, h, w) in [0, 1] on the CPU.
-
-    Only the hole's pixels in it are meant to be written.
-    """
-
-    box: Box
-    colours: Tensor
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """A picture (3, H, W) at one scale, the pixels that count as known, and those that are to be filled."""
+    """A picture (3, H, W), the pixels that count as known, and those that are to be filled."""
 
     image: Tensor
     valid: Tensor
     wanted: Tensor
-    scale: int
 
     @property
     def size(self) -> tuple[int, int]:
         return self.valid.shape[0], self.valid.shape[1]
-
-
-def as_unit_range(pixels: Tensor) -> Tensor:
-    """uint8, uint16 or floating samples as float32 in [0, 1] (floating ones are taken as they are)."""
-    if pixels.dtype.is_floating_point:
-        return pixels.float()
-    return pixels.float() / (65535.0 if pixels.dtype == torch.uint16 else 255.0)
 
 
 def fill_holes(
@@ -88,13 +68,11 @@ def fill_holes(
     Raises:
         PConvError: no pixel is valid; ``tile`` is below the network's grid; not even that fits in memory.
     """
-    valid = ~wanted if valid is None else valid & ~wanted
     if not bool(wanted.any()):
         return []
-    if not bool(valid.any()):
-        raise PConvError("mask: the hole covers the whole picture, so there is nothing to restore it from")
+    valid = known_pixels(wanted, valid)
     filler = _Filler(_in_eval_mode(model), tile, notify or (lambda _: None), progress or (lambda *_: None))
-    scene = _Scene(image, valid, wanted, 1)
+    scene = _Scene(image, valid, wanted)
     # windows of boxes that are this near would overlap: one box is then cheaper than two
     boxes = hole_boxes(wanted, gap=2 * mask_reach(filler.levels))
     with torch.inference_mode():
@@ -102,7 +80,7 @@ def fill_holes(
 
 
 class _Filler:
-    """Fills boxes of scenes; holds the model, the present size limit and the halved pictures."""
+    """Fills boxes of scenes; holds the model and the present size limit."""
 
     def __init__(self, model: PConvUNet, tile: int | None, notify: Callable[[str], None], progress: Progress) -> None:
         self.model, self.notify, self.progress = model, notify, progress
@@ -115,7 +93,7 @@ class _Filler:
         side = tile if tile is not None else self._affordable_side()
         # the network pads to its grid: more would be paid for and not used
         self.limit = side // self.grid * self.grid
-        self.halves: dict[int, _Scene] = {}
+        self.smooth = SmoothFiller(self.device)
 
     def _affordable_side(self) -> int:
         """The side of the largest square whose activations fit the budget, on the grid."""
@@ -129,15 +107,13 @@ class _Filler:
 
     def fill(self, scene: _Scene, box: Box) -> Tensor:
         """Colours (3, h, w) of the box: the network's where something is wanted, anything elsewhere."""
-        if not bool(scene.wanted[box.slices].any()):
-            return torch.zeros(3, box.height, box.width)
         missing = self._beyond(scene, box, mask_reach(self.levels))
         if not bool(missing.any()):  # else one run could not close it, and would be for nothing
             colours, reached = self._run(scene, box)
             missing = scene.wanted[box.slices] & ~reached
             if not bool(missing.any()):
                 return colours
-        stand_in = self._coarser(scene, box)
+        stand_in = self._stand_in(scene, box)
         # The band between real and stand-in pixels is half the reach: the network closes it from both sides.
         band = max(1, mask_reach(self.levels) // 2)
         middle = self._beyond(scene, box, band) | missing
@@ -154,18 +130,22 @@ class _Filler:
         near = spread(scene.valid[around.slices], distance)
         return scene.wanted[box.slices] & ~near[box.seen_from(around).slices]
 
-    def _coarser(self, scene: _Scene, box: Box) -> Tensor:
-        """The box filled at half the size and brought back to this one, bilinearly."""
-        half = self.halves.get(scene.scale)
-        if half is None:
-            half = self.halves[scene.scale] = _halved(scene)
-        # one pixel more on each side, so that the interpolation has real neighbours at the box's edge
-        small = box.halved().grown(1, half.size)
-        known = half.image[(slice(None), *small.slices)]
-        colours = torch.where(half.wanted[small.slices], self.fill(half, small).to(known), known)
-        large = F.interpolate(colours[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
-        at = box.seen_from(Box(2 * small.top, 2 * small.left, 2 * small.bottom, 2 * small.right))
-        return large[(slice(None), *at.slices)]
+    def _stand_in(self, scene: _Scene, box: Box) -> Tensor:
+        """The smooth fill (3, h, w) of what is wanted in the box."""
+        margin = REACH
+        while not bool(scene.valid[(around := box.grown(margin, scene.size)).slices].any()):
+            margin *= 2  # all that lies near is transparent
+        inside = box.seen_from(around)
+        wanted = torch.zeros(around.height, around.width, dtype=torch.bool)
+        wanted[inside.slices] = scene.wanted[box.slices]
+        image, valid = scene.image[(slice(None), *around.slices)], scene.valid[around.slices]
+        colours = torch.zeros(3, box.height, box.width)
+        for patch in self.smooth.fill(image, wanted, valid, notify=self.notify):
+            part = patch.box.inside(inside)
+            colours[(slice(None), *part.seen_from(inside).slices)] = patch.colours[
+                (slice(None), *part.seen_from(patch.box).slices)
+            ]
+        return colours
 
     def _run(
         self, scene: _Scene, box: Box, stand_in: Tensor | None = None, middle: Tensor | None = None
@@ -213,7 +193,7 @@ class _Filler:
             # a select first: what the network leaves where its mask is 0 must not get through a product
             sums[(slice(None), *there)] += torch.where(weight > 0, output[(slice(None), *here)], 0) * weight
             weights[there] += weight
-            self.progress(done, len(pieces), scene.scale)
+            self.progress(done, len(pieces))
         return sums / torch.where(weights > 0, weights, 1), weights > 0
 
     def _ask_network(self, colours: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,28 +205,6 @@ class _Filler:
         if not bool(torch.isfinite(output).all()):
             raise PConvError("model: its output is not finite; its weights are damaged, or do not fit its precision")
         return output[0].cpu(), mask.cpu()
-
-
-def _halved(scene: _Scene) -> _Scene:
-    """The scene at half the size: each pixel the mean of its block's valid pixels, valid if it has any.
-
-    Done in strips of rows, so that a large photo never stands in memory as floats.
-    """
-    height, width = scene.size
-    strips = []
-    for top in range(0, height, _STRIP):
-        valid = scene.valid[top : top + _STRIP]
-        image = torch.where(valid, as_unit_range(scene.image[:, top : top + _STRIP]), 0)
-        odd = (0, width % 2, 0, valid.shape[0] % 2)
-        # sum over count: both pooled by the same area, which cancels
-        mean = F.avg_pool2d(F.pad(torch.cat([image, valid.float()[None]]), odd)[None], 2)[0]
-        strips.append(mean)
-    pooled = torch.cat(strips, 1)
-    share = pooled[3]
-    image = torch.where(share > 0, pooled[:3] / torch.where(share > 0, share, 1), 0)
-    wanted = F.pad(scene.wanted, (0, width % 2, 0, height % 2))
-    wanted = wanted.view(wanted.shape[0] // 2, 2, wanted.shape[1] // 2, 2).any(3).any(1)
-    return _Scene(image, share > 0, wanted & (share == 0), scene.scale * 2)
 
 
 def _with_stand_in(

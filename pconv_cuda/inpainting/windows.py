@@ -61,10 +61,6 @@ class Box:
         """The same box with ``other``'s upper left corner as the origin."""
         return Box(self.top - other.top, self.left - other.left, self.bottom - other.top, self.right - other.left)
 
-    def halved(self) -> Box:
-        """The box of the half-size picture that covers this one."""
-        return Box(self.top // 2, self.left // 2, -(-self.bottom // 2), -(-self.right // 2))
-
 
 @dataclass(frozen=True)
 class Piece:

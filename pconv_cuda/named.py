@@ -1,0 +1,71 @@
+"""What ``--weights`` and ``pconv_cuda.inpaint`` take by name. Nothing here imports torch before something is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pconv_cuda.errors import PConvError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pconv_cuda.inpainting.smooth_holes import SmoothFiller
+    from pconv_cuda.models import PConvUNet
+
+    Filler = PConvUNet | SmoothFiller
+
+__all__ = ["DEFAULT", "NAMED", "Named", "load", "load_named"]
+
+
+@dataclass(frozen=True)
+class Named:
+    """``about`` is for people; ``load`` makes it on a device."""
+
+    about: str
+    load: Callable[[torch.device], Filler]
+
+
+def _smooth(device: torch.device) -> SmoothFiller:
+    from pconv_cuda.inpainting.smooth_holes import SmoothFiller
+
+    return SmoothFiller(device)
+
+
+NAMED = {"smooth": Named("the smoothest surface through the known pixels", _smooth)}
+DEFAULT = "smooth"  # what `pconv inpaint` takes without --weights
+
+
+def load_named(name: str, device: torch.device) -> Filler:
+    """What ``pconv_cuda.inpaint`` takes in a network's place.
+
+    Raises:
+        PConvError: another word.
+    """
+    if name not in NAMED:
+        raise PConvError(
+            f"model: expected a PConvUNet or one of the words {', '.join(NAMED)}, but got {name!r}; weights in a file "
+            "are read by PConvUNet.from_pretrained(PATH)"
+        )
+    return NAMED[name].load(device)
+
+
+def load(weights: str, device: torch.device) -> Filler:
+    """What ``--weights`` means: one of the names, else a path. ``./smooth`` is a path.
+
+    Raises:
+        PConvError: nothing is called so, or it holds no weights.
+    """
+    if weights in NAMED:
+        return NAMED[weights].load(device)
+    from pconv_cuda.models import PConvUNet
+
+    path = Path(weights)
+    if path.name == weights and not path.exists():
+        raise PConvError(
+            f"--weights: expected one of the names {', '.join(NAMED)}, a .safetensors file or a folder with one, but "
+            f"{weights} does not exist"
+        )
+    return PConvUNet.from_pretrained(path, device=device)
