@@ -161,6 +161,27 @@ def test_windows_and_pieces_give_what_one_big_run_gives(shape: tuple[int, int], 
     assert expected[hole].std() > 0.01  # the comparison is not one of saturated values
 
 
+def test_pieces_with_room_see_all_that_has_influence() -> None:
+    """An answer that the farthest pixel decides as much as the nearest: a window that lacks one gives another."""
+    levels, radius, grid = 3, context_radius(3), 8
+
+    def answer(image, mask):
+        rows = nn.functional.max_pool2d(torch.where(mask, image, 0), (2 * radius + 1, 1), 1, (radius, 0))
+        return nn.functional.max_pool2d(rows, (1, 2 * radius + 1), 1, (0, radius)), torch.ones_like(mask)
+
+    size, rng = (150, 160), np.random.default_rng(1)
+    picture = np.where(rng.random((*size, 3)) < 0.001, rng.integers(0, 256, (*size, 3)), 0).astype(np.uint8)
+    hole = np.zeros(size, bool)
+    hole[50:95:3, 60:105:3] = True
+    expected = answer(as_tensor(picture)[None] / 255, torch.from_numpy(~hole)[None, None])[0][0].permute(1, 2, 0)
+    least = 2 * -(-radius // grid) * grid + grid  # a window with room for a core of one cell of the grid
+    for tile in (least, least + grid):
+        got = filled(Canned(answer, levels), picture, hole, tile=tile)
+        np.testing.assert_allclose(got[hole], expected.numpy()[hole], rtol=0, atol=1e-6)
+    without_room = filled(Canned(answer, levels), picture, hole, tile=least - grid)
+    assert np.abs(without_room - expected.numpy())[hole].max() > 0.1
+
+
 def test_pieces_without_room_fade_into_each_other() -> None:
     """Each window answers with one colour of its own: the steps between them must not show."""
 
