@@ -1,4 +1,4 @@
-"""How wide a hole the masks of a U-Net close, found by growing them.
+"""How far a U-Net sees, and how wide a hole its masks close, both found by following its windows.
 
 A square hole stays a square: the valid pixels reach into it alike along rows and columns, so one axis is enough.
 """
@@ -6,8 +6,9 @@ A square hole stays a square: the valid pixels reach into it alike along rows an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
-__all__ = ["closed_side"]
+__all__ = ["closed_side", "context_radius"]
 
 Interval = tuple[int, int]  # first and last pixel of a hole; empty where first > last
 
@@ -45,3 +46,26 @@ def _left_over(first: int, last: int, windows: Sequence[int]) -> bool:
         if first > last:
             return True
     return first > last
+
+
+@cache
+def context_radius(windows: tuple[int, ...]) -> int:
+    """From how far away, in px, anything can change an output pixel.
+
+    Intervals are followed back exactly: through each decoder stage (3x3, nearest upsampling) down to the
+    bottleneck, then through the strided encoder. The worst position on the 2**levels grid counts.
+    """
+    radius = 0
+    for pixel in range(2 ** len(windows)):
+        low = high = pixel
+        needed = []
+        for _ in windows:
+            low, high = low - 1, high + 1
+            needed.append((low, high))
+            low, high = low // 2, high // 2
+        for level in reversed(range(len(windows))):
+            padding = windows[level] // 2
+            low = min(needed[level][0], 2 * low - padding)
+            high = max(needed[level][1], 2 * high + padding)
+        radius = max(radius, pixel - low, high - pixel)
+    return radius

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import torch
 
     from pconv_cuda.inpainting.smooth_holes import SmoothFiller
-    from pconv_cuda.models import PConvUNet
+    from pconv_cuda.models import InpaintingNetwork
 
-    Filler = PConvUNet | SmoothFiller
+    Filler = InpaintingNetwork | SmoothFiller
 
 __all__ = ["DEFAULT", "NAMED", "Named", "load", "load_named"]
 
@@ -46,8 +46,8 @@ def load_named(name: str, device: torch.device) -> Filler:
     """
     if name not in NAMED:
         raise PConvError(
-            f"model: expected a PConvUNet or one of the words {', '.join(NAMED)}, but got {name!r}; weights in a file "
-            "are read by PConvUNet.from_pretrained(PATH)"
+            f"model: expected a network or one of the words {', '.join(NAMED)}, but got {name!r}; weights in a file "
+            "are read by pconv_cuda.models.load_network(PATH)"
         )
     return NAMED[name].load(device)
 
@@ -60,7 +60,7 @@ def load(weights: str, device: torch.device) -> Filler:
     """
     if weights in NAMED:
         return NAMED[weights].load(device)
-    from pconv_cuda.models import PConvUNet
+    from pconv_cuda.models import load_network
 
     path = Path(weights)
     if path.name == weights and not path.exists():
@@ -68,4 +68,4 @@ def load(weights: str, device: torch.device) -> Filler:
             f"--weights: expected one of the names {', '.join(NAMED)}, a .safetensors file or a folder with one, but "
             f"{weights} does not exist"
         )
-    return PConvUNet.from_pretrained(path, device=device)
+    return load_network(path, device=device)

@@ -18,7 +18,7 @@ from torch import nn
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.inpainting.fill import fill_holes
-from pconv_cuda.inpainting.windows import Box, context_radius, hole_boxes, mask_reach, pieces_of, spread
+from pconv_cuda.inpainting.windows import Box, hole_boxes, mask_reach, pieces_of, spread
 from pconv_cuda.models import PConvUNet
 
 
@@ -50,6 +50,8 @@ class Canned(nn.Module):
     def __init__(self, answer, levels: int = 3, width: int = 4) -> None:
         super().__init__()
         self.answer, self.levels, self.config = answer, levels, {"in_channels": 3, "width": width}
+        self.grid, self.context, self.prefill = 2**levels, PConvUNet(levels=levels, width=1).context, None
+        self.bytes_per_pixel = 200
         self.anchor = nn.Parameter(torch.zeros(1))
 
     def forward(self, image, mask):
@@ -67,7 +69,7 @@ def test_context_radius_is_where_gradients_end(levels: int) -> None:
     model = PConvUNet(levels=levels, width=2).double().eval()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.1)  # positive, so that no ReLU hides a path
-    grid, radius = 2**levels, context_radius(levels)
+    grid, radius = model.grid, model.context
     start = -(-radius // grid) * grid
     side = 2 * start + grid
     farthest = 0
@@ -134,9 +136,9 @@ def test_pieces_cover_a_box_once_within_the_limit(data: st.DataObject) -> None:
     size = data.draw(st.tuples(st.integers(1, 300), st.integers(1, 300)))
     top, left = data.draw(st.integers(0, size[0] - 1)), data.draw(st.integers(0, size[1] - 1))
     box = Box(top, left, data.draw(st.integers(top + 1, size[0])), data.draw(st.integers(left + 1, size[1])))
-    limit = grid * data.draw(st.integers(1, 14))
+    limit, context = grid * data.draw(st.integers(1, 14)), data.draw(st.integers(1, 60))
     count = np.zeros(size, int)
-    for piece in pieces_of(box, size, levels, limit):
+    for piece in pieces_of(box, size, grid, context, limit):
         count[piece.core.slices] += 1
         assert piece.core.inside(piece.window) == piece.core
         assert piece.window.inside(Box(0, 0, *size)) == piece.window
@@ -163,7 +165,7 @@ def test_windows_and_pieces_give_what_one_big_run_gives(shape: tuple[int, int], 
 
 def test_pieces_with_room_see_all_that_has_influence() -> None:
     """An answer that the farthest pixel decides as much as the nearest: a window that lacks one gives another."""
-    levels, radius, grid = 3, context_radius(3), 8
+    levels, radius, grid = 3, small_network(3).context, 8
 
     def answer(image, mask):
         rows = nn.functional.max_pool2d(torch.where(mask, image, 0), (2 * radius + 1, 1), 1, (radius, 0))

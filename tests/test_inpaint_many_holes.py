@@ -9,10 +9,11 @@ from inpaint_support import small_network, smooth_picture
 
 from pconv_cuda.inpainting import windows
 from pconv_cuda.inpainting.fill import fill_holes
-from pconv_cuda.inpainting.windows import context_radius, hole_boxes, mask_reach, pieces_of
+from pconv_cuda.inpainting.windows import hole_boxes, mask_reach, pieces_of
 from pconv_cuda.models import PConvUNet
 
 LEVELS = 3
+CONTEXT = PConvUNet(levels=LEVELS, width=1).context
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +58,12 @@ def test_every_hole_pixel_is_filled_and_nothing_is_asked_twice(model: PConvUNet,
 def work(hole: np.ndarray) -> tuple[int, int]:
     """Pixels that the network sees for a hole, and the boxes that they are in."""
     boxes = hole_boxes(torch.from_numpy(hole), 2 * mask_reach(LEVELS))
-    pieces = [piece for box in boxes for piece in pieces_of(box, hole.shape, LEVELS, 512)]
+    pieces = [piece for box in boxes for piece in pieces_of(box, hole.shape, 2**LEVELS, CONTEXT, 512)]
     return sum(piece.window.height * piece.window.width for piece in pieces), len(boxes)
 
 
 def test_the_work_is_that_of_the_surroundings() -> None:
-    around = (2 * (context_radius(LEVELS) + 2**LEVELS) + 1) ** 2
+    around = (2 * (CONTEXT + 2**LEVELS) + 1) ** 2
     pixels, boxes = work(single_pixels(3000, 300))
     assert boxes == 100 and pixels <= 100 * around
     # ten thousand single pixels, four times as many as a quarter of the picture has

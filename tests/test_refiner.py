@@ -113,20 +113,20 @@ def test_any_size(conv: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("conv", ["partial", "plain"])
 @pytest.mark.parametrize(("levels", "layers"), [(1, 2), (2, 1), (3, 2), (4, 2)])
-def test_reach_is_how_far_a_pixel_has_influence(conv: str, levels: int, layers: int) -> None:
+def test_context_is_how_far_a_pixel_has_influence(conv: str, levels: int, layers: int) -> None:
     model = tiny(conv=conv, levels=levels, layers=layers).double()
     nn.init.normal_(model.last.weight)
-    step = 2 ** (levels - 1)
-    width = (2 * model.reach + 40) // step * step + step
+    step = model.grid
+    width = (2 * model.context + 40) // step * step + step
     farthest = 0
     for offset in range(step):
-        at = model.reach + 10 + offset
+        at = model.context + 10 + offset
         x = torch.randn(1, 3 if conv == "partial" else 4, 8, width, dtype=torch.float64, requires_grad=True)
         mask = torch.ones(1, 1, 8, width, dtype=torch.bool)
         (gradient,) = torch.autograd.grad(model._answer(x, mask)[..., at].sum(), x)
         columns = gradient.abs().sum((0, 1, 2)).nonzero()
         farthest = max(farthest, at - int(columns.min()), int(columns.max()) - at)
-    assert farthest == model.reach
+    assert farthest == model.context
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -13,7 +13,7 @@ import torch
 from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.inpainting import inpaint
-from pconv_cuda.models import PConvUNet
+from pconv_cuda.models import load_network
 from pconv_cuda.smooth import TENSION
 
 __all__ = ["BASELINES", "Method", "baselines", "check_baselines", "networks"]
@@ -120,13 +120,15 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
 
 
 def _network(name: str, path: Path, device: torch.device) -> Method:
-    model = PConvUNet.from_pretrained(path, device=device)
+    model = load_network(path, device=device)
     if model.in_channels != 3:
         raise PConvError(f"--weights: {path}: expected a network for RGB, got in_channels={model.in_channels}")
     digest = hashlib.sha256(repr(sorted(model.config.items())).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     about = f"{model.conv} convolutions, {model.levels} levels, width {model.width}"
+    if model.prefill is not None:
+        about = f"{type(model).__name__} on the {model.prefill} fill, {about}"
     identity = f"{about}, {digest.hexdigest()[:16]}"  # before fuse(), which changes no answer but for rounding
     if model.conv == "partial":
         model.fuse()

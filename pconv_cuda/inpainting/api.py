@@ -22,21 +22,21 @@ from pconv_cuda.named import load_named
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-    from pconv_cuda.models import PConvUNet
+    from pconv_cuda.models import InpaintingNetwork
     from pconv_cuda.named import Filler
 
 __all__ = ["inpaint", "restore"]
 
 
-def inpaint(model: PConvUNet | str, image: Any, mask: Any, *, tile: int | None = None) -> Any:
+def inpaint(model: InpaintingNetwork | str, image: Any, mask: Any, *, tile: int | None = None) -> Any:
     """Fill the holes of a picture of any size; every pixel outside them is returned exactly as it came.
 
     **The mask's polarity**: for PIL pictures and numpy arrays white (True, non-zero) is the hole, as in every
     file; for torch tensors the mask is 1 where the picture is *valid*, as in the network.
 
     Args:
-        model: a :class:`~pconv_cuda.PConvUNet` for RGB, which is used in eval mode, on the device where it lies; or
-            the word ``"smooth"``: :func:`pconv_cuda.functional.smooth_fill`, which needs no weights, on the device of
+        model: a network of :mod:`pconv_cuda.models` for RGB, used in eval mode, on the device where it lies; or the
+            word ``"smooth"``: :func:`pconv_cuda.functional.smooth_fill`, which needs no weights, on the device of
             an image that is a tensor, else on the CPU.
         image: a PIL picture (modes 1, L, LA, P, PA, RGB, RGBA, CMYK, YCbCr, I;16); a numpy array (H, W) or
             (H, W, 1|2|3|4), or a tensor (C, H, W) or (N, C, H, W): uint8, floating in [0, 1], numpy also

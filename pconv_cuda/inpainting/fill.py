@@ -18,13 +18,13 @@ from torch import Tensor
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import is_out_of_memory
-from pconv_cuda.inpainting.patches import Patch, Progress, as_unit_range, known_pixels
+from pconv_cuda.inpainting.patches import Patch, Patches, Progress, as_unit_range, known_pixels
 from pconv_cuda.inpainting.smooth_holes import SmoothFiller
 from pconv_cuda.inpainting.windows import Box, Piece, hole_boxes, mask_reach, pieces_of, spread
 from pconv_cuda.smooth import REACH
 
 if TYPE_CHECKING:
-    from pconv_cuda.models import PConvUNet
+    from pconv_cuda.models import InpaintingNetwork
 
 __all__ = ["fill_holes"]
 
@@ -45,7 +45,7 @@ class _Scene:
 
 
 def fill_holes(
-    model: PConvUNet,
+    model: InpaintingNetwork,
     image: Tensor,
     wanted: Tensor,
     valid: Tensor | None = None,
@@ -57,7 +57,7 @@ def fill_holes(
     """Colours for every wanted pixel, as patches that do not overlap in wanted pixels.
 
     Args:
-        model: a :class:`~pconv_cuda.models.PConvUNet`; it runs where its parameters lie, in eval mode.
+        model: a network of :mod:`pconv_cuda.models`; it runs where its parameters lie, in eval mode.
         image: RGB (3, H, W), uint8, uint16 or floating in [0, 1]. Nothing is read where ``valid`` is false.
         wanted: bool (H, W), true where a colour is wanted.
         valid: bool (H, W), true where the picture can be trusted; default: wherever nothing is wanted.
@@ -74,18 +74,22 @@ def fill_holes(
     filler = _Filler(_in_eval_mode(model), tile, notify or (lambda _: None), progress or (lambda *_: None))
     scene = _Scene(image, valid, wanted)
     # windows of boxes that are this near would overlap: one box is then cheaper than two
-    boxes = hole_boxes(wanted, gap=2 * mask_reach(filler.levels))
+    boxes = hole_boxes(wanted, gap=2 * filler.mask_reach)
     with torch.inference_mode():
+        if model.prefill is not None:
+            filler.prefill(scene)
         return [Patch(box, filler.fill(scene, box).clamp(0, 1).cpu()) for box in boxes]
 
 
 class _Filler:
     """Fills boxes of scenes; holds the model and the present size limit."""
 
-    def __init__(self, model: PConvUNet, tile: int | None, notify: Callable[[str], None], progress: Progress) -> None:
+    def __init__(
+        self, model: InpaintingNetwork, tile: int | None, notify: Callable[[str], None], progress: Progress
+    ) -> None:
         self.model, self.notify, self.progress = model, notify, progress
-        self.levels = model.levels
-        self.grid = 2**self.levels
+        self.grid, self.context = model.grid, model.context
+        self.mask_reach = mask_reach(model.levels)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         if tile is not None and tile < self.grid:
@@ -94,20 +98,25 @@ class _Filler:
         # the network pads to its grid: more would be paid for and not used
         self.limit = side // self.grid * self.grid
         self.smooth = SmoothFiller(self.device)
+        self.prefilled: Patches | None = None
+
+    def prefill(self, scene: _Scene) -> None:
+        """The smooth fill of every hole, once: a window may cut a hole."""
+        self.prefilled = Patches(self.smooth.fill(scene.image, scene.wanted, scene.valid, notify=self.notify))
 
     def _affordable_side(self) -> int:
         """The side of the largest square whose activations fit the budget, on the grid."""
-        width = int(self.model.config["width"])
         budget = _CPU_BUDGET
         if self.device.type == "cuda":
             budget = int(0.6 * torch.cuda.mem_get_info(self.device)[0])
-        # measured peak of a float32 run: 1230 bytes a pixel with width 64, 520 with 16, 160 with 4
-        side = int((budget / (20 * width + 100)) ** 0.5)
+        side = int((budget / self.model.bytes_per_pixel) ** 0.5)
         return max(self.grid, side)
 
     def fill(self, scene: _Scene, box: Box) -> Tensor:
         """Colours (3, h, w) of the box: the network's where something is wanted, anything elsewhere."""
-        missing = self._beyond(scene, box, mask_reach(self.levels))
+        if self.prefilled is not None:  # no hole is too wide
+            return self._run(scene, box)[0]
+        missing = self._beyond(scene, box, self.mask_reach)
         if not bool(missing.any()):  # else one run could not close it, and would be for nothing
             colours, reached = self._run(scene, box)
             missing = scene.wanted[box.slices] & ~reached
@@ -115,7 +124,7 @@ class _Filler:
                 return colours
         stand_in = self._stand_in(scene, box)
         # The band between real and stand-in pixels is half the reach: the network closes it from both sides.
-        band = max(1, mask_reach(self.levels) // 2)
+        band = max(1, self.mask_reach // 2)
         middle = self._beyond(scene, box, band) | missing
         colours, reached = self._run(scene, box, stand_in, middle)
         # the stand-in fades out within the band: a network is at its weakest just beyond an edge of its mask
@@ -159,7 +168,7 @@ class _Filler:
                     raise
                 largest = max(
                     max(piece.window.height, piece.window.width)
-                    for piece in pieces_of(box, scene.size, self.levels, self.limit)
+                    for piece in pieces_of(box, scene.size, self.grid, self.context, self.limit)
                 )
             # outside the handler: there the error's traceback would still hold the failed run's memory
             smaller = largest // 2 // self.grid * self.grid
@@ -177,7 +186,7 @@ class _Filler:
         weights = torch.zeros(box.height, box.width)
         pieces = [
             piece
-            for piece in pieces_of(box, scene.size, self.levels, self.limit)
+            for piece in pieces_of(box, scene.size, self.grid, self.context, self.limit)
             if bool(scene.wanted[piece.core.slices].any())
         ]
         for done, piece in enumerate(pieces, 1):
@@ -186,7 +195,8 @@ class _Filler:
             colours = as_unit_range(scene.image[(slice(None), *view.slices)])
             if stand_in is not None and middle is not None:
                 colours, known = _with_stand_in(colours, known, box, view, stand_in, middle)
-            output, reached = self._ask_network(colours, known)
+            fill = None if self.prefilled is None else self.prefilled.over(view, colours, known)
+            output, reached = self._ask_network(colours, known, fill)
             used = piece.core.grown(piece.ramp, scene.size).inside(box).inside(view)
             there, here = used.seen_from(box).slices, used.seen_from(view).slices
             weight = _fading(piece, used) * reached[here]
@@ -196,10 +206,15 @@ class _Filler:
             self.progress(done, len(pieces))
         return sums / torch.where(weights > 0, weights, 1), weights > 0
 
-    def _ask_network(self, colours: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """One run: colours (3, h, w) in [0, 1] and the known pixels in; colours and the last mask out."""
-        known, colours = known.to(self.device), colours.to(self.device)
-        output, mask = self.model(self.model.normalize(colours[None]).to(self.dtype), known[None, None])
+    def _ask_network(self, colours: Tensor, known: Tensor, fill: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One run: colours (3, h, w) in [0, 1], known pixels and prefill in; colours and the last mask out."""
+
+        def ready(picture: Tensor) -> Tensor:
+            return self.model.normalize(picture.to(self.device)[None]).to(self.dtype)
+
+        known = known.to(self.device)
+        given = [ready(colours), known[None, None]] + ([] if fill is None else [ready(fill)])
+        output, mask = self.model(*given)
         mask = (mask != 0).expand(1, 1, *known.shape)[0, 0]
         output = self.model.denormalize(torch.where(mask, output.float(), 0))
         if not bool(torch.isfinite(output).all()):
@@ -239,7 +254,7 @@ def _fading(piece: Piece, used: Box) -> Tensor:
     return rows[:, None] * line(used.left, used.right, core.left, core.right)
 
 
-def _in_eval_mode(model: PConvUNet) -> PConvUNet:
+def _in_eval_mode(model: InpaintingNetwork) -> InpaintingNetwork:
     """The model if it is in eval mode, else a copy in eval mode that shares its tensors.
 
     The mode of a model that the caller holds is never changed: other threads may be using it.

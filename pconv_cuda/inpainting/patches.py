@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.windows import Box
 
-__all__ = ["Patch", "Progress", "as_unit_range", "known_pixels"]
+__all__ = ["Patch", "Patches", "Progress", "as_unit_range", "known_pixels"]
 
 Progress = Callable[[int, int], None]  # (pieces done, pieces in this pass)
 
@@ -25,6 +25,31 @@ class Patch:
 
     box: Box
     colours: Tensor
+
+
+class Patches:
+    """Patches of one picture, found by where they lie."""
+
+    def __init__(self, patches: Sequence[Patch]) -> None:
+        self._patches = patches
+        edges = [(patch.box.top, patch.box.left, patch.box.bottom, patch.box.right) for patch in patches]
+        self._edges = torch.tensor(edges).reshape(-1, 4).T
+
+    def over(self, view: Box, colours: Tensor, known: Tensor) -> Tensor:
+        """``colours`` (3, h, w) of the box ``view``, the patches' in its place where ``known`` (h, w) is false.
+
+        What no patch covers is 0 there.
+        """
+        filled = torch.where(known, colours, 0.0)
+        top, left, bottom, right = self._edges
+        near = (top < view.bottom) & (bottom > view.top) & (left < view.right) & (right > view.left)
+        for number in near.nonzero().flatten().tolist():
+            patch = self._patches[number]
+            part = patch.box.inside(view)
+            here, there = part.seen_from(view).slices, part.seen_from(patch.box).slices
+            target = filled[(slice(None), *here)]
+            target[:] = torch.where(known[here], target, patch.colours[(slice(None), *there)])
+        return filled
 
 
 def as_unit_range(pixels: Tensor) -> Tensor:

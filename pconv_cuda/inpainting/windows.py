@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Box", "Piece", "context_radius", "hole_boxes", "mask_reach", "pieces_of", "spread"]
+__all__ = ["Box", "Piece", "hole_boxes", "mask_reach", "pieces_of", "spread"]
 
-# Filter sizes of the encoder, from the picture downwards; deeper layers are 3x3 (Liu et al. 2018, table 1).
-_ENCODER_KERNELS = (7, 5, 5)
 _STRIP = 2048  # rows or columns that are worked on at once
 
 
@@ -84,29 +81,6 @@ def mask_reach(levels: int) -> int:
     return 2 ** (levels + 1) + 4
 
 
-@cache
-def context_radius(levels: int) -> int:
-    """From how far away, in px, anything can change an output pixel of a network with ``levels`` levels.
-
-    Intervals are followed back exactly: through each decoder stage (3x3, nearest upsampling) down to the
-    bottleneck, then through the strided encoder. The worst position on the 2**levels grid counts.
-    """
-    radius = 0
-    for pixel in range(2**levels):
-        low = high = pixel
-        needed = []
-        for _ in range(levels):
-            low, high = low - 1, high + 1
-            needed.append((low, high))
-            low, high = low // 2, high // 2
-        for level in reversed(range(levels)):
-            padding = (_ENCODER_KERNELS[level] if level < len(_ENCODER_KERNELS) else 3) // 2
-            low = min(needed[level][0], 2 * low - padding)
-            high = max(needed[level][1], 2 * high + padding)
-        radius = max(radius, pixel - low, high - pixel)
-    return radius
-
-
 def spread(mask: Tensor, radius: int) -> Tensor:
     """Where a true pixel of the bool mask (H, W) lies within a square of ``radius`` px.
 
@@ -157,17 +131,16 @@ def hole_boxes(hole: Tensor, gap: int) -> list[Box]:
     return sorted(boxes, key=lambda box: (box.top, box.left))
 
 
-def pieces_of(box: Box, size: tuple[int, int], levels: int, limit: int) -> Iterator[Piece]:
+def pieces_of(box: Box, size: tuple[int, int], grid: int, context: int, limit: int) -> Iterator[Piece]:
     """Cut ``box`` of a picture of ``size`` (H, W) into pieces whose windows have at most ``limit`` px a side.
 
-    Windows begin on the network's 2**levels grid, counted from the picture's corner: there the strided
-    layers fall as they do in a run on the whole picture. Where the windows also hold all that can have
-    influence, the answers are the same as that run's; where ``limit`` leaves no room for it, they hold what
+    Windows begin on the network's ``grid``, counted from the picture's corner: there the strided layers fall as
+    they do in a run on the whole picture. Where the windows also hold all that can have influence, everything within
+    ``context`` px, the answers are the same as that run's; where ``limit`` leaves no room for it, they hold what
     it allows, and neighbours fade into each other.
     """
-    grid = 2**levels
-    halo = -(-context_radius(levels) // grid) * grid
-    whole = box.grown(context_radius(levels), size, grid)
+    halo = -(-context // grid) * grid
+    whole = box.grown(context, size, grid)
     if max(whole.height, whole.width) <= limit:
         yield Piece(box, whole, 0)
     elif limit >= 2 * halo + grid:

@@ -27,6 +27,9 @@ class InpaintingNetwork(nn.Module):
 
     kind: ClassVar[str]  # the name in config.json
     prefill: str | None
+    levels: int
+    width: int
+    conv: str
 
     def __init__(self, in_channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
         super().__init__()
@@ -38,6 +41,21 @@ class InpaintingNetwork(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """What :meth:`from_pretrained` needs beside the weights; goes into config.json."""
+        raise NotImplementedError
+
+    @property
+    def grid(self) -> int:
+        """Side in pixels of the cells by which it halves: only windows that begin on them see what the whole would."""
+        raise NotImplementedError
+
+    @property
+    def context(self) -> int:
+        """Distance in pixels beyond which nothing can change an output pixel; a prefill sees farther."""
+        raise NotImplementedError
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory of a float32 run for inference, measured; for choosing the size of what is filled at once."""
         raise NotImplementedError
 
     def normalize(self, image: Tensor) -> Tensor:

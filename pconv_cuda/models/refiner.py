@@ -90,11 +90,15 @@ class PConvRefiner(InpaintingNetwork):
         return {"network": self.kind, **{name: getattr(self, name) for name in names}}
 
     @property
-    def reach(self) -> int:
-        """Distance in pixels beyond which a pixel of the picture has no influence on the network's answer.
+    def bytes_per_pixel(self) -> int:
+        return 24 * self.width + 100  # seen: 886 with width 48, 530 to 630 with 24, 270 with 12, 160 with 4
 
-        The smooth fill, to which it is added, depends on everything around a hole.
-        """
+    @property
+    def grid(self) -> int:
+        return 2 ** (self.levels - 1)
+
+    @property
+    def context(self) -> int:
         more, deepest = self.layers - 1, self.levels - 1
         down = self.layers + sum(2 ** (level - 1) + more * 2**level for level in range(1, self.levels))
         up = self.layers * (2**deepest - 1)
@@ -126,7 +130,7 @@ class PConvRefiner(InpaintingNetwork):
         grown = valid.expand(image.shape[0], -1, -1, -1)
         x = torch.where(valid, image, 0.0) if self.conv == "partial" else torch.cat([fill, grown.to(fill)], 1)
         # Any size: holes are added below and right until every level halves evenly, and cut off again.
-        step = 2 ** (self.levels - 1)
+        step = self.grid
         extra = (0, -width % step, 0, -height % step)
         if extra != (0, 0, 0, 0):
             x, grown = F.pad(x, extra), padded_mask(grown, extra)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda._arguments import as_valid, check_binary, padded_mask, same_in_all_channels
-from pconv_cuda._reach import closed_side
+from pconv_cuda._reach import closed_side, context_radius
 from pconv_cuda._stages import Stage
 from pconv_cuda._unet_options import check_sizes, window_sizes
 from pconv_cuda.models.base import InpaintingNetwork
@@ -139,6 +139,18 @@ class PConvUNet(InpaintingNetwork):
         if self.windows != window_sizes(None, self.levels):
             return closed_side(self.windows)
         return {1: 8, 2: 18}.get(self.levels, 3 * 2**self.levels + 14)
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        return 20 * self.width + 100  # seen: 1230 with width 64, 520 with 16, 160 with 4
+
+    @property
+    def grid(self) -> int:
+        return 2**self.levels
+
+    @property
+    def context(self) -> int:
+        return context_radius(self.windows)
 
     def forward(self, image: Tensor, mask: Tensor | None, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Fill the holes of a batch.
