@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from pconv_cuda import __version__
 from pconv_cuda.cli._process import Interrupted, end_now, ending_signals, standard_streams
+from pconv_cuda.cli._threads import spin_briefly
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.text import printable
@@ -106,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.verb != "bench":  # which measures what a Python program has
+        spin_briefly()
     # People read these: no file, no line number, no source.
     warnings.formatwarning = lambda message, *_, **__: printable(f"pconv {args.verb}: warning: {message}\n")  # type: ignore
     threading.excepthook = _report_thread

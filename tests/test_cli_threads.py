@@ -1,0 +1,71 @@
+"""How the commands let torch's threads wait: set before torch is loaded, and never over a user's own choice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pconv_cuda import cli
+from pconv_cuda.cli._threads import SETTINGS, SPINS
+
+ROOT = Path(cli.__file__).parents[2]
+# Runs a verb as the installed command does; prints the settings at the first import of torch, which then fails.
+PROBE = """
+import json, os, sys
+output = os.dup(1)  # pytest, which `pconv bench` runs, takes the first
+class Probe:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            os.write(output, json.dumps({one: os.environ.get(one) for one in %r}).encode())
+            os._exit(0)
+sys.meta_path.insert(0, Probe())
+sys.argv = ["pconv", *sys.argv[1:]]
+from pconv_cuda.cli import main
+print("no torch:", main())
+"""
+
+
+def settings_when_torch_is_loaded(*words: str, **given: str) -> dict[str, str | None]:
+    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE % (SETTINGS,), *(words or ("info",))],
+        env={**environment, "PYTHONPATH": str(ROOT), **given},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    return json.loads(run.stdout)
+
+
+def test_threads_spin_briefly_in_a_command() -> None:
+    assert settings_when_torch_is_loaded() == {**dict.fromkeys(SETTINGS), "GOMP_SPINCOUNT": str(SPINS)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GOMP_SPINCOUNT", "77"), ("OMP_WAIT_POLICY", "ACTIVE"), ("KMP_BLOCKTIME", "0"), ("KMP_LIBRARY", "throughput"),
+     ("GOMP_SPINCOUNT", "")],
+)  # fmt: skip
+def test_a_choice_of_the_users_stands(name: str, value: str) -> None:
+    assert settings_when_torch_is_loaded(**{name: value}) == {**dict.fromkeys(SETTINGS), name: value}
+
+
+def test_benchmarks_measure_what_a_python_program_has(tmp_path: Path) -> None:
+    words = ("bench", "--suite", "smoke", "--out", str(tmp_path))
+    assert settings_when_torch_is_loaded(*words) == dict.fromkeys(SETTINGS)
+
+
+def test_a_program_that_has_loaded_torch_keeps_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it would change nothing but what the program's own children inherit."""
+    assert "torch" in sys.modules
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    assert cli.main(["masks", "stats", "nowhere"]) == 1
+    assert dict(os.environ) == before
