@@ -174,7 +174,9 @@ def smooth_arguments(
                 f"mask: expected at least one valid pixel in each sample and channel, got none in sample {sample}, "
                 f"channel {channel}"
             )
-    return input, valid, float(tension), float(tolerance), rounds
+    # Below what the arithmetic resolves there is nothing to gain.
+    least = 4 * torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
+    return input, valid, float(tension), max(float(tolerance), least), rounds
 
 
 def check_fits(

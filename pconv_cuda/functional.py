@@ -218,8 +218,9 @@ def smooth_fill(
         mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)`` for an unbatched input; bool, uint8 or floating: 1 is valid, 0
             and NaN are holes.
         tension: 0 to 1.
-        tolerance: 0 or more. With the default, hole pixels differ from the exact solution by some hundredths of a grey
-            level of 255, at single pixels of wide holes by some tenths.
+        tolerance: 0 or more; what is below 4 units of rounding (5e-7, or 9e-16 in float64) counts as these. With the
+            default, hole pixels differ from the exact solution by some hundredths of a grey level of 255, at single
+            pixels of wide holes by some tenths.
         max_iterations: the limit of iterations, each a V-cycle; holes take about 5 with the defaults.
 
     Returns:

@@ -24,6 +24,8 @@ __all__ = ["MAX_ITERATIONS", "REACH", "TENSION", "TOLERANCE", "laplacian", "plat
 TENSION = 0.3
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 30  # about 5 are needed, 12 without tension; CUDA launches all of them, most of them empty
+_LOST = 1 / 16  # p A p is about r z; far below it the direction is rounding alone, and a step would lead away
+_GROWN = 16  # r z grows so much over its least value by rounding alone
 REACH = 2  # of the plate, in pixels: a hole pixel's equation holds no pixel that is farther away in rows or columns
 # The smoother's polynomial is small on [largest / RANGE, largest], where `largest` bounds the plate's eigenvalues: what
 # a coarse level cannot represent lies above a sixteenth of it. Degree 2 needs 6 iterations to 1e-3, 3 and 4 need 5.
@@ -90,19 +92,24 @@ def _solve(u: Tensor, levels: list[_Level], tolerance: float, max_iterations: in
     r = -levels[0].plate(u.double()).to(u.dtype)
     z = _v_cycle(levels, 0, r)
     p, correction, rz = z, torch.zeros_like(r), _dot(r, z)
-    goal = tolerance**2 * rz
+    goal, least, lost = tolerance**2 * rz, rz, torch.zeros_like(rz, dtype=torch.bool)
     for _ in range(max_iterations):
-        going = ~(rz <= goal)  # by picture and channel: each stops by itself
+        going = ~(lost | (rz <= goal))  # by picture and channel: each stops by itself
         if not bool(going.any()):
             break
         q = levels[0].plate(p)
-        step = torch.where(going, rz / _dot(p, q), 0.0).to(r.dtype)
+        pq = _dot(p, q)
+        lost = lost | (pq < _LOST * rz)
+        going = going & ~lost
+        step = torch.where(going, rz / pq, 0.0).to(r.dtype)
         correction = correction + step * p
         previous, r = r, r - step * q
         z = _v_cycle(levels, 0, r)
         # Polak and Ribiere's form: rounding leaves the V-cycle not quite symmetric.
         turn = torch.where(going, _dot(r - previous, z) / rz, 0.0).to(r.dtype)
         rz = torch.where(going, _dot(r, z), rz)
+        lost = lost | (rz > _GROWN * least)
+        least = torch.minimum(least, rz)
         p = z + turn * p
         if bool(rz[going].isnan().all()):  # a valid pixel beside a hole is, and now the hole is too
             break

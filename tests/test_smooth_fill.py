@@ -235,6 +235,20 @@ def test_a_valid_nan_beside_a_hole_does_not_hang(fill) -> None:
     assert fill(x, mask)[..., 4, 4:6].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_tolerance_beyond_the_precision_ends_at_the_solution(fill, dtype: torch.dtype) -> None:
+    """After as many steps as unknowns a conjugate direction is rounding alone: small holes meet that at once."""
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        valid = rng.random(rng.integers(2, 20, 2)) < rng.uniform(0.3, 0.97)
+        valid[0, 0] = True
+        x = torch.from_numpy(rng.random(valid.shape))[None, None].to(dtype)
+        filled = fill(x, torch.from_numpy(valid)[None, None], tolerance=0.0, max_iterations=300)
+        filled = filled[0, 0].double().numpy()
+        expected = direct(x[0, 0].double().numpy(), valid, smooth.TENSION)
+        np.testing.assert_allclose(filled, expected, rtol=0, atol=2e-5 if dtype == torch.float32 else 1e-12)
+
+
 def test_samples_and_channels_are_independent(fill) -> None:
     """To the bit, with masks of their own or one for all; one plane is constant and done at once."""
     rng = np.random.default_rng(2)

@@ -16,6 +16,9 @@ constexpr int64_t kChunk = 128;      // blocks that a sum's part is taken over
 constexpr int64_t kLeastChunks = 8;  // a thread gets at least so many
 // Rounding in the iteration is never taken back. Each time the error has fallen so far the residual is formed anew.
 constexpr double kRenew = 1e-2;
+// p A p is about r z. Far below it the direction is rounding alone, and a step along it would lead away.
+constexpr double kLost = 1.0 / 16;
+constexpr double kGrown = 16;  // r z grows so much over its least value by rounding alone
 
 // One hole, in one plane of the picture after the other.
 template <class T>
@@ -250,7 +253,7 @@ class Solver {
         a.to = even;
         renew_residual(a);
         v_cycle(0);
-        double rz = run(0, a, dot), renew = kRenew * kRenew * rz;
+        double rz = run(0, a, dot), renew = kRenew * kRenew * rz, least = rz;
         const double goal = tolerance * tolerance * rz;
         chunks(levels_[0].unknown.size(), [&](int64_t begin, int64_t end) {
             for (int64_t b = begin; b < end; ++b) std::copy_n(a.x + b * kBlock, kBlock, p + a.blocks[b].offset);
@@ -260,9 +263,10 @@ class Solver {
             reflect_unknown(0, p);
             a.from = p;
             const double pq = run(0, a, product), step = rz / pq;
+            if (pq < kLost * rz) break;
             a.keep = T(step), a.to = even;
             run(0, a, step_and_first);
-            if (i + 1 == max_iterations || !(pq > 0)) break;
+            if (i + 1 == max_iterations || pq != pq) break;
             if (rz < renew) {
                 take_in_sum();
                 renew_residual(a);
@@ -274,6 +278,8 @@ class Solver {
             qz.r = a.q;
             const double turn = -step * run(0, qz, dot) / rz;
             rz = run(0, a, dot);
+            if (rz > kGrown * least) break;
+            least = std::min(least, rz);
             a.keep = T(turn), a.to = p;
             run(0, a, direction);
         }

@@ -127,6 +127,7 @@ __global__ void state_kernel(
         };
         if (what == SmoothSum::first) {
             now.rz = sum(0);
+            now.least = now.rz;
             now.goal = tolerance * tolerance * now.rz;
             now.renew_below = smooth_renew * smooth_renew * now.rz;
             now.turn = 0;
@@ -135,14 +136,20 @@ __global__ void state_kernel(
         }
         if (!now.going) continue;
         if (what == SmoothSum::product) {
-            now.step = now.rz / sum(0);
+            const double pq = sum(0);
+            if (pq < smooth_lost * now.rz) {
+                now.going = false;
+                continue;
+            }
+            now.step = now.rz / pq;
             now.renewing = now.rz < now.renew_below;
             if (now.renewing) now.renew_below *= smooth_renew * smooth_renew;
         } else {
             // Polak and Ribiere's form, (r - previous r) z / previous r z, with r - previous r = -step q.
             now.turn = -now.step * sum(1) / now.rz;
             now.rz = sum(0);
-            now.going = !(now.rz <= now.goal) || PCONV_PLANT(410);
+            now.going = !(now.rz <= now.goal || now.rz > smooth_grown * now.least) || PCONV_PLANT(410);
+            if (now.rz < now.least) now.least = now.rz;
         }
     }
 }
