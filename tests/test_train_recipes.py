@@ -124,7 +124,7 @@ def test_networks_and_optimisers_by_name() -> None:
 
 def test_a_small_run(pictures: Path, tmp_path) -> None:
     """The hole's loss alone, then all; what is written is the average; a resumed run is the same run."""
-    config = small(pictures)
+    config = small(pictures, loss__preset="review")  # whose other terms weigh more than that in the hole
     train(config, tmp_path / "run")
     log = log_of(tmp_path / "run")
     assert ["loss/valid" in line for line in log] == [False] * 4 + [True] * 2
@@ -133,8 +133,15 @@ def test_a_small_run(pictures: Path, tmp_path) -> None:
     last = Checkpoints(tmp_path / "run", 3).newest()[1]
     assert all(torch.equal(written[name], tensor) for name, tensor in last["average"].items())
     assert any(not torch.equal(written[name], tensor) for name, tensor in last["model"].items())
+    start = build_network(config).state_dict()
+    assert all(not torch.equal(written[name], start[name]) for name in start)
     assert isinstance(load_network(tmp_path / "run"), PConvRefiner)
-    assert last["best_step"] > 4  # scores before, of the other loss, do not count
+    # scores before, of the other loss, do not count: they were better
+    totals = [line["loss/total"] for line in log]
+    assert last["best_step"] == 6 and last["best_score"] == pytest.approx(sum(totals[4:]) / 2, rel=1e-4)
+    assert last["best_score"] > sum(totals[2:4]) / 2
+    best = load_file(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(best[name], tensor) for name, tensor in written.items())
 
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     for name in ("step-00000006.pt", "best.pt"):

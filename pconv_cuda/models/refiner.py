@@ -204,4 +204,4 @@ class PConvRefiner(InpaintingNetwork):
 
 def _separate(x: Tensor, conv: nn.Conv2d) -> bool:
     """Whether the activation runs by itself: the operator's own is for inference alone."""
-    return torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or is_transformed(x, conv.weight)
+    return torch.is_grad_enabled() or is_transformed(x, conv.weight)
