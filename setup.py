@@ -93,6 +93,7 @@ def main() -> None:
         os.environ["CUDA_HOME"] = str(cuda.home)  # read when cpp_extension is imported
         # A trial compile has accepted this compiler; torch's table of versions knows no nvcc flags of the user's.
         os.environ.setdefault("TORCH_DONT_CHECK_COMPILER_ABI", "1")
+        os.environ.setdefault("PYTORCH_NVCC", setup_cuda.nvcc_command(cuda.home))  # unless the user has ccache there
     from torch.utils import cpp_extension
 
     if cuda is not None:

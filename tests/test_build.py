@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -78,6 +79,33 @@ def test_ptx_of_hopper_runs_on_later_devices() -> None:
         "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_90,code=compute_90",
     ]
+
+
+def test_architectures_share_ptx_where_it_is_the_same() -> None:
+    flags = ["-O3", *setup_cuda.gencode(["8.0+PTX", "9.0a", "10.0", "12.0"]), "-c"]
+    assert setup_cuda.with_shared_ptx([*flags, "csrc/kernels/pack.cu"]) == [
+        "-O3",
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_80,code=compute_80",
+        "-gencode=arch=compute_80,code=sm_90a",
+        "-gencode=arch=compute_100,code=sm_100",
+        "-gencode=arch=compute_100,code=sm_120",
+        "-c",
+        "csrc/kernels/pack.cu",
+    ]
+    hopper = setup_cuda.with_shared_ptx([*flags, "csrc/kernels/sm90_wgrad.cu"])
+    assert hopper[3:6] == ["-gencode=arch=compute_90a,code=sm_90a", *setup_cuda.gencode(["10.0"]),
+                           "-gencode=arch=compute_100,code=sm_120"]  # fmt: skip
+    alone = [*setup_cuda.gencode(["9.0a", "12.0+PTX"]), "pack.cu"]
+    assert setup_cuda.with_shared_ptx(alone) == alone
+    assert "-gencode=arch=compute_86,code=sm_90a" in setup_cuda.with_shared_ptx(setup_cuda.gencode(["9.0a", "8.6"]))
+
+
+def test_the_compiler_that_torch_is_given_shares_ptx(tmp_path: pathlib.Path) -> None:
+    home = toolkit(tmp_path / "a toolkit", compiles='echo "$*"').parents[1]
+    command = [*shlex.split(setup_cuda.nvcc_command(home)), *setup_cuda.gencode(["10.0", "12.0"]), "-c", "a b.cu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1:] == ["-gencode=arch=compute_100,code=sm_120", "-c", "a", "b.cu"]
 
 
 def test_native_without_a_gpu_says_so(monkeypatch) -> None:

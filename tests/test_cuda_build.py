@@ -92,3 +92,20 @@ def test_no_torch_header_on_the_kernels_side_of_the_border() -> None:
     assert len(sources) > 20
     for path in [*sources, ROOT / "csrc" / "geometry.h", ROOT / "csrc" / "launchers.h"]:
         assert not re.search(r'#include *[<"](torch|ATen|c10)/', path.read_text()), path
+
+
+def sources_of(path: Path, found: set[Path] | None = None) -> set[Path]:
+    """A source and all that it includes from csrc."""
+    found = {path} if found is None else found | {path}
+    for name in re.findall(r'#include "(.+)"', path.read_text()):
+        included = (path.parent / name).resolve()
+        if included.is_file() and included not in found:
+            found |= sources_of(included, found)
+    return found
+
+
+def test_only_files_named_sm90_tell_architectures_apart() -> None:
+    """The others are compiled to PTX once for several architectures (setup_cuda.with_shared_ptx)."""
+    kernels = sorted((ROOT / "csrc" / "kernels").glob("*.cu"))
+    telling = [path.name for path in kernels if any("__CUDA_ARCH" in one.read_text() for one in sources_of(path))]
+    assert telling == WGMMA
