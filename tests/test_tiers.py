@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiers
 
 PLANTED = """
 import pytest
@@ -81,6 +82,21 @@ def test_all_tests_go_over_several_processes(run, tmp_path: Path) -> None:
     assert "3 passed" in output and "The short tier left out 2 tests: large numbers (1), slow ones (1)." in output
     for one in (["test_more.py"], ["-k", "usual"], ["-n0"]):  # a file, a choice, or one process asked for
         assert "[gw" not in run("-p", "xdist", *one)
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
+def test_the_longest_files_come_first(run, tmp_path: Path) -> None:
+    copy = tmp_path / "tiers.py"
+    copy.write_text(re.sub(r"_LONGEST = \(.*\)", '_LONGEST = ("test_zoo.py",)', copy.read_text()))
+    for name in ("more", "zoo"):  # after the planted ones by name and by number of tests
+        (tmp_path / f"test_{name}.py").write_text(f"def test_{name}(): pass\n")
+    first = re.findall(r"\[gw0\].* PASSED (\S+)", run("-p", "xdist"))[0]
+    assert first == "test_zoo.py::test_zoo"
+
+
+def test_the_longest_files_exist() -> None:
+    here = Path(__file__).parent
+    assert all(list(here.rglob(name)) for name in tiers._LONGEST)
 
 
 @pytest.mark.parametrize("where", ["benchmarks", "tests/test_tiers.py benchmarks"])
