@@ -8,6 +8,7 @@ import logging
 import os
 import runpy
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -33,6 +34,8 @@ def run_setup(*words: str, torch_cuda: str | None = torch.version.cuda, **enviro
         stack.enter_context(mock.patch.object(sys, "path", [str(ROOT), *sys.path]))
         stack.enter_context(mock.patch.object(torch.version, "cuda", torch_cuda))
         stack.enter_context(mock.patch.object(cpp_extension, "CUDA_HOME", cpp_extension.CUDA_HOME))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # setuptools'
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         os.chdir(ROOT)

@@ -99,7 +99,12 @@ def test_the_longest_files_exist() -> None:
     assert all(list(here.rglob(name)) for name in tiers._LONGEST)
 
 
-@pytest.mark.parametrize("where", ["benchmarks", "tests/test_tiers.py benchmarks"])
+MORE = pytest.mark.full("collecting in more ways")
+
+
+@pytest.mark.parametrize(
+    "where", [pytest.param("benchmarks", marks=MORE), "tests/test_tiers.py benchmarks/bench_layers.py"]
+)
 def test_the_option_is_known_everywhere(where: str) -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--full", *where.split()]
     root = Path(__file__).parents[1]
