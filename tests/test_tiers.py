@@ -87,11 +87,13 @@ def test_all_tests_go_over_several_processes(run, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
 def test_the_longest_files_come_first(run, tmp_path: Path) -> None:
     copy = tmp_path / "tiers.py"
-    copy.write_text(re.sub(r"_LONGEST = \(.*\)", '_LONGEST = ("test_zoo.py",)', copy.read_text()))
-    for name in ("more", "zoo"):  # after the planted ones by name and by number of tests
-        (tmp_path / f"test_{name}.py").write_text(f"def test_{name}(): pass\n")
-    first = re.findall(r"\[gw0\].* PASSED (\S+)", run("-p", "xdist"))[0]
-    assert first == "test_zoo.py::test_zoo"
+    text = re.sub(r"_LONGEST = \(.*\)", '_LONGEST = ("test_zoo.py",)', copy.read_text())
+    copy.write_text(re.sub(r"_MOST_PROCESSES = \d+", "_MOST_PROCESSES = 2", text))
+    # Behind two others by name, and by the number of tests.
+    for name, text in {"pair": "def test_1(): pass\ndef test_2(): pass\n", "zoo": "def test_zoo(): pass\n"}.items():
+        (tmp_path / f"test_{name}.py").write_text(text)
+    began = dict(reversed(re.findall(r"\[(gw\d+)\].* PASSED (\S+)", run("-p", "xdist"))))
+    assert len(began) == 2 and "test_zoo.py::test_zoo" in began.values(), began
 
 
 def test_the_longest_files_exist() -> None:
