@@ -1,4 +1,5 @@
 """For setup.py: whether CUDA kernels are built, with which toolkit and for which architectures, and if not, why.
+As a program it is the nvcc that compiles them: python setup_cuda.py NVCC ARGUMENTS...
 
 Torch's own choice is not used. It guesses CUDA_HOME, stops where no GPU is present and no list is given, passes 7.5 on
 to kernels that need 8.0, and 9.0 instead of 9.0a, which alone has wgmma.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -229,3 +231,42 @@ def gencode(architectures: Iterable[str]) -> list[str]:
             number = "90" if number == "90a" else number
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags
+
+
+# As a program -----------------------------------------------------------------------------------------------------
+
+
+def with_shared_ptx(arguments: list[str]) -> list[str]:
+    """nvcc's arguments, with machine code made from the PTX of the oldest architecture of the list that has the same.
+
+    nvcc compiles to PTX once for each `arch=`, which is two thirds of a file's time. Of kernels without instructions
+    of sm_90a that PTX is the same below 10.0, but for the line .target and the way bf16 is widened (a shift, or a
+    conversion that becomes one), and again from 10.0 on, where another optimiser writes it. Kernels with such
+    instructions are in files named sm90_*.
+    """
+    for_sm90a = any(Path(word).name.startswith("sm90_") and word.endswith(".cu") for word in arguments)
+    pattern = re.compile(r"-gencode=arch=compute_(\d+)(a?),code=sm_(\d+a?)")
+    found = {word: match for word in arguments if (match := pattern.fullmatch(word))}
+
+    def kind(match: re.Match[str]) -> object:
+        return "sm_90a" if for_sm90a and match[2] else int(match[1]) >= 100
+
+    oldest: dict[object, tuple[int, str]] = {}
+    for match in found.values():
+        virtual = (int(match[1]), match[2])
+        oldest[kind(match)] = min(oldest.get(kind(match), virtual), virtual)
+
+    def shared(match: re.Match[str]) -> str:
+        number, suffix = oldest[kind(match)]
+        return f"-gencode=arch=compute_{number}{suffix},code=sm_{match[3]}"
+
+    return [shared(found[word]) if word in found else word for word in arguments]
+
+
+def nvcc_command(home: Path) -> str:
+    """For torch, which takes the compiler's command from PYTORCH_NVCC."""
+    return shlex.join([sys.executable, str(Path(__file__).resolve()), str(home / "bin" / "nvcc")])
+
+
+if __name__ == "__main__":
+    os.execv(sys.argv[1], [sys.argv[1], *with_shared_ptx(sys.argv[2:])])

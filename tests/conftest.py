@@ -10,6 +10,8 @@ import pytest
 
 # Before torch is imported: OpenMP's threads then sleep while they wait, and leave the cores to other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Else torch.compile starts processes that import torch, for a handful of small kernels.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -27,9 +29,13 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Objects of emulated kernels: of this test run, or kept in the folder PCONV_EMULATION_BUILD."""
-    return Path(os.environ.get("PCONV_EMULATION_BUILD") or tmp_path_factory.mktemp("emulation"))
+def build_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """Objects of emulated kernels: of this test run, or kept in the folder PCONV_EMULATION_BUILD.
+
+    The processes of a run share it: each has a folder of its own inside the run's."""
+    own = tmp_path_factory.getbasetemp()
+    of_the_run = own.parent if hasattr(pytestconfig, "workerinput") else own
+    return Path(os.environ.get("PCONV_EMULATION_BUILD") or of_the_run / "emulation")
 
 
 @pytest.fixture(autouse=True)

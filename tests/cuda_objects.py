@@ -87,8 +87,24 @@ def problems(usage: str, sass: dict[str, str]) -> tuple[list[str], int]:
     return found, sum(map(len, kernels.values()))
 
 
-def inspect(extension: Path, sass_of: Iterable[str] = ARCHITECTURES) -> tuple[list[str], int]:
-    """Resources of every architecture, and instructions of those in `sass_of`, which takes longer."""
+def some_of_each_rule(usage: str, arch: str, count: int) -> list[str]:
+    """Names of kernels on `arch` that INSTRUCTIONS has a rule for, up to `count` for each rule, far apart."""
+    by_rule: dict[str, list[str]] = {}
+    for where, name, _ in resources(usage):
+        rule = next((pattern for pattern, archs, _ in INSTRUCTIONS
+                     if re.search(pattern, name) and re.fullmatch(archs, arch)), None)  # fmt: skip
+        if where == arch and rule is not None:
+            by_rule.setdefault(rule, []).append(name)
+    return [name for names in by_rule.values() for name in names[:: -(-len(names) // count)]]
+
+
+def inspect(
+    extension: Path, sass_of: Iterable[str] = ARCHITECTURES, of_each_rule: int | None = None
+) -> tuple[list[str], int]:
+    """Resources of every architecture, and instructions of those in `sass_of`, which takes longer.
+
+    With `of_each_rule` the instructions of so many kernels alone: all of one architecture are 90 MB of text.
+    """
     tool = cuobjdump()
     if tool is None:
         raise FileNotFoundError("cuobjdump: neither on PATH nor in the package triton")
@@ -96,7 +112,11 @@ def inspect(extension: Path, sass_of: Iterable[str] = ARCHITECTURES) -> tuple[li
     def ask(*options: str) -> str:
         return subprocess.run([tool, *options, str(extension)], capture_output=True, text=True, check=True).stdout
 
-    return problems(ask("--dump-resource-usage"), {arch: ask("-sass", "-arch", arch) for arch in sass_of})
+    usage, sass = ask("--dump-resource-usage"), {}
+    for arch in sass_of:
+        chosen = some_of_each_rule(usage, arch, of_each_rule) if of_each_rule else []
+        sass[arch] = ask("-sass", "-arch", arch, *(["-fun", ",".join(chosen)] if chosen else []))
+    return problems(usage, sass)
 
 
 if __name__ == "__main__":

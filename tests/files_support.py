@@ -38,8 +38,10 @@ def leave_temporary_file(folder: Path) -> Path:
     return left
 
 
-_HOLDER = """
-import sys
+# A script that starts as the command does not import torch for a lock.
+AS_COMMAND = "import sys; sys.argv[0] = 'pconv'\n"
+_HOLDER = f"""
+{AS_COMMAND}
 from pathlib import Path
 from pconv_cuda.locks import folder_lock
 with folder_lock(Path(sys.argv[1])):

@@ -18,6 +18,7 @@ from cases_upcat import paper_stages  # noqa: E402
 
 from benchmarks import compare, floors, measure, report, suites  # noqa: E402
 from benchmarks.gpu import table  # noqa: E402
+from pconv_cuda.cli import main  # noqa: E402
 from pconv_cuda.errors import PConvError  # noqa: E402
 
 
@@ -131,7 +132,7 @@ def test_suites_name_files_and_options_that_exist() -> None:
     assert suites.words("a.py -k 'one or two'") == ["benchmarks/a.py", "-k", "one or two"]
 
 
-def test_pconv_bench_from_end_to_end(tmp_path: Path) -> None:
+def test_pconv_bench_from_end_to_end(tmp_path: Path, capsys) -> None:
     command = [sys.executable, "-m", "pconv_cuda", "bench"]
     # of a test process of many: by these pytest-benchmark would take its runs for such processes too, and not measure
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
@@ -139,8 +140,8 @@ def test_pconv_bench_from_end_to_end(tmp_path: Path) -> None:
     done = subprocess.run(suite, capture_output=True, text=True, cwd=ROOT, timeout=300, env=own)
     assert done.returncode == 0, done.stderr
     assert "smoke, forward + backward" in (tmp_path / "report.md").read_text()
-    same = tmp_path / "results.json"
-    done = subprocess.run([*command, "--compare", same, same], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and done.stdout.count("no difference") == 2
-    done = subprocess.run([*command, "--rounds", "0"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and "--rounds: expected at least 1, got 0" in done.stderr
+    same = str(tmp_path / "results.json")
+    assert main(["bench", "--compare", same, same]) == 0
+    assert capsys.readouterr().out.count("no difference") == 2
+    assert main(["bench", "--rounds", "0"]) == 1
+    assert "--rounds: expected at least 1, got 0" in capsys.readouterr().err

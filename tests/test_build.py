@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import setuptools
 import torch
+from setup_support import run_setup
+from torch.utils import cpp_extension
 
 import pconv_cuda
 from pconv_cuda import _extension, cli
@@ -80,6 +83,33 @@ def test_ptx_of_hopper_runs_on_later_devices() -> None:
     ]
 
 
+def test_architectures_share_ptx_where_it_is_the_same() -> None:
+    flags = ["-O3", *setup_cuda.gencode(["8.0+PTX", "9.0a", "10.0", "12.0"]), "-c"]
+    assert setup_cuda.with_shared_ptx([*flags, "csrc/kernels/pack.cu"]) == [
+        "-O3",
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_80,code=compute_80",
+        "-gencode=arch=compute_80,code=sm_90a",
+        "-gencode=arch=compute_100,code=sm_100",
+        "-gencode=arch=compute_100,code=sm_120",
+        "-c",
+        "csrc/kernels/pack.cu",
+    ]
+    hopper = setup_cuda.with_shared_ptx([*flags, "csrc/kernels/sm90_wgrad.cu"])
+    assert hopper[3:6] == ["-gencode=arch=compute_90a,code=sm_90a", *setup_cuda.gencode(["10.0"]),
+                           "-gencode=arch=compute_100,code=sm_120"]  # fmt: skip
+    alone = [*setup_cuda.gencode(["9.0a", "12.0+PTX"]), "pack.cu"]
+    assert setup_cuda.with_shared_ptx(alone) == alone
+    assert "-gencode=arch=compute_86,code=sm_90a" in setup_cuda.with_shared_ptx(setup_cuda.gencode(["9.0a", "8.6"]))
+
+
+def test_the_compiler_that_torch_is_given_shares_ptx(tmp_path: pathlib.Path) -> None:
+    home = toolkit(tmp_path / "a toolkit", compiles='echo "$*"').parents[1]
+    command = [*shlex.split(setup_cuda.nvcc_command(home)), *setup_cuda.gencode(["10.0", "12.0"]), "-c", "a b.cu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1:] == ["-gencode=arch=compute_100,code=sm_120", "-c", "a", "b.cu"]
+
+
 def test_native_without_a_gpu_says_so(monkeypatch) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "native")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -115,28 +145,27 @@ TOO_NEW = """echo 'In file included from <command-line>:' >&2
 echo '/usr/include/crt/host_config.h:141:2: error: #error -- unsupported GNU version!' >&2; exit 1"""
 
 
-def build(tmp_path: pathlib.Path, nvcc: pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """setup.py build_ext on that toolkit, with a torch for CUDA 13.0; the compilers themselves do not run."""
-    code = (
-        "import sys, runpy, pathlib, torch, setup_cuda\n"
-        "torch.version.cuda = '13.0'\n"
-        f"setup_cuda.nvcc_candidates = lambda: [pathlib.Path({str(nvcc)!r})]\n"
-        "from torch.utils import cpp_extension\n"
-        "def run(self):\n"
-        "    for one in self.extensions:\n"
-        "        header = [path for path in one.depends if path.endswith('pconv_build.h')]\n"
-        "        print(one.name, *[pathlib.Path(path).read_text().strip() for path in header])\n"
-        "cpp_extension.BuildExtension.run = run\n"
-        f"sys.argv = ['setup.py', '-q', 'build_ext', '--build-temp', {str(tmp_path / 'temp')!r}]\n"
-        "runpy.run_path('setup.py')"
-    )
-    cleared = {name: value for name, value in os.environ.items() if name not in ("PCONV_CUDA", "TORCH_CUDA_ARCH_LIST")}
-    env = {**cleared, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+@pytest.fixture
+def build(tmp_path: pathlib.Path, monkeypatch):
+    """build(nvcc) is setup.py build_ext on that toolkit, with a torch for CUDA 13.0; the compilers do not run."""
+
+    def run(self) -> None:
+        for one in self.extensions:
+            header = [path for path in one.depends if path.endswith("pconv_build.h")]
+            print(one.name, *[pathlib.Path(path).read_text().strip() for path in header])
+
+    monkeypatch.setattr(cpp_extension.BuildExtension, "run", run)
+
+    def build(nvcc: pathlib.Path, **environment: str) -> SimpleNamespace:
+        monkeypatch.setattr(setup_cuda, "nvcc_candidates", lambda: [nvcc])
+        words = ["-q", "build_ext", "--build-temp", str(tmp_path / "temp")]
+        return run_setup(*words, torch_cuda="13.0", **environment)
+
+    return build
 
 
-def test_the_last_line_says_what_was_dropped(tmp_path: pathlib.Path) -> None:
-    done = build(tmp_path, toolkit(tmp_path / "cuda"), TORCH_CUDA_ARCH_LIST=PRESET)
+def test_the_last_line_says_what_was_dropped(build, tmp_path: pathlib.Path) -> None:
+    done = build(toolkit(tmp_path / "cuda"), TORCH_CUDA_ARCH_LIST=PRESET)
     assert done.returncode == 0, done.stderr
     first, second, last = done.stdout.strip().splitlines()
     assert (first, second) == ('pconv_cuda._C #define PCONV_NO_CUDA_REASON ""', "pconv_cuda._C_cuda")
@@ -146,56 +175,56 @@ def test_the_last_line_says_what_was_dropped(tmp_path: pathlib.Path) -> None:
     )
 
 
-def test_a_toolkit_of_another_major_version(tmp_path: pathlib.Path) -> None:
+def test_a_toolkit_of_another_major_version(build, tmp_path: pathlib.Path) -> None:
     nvcc = toolkit(tmp_path / "cuda", release="12.9")
-    done = build(tmp_path, nvcc)
+    done = build(nvcc)
     reason = f"{nvcc} is CUDA 12.9, torch {torch.__version__} was built for CUDA 13.0"
     assert done.returncode == 0, done.stderr
     assert f'_C #define PCONV_NO_CUDA_REASON "{reason}"\n' in done.stdout and "_C_cuda" not in done.stdout
     assert done.stdout.strip().endswith(f"CUDA kernels: none ({reason})")
-    forced = build(tmp_path, nvcc, PCONV_CUDA="1")
+    forced = build(nvcc, PCONV_CUDA="1")
     assert forced.returncode == 1 and f"PCONV_CUDA=1 asks for CUDA kernels, but {reason}" in forced.stderr
 
 
-def test_an_nvcc_that_cannot_compile(tmp_path: pathlib.Path) -> None:
+def test_an_nvcc_that_cannot_compile(build, tmp_path: pathlib.Path) -> None:
     nvcc = toolkit(tmp_path / "cuda", compiles=TOO_NEW)
-    done = build(tmp_path, nvcc)
+    done = build(nvcc)
     assert done.returncode == 0, done.stderr
     error = "/usr/include/crt/host_config.h:141:2: error: #error -- unsupported GNU version!"
     assert done.stdout.strip().endswith(f"CUDA kernels: none ({nvcc} cannot compile: {error})")
-    forced = build(tmp_path, nvcc, PCONV_CUDA="1")
+    forced = build(nvcc, PCONV_CUDA="1")
     assert forced.returncode == 1 and f"{nvcc} cannot compile: {error}" in forced.stderr
 
 
-def test_an_nvcc_that_cannot_run(tmp_path: pathlib.Path) -> None:
+def test_an_nvcc_that_cannot_run(build, tmp_path: pathlib.Path) -> None:
     nvcc = toolkit(tmp_path / "cuda")
     nvcc.chmod(0o644)
-    done = build(tmp_path, nvcc)
+    done = build(nvcc)
     assert done.returncode == 0, done.stderr
     assert f"none ({nvcc} has no toolkit around it)" in done.stdout
 
 
-def test_a_list_that_leaves_nothing(tmp_path: pathlib.Path) -> None:
+def test_a_list_that_leaves_nothing(build, tmp_path: pathlib.Path) -> None:
     nvcc = toolkit(tmp_path / "cuda")
-    done = build(tmp_path, nvcc, TORCH_CUDA_ARCH_LIST="7.0 Turing")
+    done = build(nvcc, TORCH_CUDA_ARCH_LIST="7.0 Turing")
     reason = f"TORCH_CUDA_ARCH_LIST: expected an architecture of 8.0 or later that {nvcc} knows, got '7.0;7.5+PTX'"
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(f"none ({reason})")
-    forced = build(tmp_path, nvcc, TORCH_CUDA_ARCH_LIST="7.0 Turing", PCONV_CUDA="1")
+    forced = build(nvcc, TORCH_CUDA_ARCH_LIST="7.0 Turing", PCONV_CUDA="1")
     assert forced.returncode == 1 and reason in forced.stderr
 
 
-def test_the_recorded_reason_is_the_last_builds(tmp_path: pathlib.Path) -> None:
+def test_the_recorded_reason_is_the_last_builds(build, tmp_path: pathlib.Path) -> None:
     """A new reason is a newer header, for which setuptools compiles again; the same reason leaves it alone."""
     header = tmp_path / "temp" / "generated" / "pconv_build.h"
     nvcc = toolkit(tmp_path / "cuda", compiles="printf 'fatal: a \"quoted\" \\\\path\\033[0m\\n'; exit 2")
-    build(tmp_path, nvcc)
+    build(nvcc)
     words = header.read_text().removeprefix("#define PCONV_NO_CUDA_REASON ")
     assert json.loads(words) == f'{nvcc} cannot compile: fatal: a "quoted" \\path[0m'
     before = header.stat().st_mtime_ns
-    build(tmp_path, nvcc)
+    build(nvcc)
     assert header.stat().st_mtime_ns == before
-    build(tmp_path, nvcc, PCONV_CUDA="0")
+    build(nvcc, PCONV_CUDA="0")
     assert header.read_text() == '#define PCONV_NO_CUDA_REASON "PCONV_CUDA=0"\n'
 
 
@@ -211,16 +240,12 @@ def test_the_trial_finds_a_host_compiler_that_fails(monkeypatch, tmp_path: pathl
     assert "fatal error: cannot execute cc1plus" in setup_cuda.trial_error(nvcc, [])
 
 
-def test_no_header_is_installed() -> None:
+def test_no_header_is_installed(monkeypatch) -> None:
     """Flat in one folder their includes of ../ would not be found."""
-    code = (
-        "import sys, runpy, setuptools\n"
-        "setuptools.setup = lambda **given: print('headers' in given)\n"
-        "sys.argv = ['setup.py']; runpy.run_path('setup.py')"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PCONV_CUDA": "0"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.stdout == "False\n", done.stderr
+    given: dict[str, object] = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    assert run_setup(PCONV_CUDA="0").returncode == 0
+    assert "ext_modules" in given and "headers" not in given
 
 
 # What the built package says --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files_support import AS_COMMAND
 from PIL import Image
 from process_support import default_signals
 
@@ -108,7 +109,9 @@ def test_output_into_a_full_disk():
 # ---- signals
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.full("signals")) for name in ("SIGINT", "SIGHUP"))]
+)
 def test_a_signal_ends_the_work_and_says_how_to_go_on(tmp_path, name):
     child = start("masks", "make", "--out", tmp_path / "m", "--size", 64, stderr=subprocess.PIPE, text=True)
     _wait_for(lambda: len(list(tmp_path.glob("m/0.01-0.1/border/*.png"))) > 3)
@@ -131,7 +134,8 @@ def _wait_for(condition, seconds=60):
 def test_a_second_signal_ends_at_once(tmp_path, monkeypatch):
     """Also while the first one is still cleaned up after; its half-written file goes."""
     code = f"""
-import os, signal, sys, time
+{AS_COMMAND}
+import os, signal, time
 from pathlib import Path
 from pconv_cuda.cli._process import ending_signals
 from pconv_cuda.files import atomic_path

@@ -12,6 +12,7 @@ from pathlib import Path
 import cuda_objects
 import pytest
 import torch
+from cuda_objects import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 built = importlib.util.find_spec("pconv_cuda._C_cuda") if torch.version.cuda else None
@@ -36,11 +37,13 @@ def test_the_extension_loads_without_a_gpu() -> None:
 
 
 @needs_build
-@pytest.mark.parametrize("arch", by_tier(cuda_objects.ARCHITECTURES, "sm_90a"))
-def test_no_kernel_spills_and_tensor_cores_are_used(arch: str) -> None:
+@pytest.mark.parametrize(
+    ("arch", "of_each_rule"), [("sm_90a", 2), *(pytest.param(arch, None, marks=MORE) for arch in ARCHITECTURES)]
+)
+def test_no_kernel_spills_and_tensor_cores_are_used(arch: str, of_each_rule: int | None) -> None:
     if cuda_objects.cuobjdump() is None:
         pytest.skip("no cuobjdump")
-    errors, kernels = cuda_objects.inspect(Path(built.origin), [arch])
+    errors, kernels = cuda_objects.inspect(Path(built.origin), [arch], of_each_rule)
     assert not errors, "\n".join(errors)
     assert kernels >= 4 * 80
 
@@ -77,8 +80,8 @@ WGMMA = sorted(path.name for path in (ROOT / "csrc" / "kernels").glob("sm90_*.cu
 def test_ptxas_does_not_serialise_wgmma(source: str, tmp_path: Path) -> None:
     """C75xx is how ptxas says that it puts a wait after every wgmma: correct, and several times slower."""
     said = subprocess.run(
-        ["nvcc", "-std=c++17", "-O3", "-arch=sm_90a", f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", "-c"]
-        + [str(ROOT / "csrc" / "kernels" / source), "-o", str(tmp_path / "object.o")],
+        ["nvcc", "-std=c++17", "-O3", "-arch=sm_90a", f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", "-cubin"]
+        + [str(ROOT / "csrc" / "kernels" / source), "-o", str(tmp_path / "object.cubin")],
         capture_output=True,
         text=True,
     )
@@ -92,3 +95,20 @@ def test_no_torch_header_on_the_kernels_side_of_the_border() -> None:
     assert len(sources) > 20
     for path in [*sources, ROOT / "csrc" / "geometry.h", ROOT / "csrc" / "launchers.h"]:
         assert not re.search(r'#include *[<"](torch|ATen|c10)/', path.read_text()), path
+
+
+def sources_of(path: Path, found: set[Path] | None = None) -> set[Path]:
+    """A source and all that it includes from csrc."""
+    found = {path} if found is None else found | {path}
+    for name in re.findall(r'#include "(.+)"', path.read_text()):
+        included = (path.parent / name).resolve()
+        if included.is_file() and included not in found:
+            found |= sources_of(included, found)
+    return found
+
+
+def test_only_files_named_sm90_tell_architectures_apart() -> None:
+    """The others are compiled to PTX once for several architectures (setup_cuda.with_shared_ptx)."""
+    kernels = sorted((ROOT / "csrc" / "kernels").glob("*.cu"))
+    telling = [path.name for path in kernels if any("__CUDA_ARCH" in one.read_text() for one in sources_of(path))]
+    assert telling == WGMMA

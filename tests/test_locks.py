@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from files_support import leave_temporary_file, locked_by_another_process
+from files_support import AS_COMMAND, leave_temporary_file, locked_by_another_process
 from inpaint_support import small_network, smooth_picture
 from PIL import Image
 
@@ -90,8 +90,9 @@ def test_two_calls_in_one_process(tmp_path):
 
 
 def test_a_loader_process_that_outlives_its_killed_parent_does_not_hold_the_lock(tmp_path):
-    script = """
-import os, sys, time
+    script = f"""
+{AS_COMMAND}
+import os, time
 from pathlib import Path
 from pconv_cuda.locks import folder_lock
 with folder_lock(Path(sys.argv[1])):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from setup_support import run_setup
 
 import pconv_cuda
 from pconv_cuda import cli, errors
@@ -60,17 +61,11 @@ def test_the_command_registers_the_operators_when_it_needs_them() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_info() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pconv_cuda", "info"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
+def test_info(capsys) -> None:
+    assert cli.main(["info"]) == 0
+    said = capsys.readouterr().out
     for word in ("pconv-cuda", pconv_cuda.__version__, "torch", "CPU operators", "stable ABI 2.11", "CUDA kernels"):
-        assert word in done.stdout
+        assert word in said
 
 
 def test_info_names_what_is_missing_and_the_remedy(monkeypatch, capsys) -> None:
@@ -179,13 +174,13 @@ def test_building_without_torch_is_one_sentence(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("PCONV_CUDA", "maybe"), ("PCONV_ISA", "sse9")])
-def test_building_refuses_what_it_cannot_do(tmp_path: pathlib.Path, name: str, value: str) -> None:
-    assert setup_py(tmp_path, **{name: value}).startswith(f"pconv_cuda: {name}")
+def test_building_refuses_what_it_cannot_do(name: str, value: str) -> None:
+    done = run_setup("--version", **{"PCONV_CUDA": "0", name: value})
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"pconv_cuda: {name}: expected")
 
 
-def test_a_wish_for_cuda_without_cuda_fails_loudly(tmp_path: pathlib.Path) -> None:
-    without = "import torch; torch.version.cuda = None"
-    said = setup_py(tmp_path, without, PCONV_CUDA="1")
+def test_a_wish_for_cuda_without_cuda_fails_loudly() -> None:
+    said = run_setup("--version", torch_cuda=None, PCONV_CUDA="1").stderr.splitlines()[-1]
     assert said.startswith("pconv_cuda: PCONV_CUDA=1") and "this torch was built without CUDA" in said
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiers
 
 PLANTED = """
 import pytest
@@ -83,7 +84,29 @@ def test_all_tests_go_over_several_processes(run, tmp_path: Path) -> None:
         assert "[gw" not in run("-p", "xdist", *one)
 
 
-@pytest.mark.parametrize("where", ["benchmarks", "tests/test_tiers.py benchmarks"])
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
+def test_the_longest_files_come_first(run, tmp_path: Path) -> None:
+    copy = tmp_path / "tiers.py"
+    text = re.sub(r"_LONGEST = \(.*\)", '_LONGEST = ("test_zoo.py",)', copy.read_text())
+    copy.write_text(re.sub(r"_MOST_PROCESSES = \d+", "_MOST_PROCESSES = 2", text))
+    # Behind two others by name, and by the number of tests.
+    for name, text in {"pair": "def test_1(): pass\ndef test_2(): pass\n", "zoo": "def test_zoo(): pass\n"}.items():
+        (tmp_path / f"test_{name}.py").write_text(text)
+    began = dict(reversed(re.findall(r"\[(gw\d+)\].* PASSED (\S+)", run("-p", "xdist"))))
+    assert len(began) == 2 and "test_zoo.py::test_zoo" in began.values(), began
+
+
+def test_the_longest_files_exist() -> None:
+    here = Path(__file__).parent
+    assert all(list(here.rglob(name)) for name in tiers._LONGEST)
+
+
+MORE = pytest.mark.full("collecting in more ways")
+
+
+@pytest.mark.parametrize(
+    "where", [pytest.param("benchmarks", marks=MORE), "tests/test_tiers.py benchmarks/bench_layers.py"]
+)
 def test_the_option_is_known_everywhere(where: str) -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--full", *where.split()]
     root = Path(__file__).parents[1]

@@ -45,13 +45,14 @@ def _config(photos, steps, every=2, **changes):
 def test_equal_weights_make_equal_files(tmp_path):
     """Also in another process: the library orders its metadata by a hash that differs in each."""
     code = (
-        "import sys, torch; from pathlib import Path; from pconv_cuda import weights\n"
         "state, config = {'b': torch.ones(3), 'a': torch.zeros(2)}, {'levels': 1, 'mean': [0.5]}\n"
-        "for number in range(8): weights.save_file(state, config, Path(sys.argv[1]) / f'{number}.safetensors', step=7)"
+        "for number in range(8): weights.save_file(state, config, folder / f'{number}.safetensors', step=7)"
     )
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
+    exec(code, {"torch": torch, "weights": weights, "folder": tmp_path / "one"})
+    start = "import sys, torch; from pathlib import Path; from pconv_cuda import weights; folder = Path(sys.argv[1])\n"
+    subprocess.run([sys.executable, "-c", start + code, str(tmp_path / "other")], check=True)
     contents = {path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
     assert len(contents) == 1
     file = tmp_path / "one/0.safetensors"

@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -85,11 +86,19 @@ MORE = pytest.mark.full("opcheck in more cases")
 OPCHECKED = ["joined", "phases", "phases_no_masks", "phases_masks_of_batch_1", "empty_batch"]
 
 
-@pytest.mark.parametrize("channels_last", [pytest.param(False, marks=MORE), True])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("joined", "phases") else MORE) for name in OPCHECKED]
-)
-def test_opcheck(name: str, channels_last: bool, device: str) -> None:
+@pytest.mark.parametrize("name", ["joined", "phases"])
+def test_opcheck(name: str, device: str) -> None:
+    check_operators(name, True, device, [(True, True, True, True), (False, True, False, False)])
+
+
+@MORE
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", OPCHECKED)
+def test_opcheck_of_every_choice_of_gradients(name: str, channels_last: bool, device: str) -> None:
+    check_operators(name, channels_last, device, itertools.product((True, False), repeat=4))
+
+
+def check_operators(name: str, channels_last: bool, device: str, choices: Iterable[tuple[bool, ...]]) -> None:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     t = make_tensors(BY_NAME[name], poison=False).to(torch.float32, layout)
     low, skip, weight, bias, grad = (
@@ -99,7 +108,7 @@ def test_opcheck(name: str, channels_last: bool, device: str) -> None:
     arguments = (low, masks[0], skip, masks[1], weight)
     torch.library.opcheck(ops_upcat.partial_conv2d_upcat, (*arguments, bias))
     ratio = ops_upcat.partial_conv2d_upcat(*arguments, bias)[2]
-    for needed in itertools.product((True, False), repeat=4):
+    for needed in choices:
         torch.library.opcheck(ops_upcat.partial_conv2d_upcat_backward, (grad, *arguments, ratio, *needed))
     torch.library.opcheck(ops_upcat.upcat_phases, (weight.detach(), low.shape[1]))
 
@@ -199,30 +208,29 @@ import warnings
 warnings.simplefilter("ignore")
 import sys
 import torch
-from pconv_cuda import ops_upcat
-given = torch.load(sys.argv[1])
-low, skip, weight, bias = (each.requires_grad_() for each in given["leaves"])
-low_mask, skip_mask = given["masks"]
-output, alive, ratio = ops_upcat.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
-gradients = torch.autograd.grad(output, (low, skip, weight, bias), given["grad"])
-phases = ops_upcat.upcat_phases(weight.detach(), low.shape[1])
-torch.save([output, alive, ratio, *gradients, phases], sys.argv[2])
+sys.path.insert(0, sys.argv[1])
+from test_upcat_autograd import results_of
+torch.save(results_of(torch.load(sys.argv[2])), sys.argv[3])
 """
 
 
+def results_of(given: dict[str, list[Tensor]]) -> list[Tensor]:
+    low, skip, weight, bias = (each.requires_grad_() for each in given["leaves"])
+    low_mask, skip_mask = given["masks"]
+    output, alive, ratio = ops_upcat.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
+    gradients = torch.autograd.grad(output, (low, skip, weight, bias), given["grad"])
+    return [output.detach(), alive, ratio, *gradients, ops_upcat.upcat_phases(weight.detach(), low.shape[1])]
+
+
 def test_the_fallback_is_the_same_operation(tmp_path) -> None:
-    """PCONV_FALLBACK=1 runs what devices without a kernel get: one process each, for it is read when we are loaded."""
+    """PCONV_FALLBACK=1 runs what devices without a kernel get: in a process, for it is read when we are loaded."""
     t = make_tensors(BY_NAME["phases"], poison=False).to(torch.float32, torch.channels_last)
     torch.save({"leaves": t.leaves, "masks": [t.low_mask, t.skip_mask], "grad": t.grad}, tmp_path / "in.pt")
-    results = []
-    for choice in ("", "1"):
-        out = tmp_path / f"out{choice}.pt"
-        subprocess.run(
-            [sys.executable, "-c", FALLBACK, str(tmp_path / "in.pt"), str(out)],
-            env=os.environ | {"PCONV_FALLBACK": choice},
-            check=True,
-        )
-        results.append(torch.load(out))
+    here, given, out = os.path.dirname(__file__), str(tmp_path / "in.pt"), str(tmp_path / "out.pt")
+    command = [sys.executable, "-c", FALLBACK, here, given, out]
+    subprocess.run(command, env=os.environ | {"PCONV_FALLBACK": "1"}, check=True)
+    results = [results_of(torch.load(given)), torch.load(out)]
+    assert not all(torch.equal(one, other) for one, other in zip(*results, strict=True)), "both took the same kernels"
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
         assert one.stride() == other.stride()

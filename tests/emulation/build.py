@@ -11,12 +11,15 @@ As a program: python build.py VARIANT OUT_DIR SOURCE... [-DNAME ...] [--shared]
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -99,10 +102,19 @@ def _object(out_dir: Path, source: Path, flags: list[str]) -> Path:
     command = [COMPILER, *COMMON, *flags, "-x", "c++"]
     text = _run([*command, "-E", str(source)])
     target = out_dir / f"{source.stem}-{_digest(*(word for word in command if word[:2] != '-I'), text)}.o"
-    if not target.exists():
-        _run([*command, "-c", str(source), "-o", str(_unfinished(target))])
-        os.replace(_unfinished(target), target)
+    with _alone(target):
+        if not target.exists():
+            _run([*command, "-c", str(source), "-o", str(_unfinished(target))])
+            os.replace(_unfinished(target), target)
     return target
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Several test processes share a folder: what one of them compiles, the others wait for."""
+    with open(target.with_name(f".{target.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go where the file is closed
+        yield
 
 
 def _unfinished(target: Path) -> Path:

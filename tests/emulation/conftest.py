@@ -14,7 +14,8 @@ HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "csrc" / "kernels"
 PLAIN = ["counts.cu", "generic.cu", "pack.cu", "splits.cu", "scale_gradient.cu"]
 
-# The planted mistakes are compiled into the drivers, asleep; what ships is compiled without them (test_glue.py).
+# The planted mistakes are compiled into the drivers, asleep; what ships is compiled without them (test_glue.py
+# in the full tier).
 ALL = [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("*.cpp"))]
 SOURCES = {
     "operators": [HERE / "operators.cpp", *ALL],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -69,7 +70,7 @@ HOPPER_PLANTS = {
 @pytest.fixture(scope="session")
 def built(build_folder):
     """built("rel", "plants.cpp") is the path of the program; each is made once."""
-    return lambda variant, source: build.build(variant, build_folder, [HERE / source])
+    return functools.cache(lambda variant, source: build.build(variant, build_folder, [HERE / source]))
 
 
 def run(variant: str, program: Path, *arguments: str, policy: int = 2, coverage_folder: Path | None = None):

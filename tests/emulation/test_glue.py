@@ -30,12 +30,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="session")
-def library(build_folder: Path) -> Path:
+def library(build_folder: Path, pytestconfig: pytest.Config) -> Path:
+    # The short tier takes the drivers' objects, in which the planted mistakes are asleep; the full tier compiles the
+    # kernels once more, as they ship.
+    as_shipped = pytestconfig.getoption("--full") or pytestconfig.getoption("--only-full")
     kernels = [*sorted((CSRC / "kernels").glob("*.cu")), *sorted((CSRC / "kernels").glob("*.cpp"))]
     return build.build(
         "rel",
         build_folder,
         [*sorted((CSRC / "torch").glob("ops_cuda*.cpp")), CSRC / "torch" / "unfused.cpp", *kernels],
+        defines=[] if as_shipped else ["PCONV_PLANTS"],
         shared=True,
         extra=[f"-I{TORCH / 'include'}"],
         libraries=[f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{TORCH / 'lib'}"],

@@ -82,15 +82,29 @@ def calls_of(
     return [(("rel", driver, "--quick", *options, "--dtypes", names), variables) for names in dtypes]
 
 
-# Between them these run every instantiation. 99 KiB a block, as on sm_86, sm_89 and sm_120: there is a tile for those.
+# Between them these run every instantiation; fp16 differs from bf16 in an instruction and two conversions, and takes
+# fewer cases. 99 KiB a block, as on sm_86, sm_89 and sm_120: there is a tile for those.
 LITTLE = ("--shared", "101376")
+FOR_F16_ON_90 = f"{FOR_BOUNDS['90']},wgmma_two_tiles_across,wgmma_pointwise"
 HALVES, SHORT_TYPES = ("bf16", "f16"), ("bf16", "f16", "tf32")
 SHORT = {
-    "operators": calls_of("operators", dtypes=(*SHORT_TYPES, "f32")),
+    "operators": [
+        *calls_of("operators", dtypes=("bf16", "tf32", "f32")),
+        *calls_of("operators", "--only", f"{FOR_BOUNDS['80']},tiles_of_128", dtypes=("f16",)),
+    ],
     "operators in double": calls_of("operators", "--only", FOR_DOUBLES, dtypes=("f64",)),
-    "operators on sm_90": calls_of("operators", "--arch", "90", dtypes=HALVES),
-    "stage": calls_of("test_upcat", "--only", FOR_TILES["80"], dtypes=(*SHORT_TYPES, "f32,f64")),
-    "stage on sm_90": calls_of("test_upcat", "--arch", "90", "--only", FOR_TILES["90"], dtypes=HALVES),
+    "operators on sm_90": [
+        *calls_of("operators", "--arch", "90", dtypes=("bf16",)),
+        *calls_of("operators", "--arch", "90", "--only", FOR_F16_ON_90, dtypes=("f16",)),
+    ],
+    "stage": [
+        *calls_of("test_upcat", "--only", FOR_TILES["80"], dtypes=("bf16", "tf32", "f32,f64")),
+        *calls_of("test_upcat", "--only", "ragged,odd_channels,last,last_of_four,last_grey,patches", dtypes=("f16",)),
+    ],
+    "stage on sm_90": [
+        *calls_of("test_upcat", "--arch", "90", "--only", FOR_TILES["90"], dtypes=("bf16",)),
+        *calls_of("test_upcat", "--arch", "90", "--only", "ragged,tiles_of_128,many_filters", dtypes=("f16",)),
+    ],
     "stage backward": calls_of("test_upcat_backward", "--only", STAGES, dtypes=("bf16", "f32", "f16,f64", "tf32")),
     "little shared memory": [
         *calls_of("operators", *LITTLE, "--only", "tiles_of_128,deep", dtypes=SHORT_TYPES, EMU_SHARED_LIMIT=LITTLE[1]),
@@ -107,8 +121,9 @@ def test_every_kernel(run_kernels, what: str) -> None:
 
 
 @MORE_CASES
-def test_operators_in_double_in_every_case(run_kernels) -> None:
-    assert_passed(run_kernels("rel", "operators", "--quick", "--dtypes", "f64"))
+@pytest.mark.parametrize(("arch", "dtype"), [("80", "f64"), ("80", "f16"), ("90", "f16")])
+def test_operators_in_every_case(run_kernels, arch: str, dtype: str) -> None:
+    assert_passed(run_kernels("rel", "operators", "--arch", arch, "--quick", "--dtypes", dtype))
 
 
 @SCHEDULES
@@ -185,7 +200,7 @@ def test_the_decoders_stage_in_every_case(run_kernels) -> None:
     # 99 KiB a block: the plan leaves out the tiles that do not fit.
     little = (*rel, "bf16,f16,tf32", "--quick", "--shared", "101376", "--only", "ragged,patches,tiles_of_128")
     calls.append((little, {"EMU_SHARED_LIMIT": "101376"}))
-    calls.append(((*rel, "bf16", "--quick", "--arch", "90"), {}))
+    calls += [((*rel, names, "--quick", "--arch", "90"), {}) for names in HALVES]
     assert_all_pass(run_kernels, calls)
 
 
