@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pconv_cuda.inpainting import inpaint as inpaint
     from pconv_cuda.losses import InpaintingLoss as InpaintingLoss
+    from pconv_cuda.models import PConvRefiner as PConvRefiner
     from pconv_cuda.models import PConvUNet as PConvUNet
     from pconv_cuda.nn import PartialConv2d as PartialConv2d
     from pconv_cuda.nn import PartialConvUpCat2d as PartialConvUpCat2d
@@ -25,13 +26,22 @@ if TYPE_CHECKING:
 _LAZY = {
     "PartialConv2d": "pconv_cuda.nn",
     "PartialConvUpCat2d": "pconv_cuda.nn",
+    "PConvRefiner": "pconv_cuda.models",
     "PConvUNet": "pconv_cuda.models",
     "InpaintingLoss": "pconv_cuda.losses",
     "inpaint": "pconv_cuda.inpainting",
 }
 _SUBMODULES = ("data", "functional", "inpainting", "losses", "models", "nn", "ops", "reference", "training")
 
-__all__ = ["InpaintingLoss", "PConvUNet", "PartialConv2d", "PartialConvUpCat2d", "__version__", "inpaint"]
+__all__ = [
+    "InpaintingLoss",
+    "PConvRefiner",
+    "PConvUNet",
+    "PartialConv2d",
+    "PartialConvUpCat2d",
+    "__version__",
+    "inpaint",
+]
 
 
 def __getattr__(name: str) -> Any:

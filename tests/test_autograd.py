@@ -77,7 +77,7 @@ MORE = pytest.mark.full("opcheck in more cases")
 OPCHECKED = ["plain3x3", "grouped_channel_mask", "no_mask", "uneven", "empty_batch"]
 
 
-@pytest.mark.parametrize("name", ["grouped_channel_mask", "uneven"])
+@pytest.mark.parametrize("name", ["uneven"])
 def test_opcheck(name: str, device: str) -> None:
     check_operators(name, True, device, [(True, True, True), (False, True, False)])
 
@@ -144,6 +144,7 @@ def _step(function, x, mask, w, b):
     return output.relu().square().mean(), new_mask
 
 
+@pytest.mark.full("compiled layers")
 @pytest.mark.parametrize("mask_kind", ["single", "channels", "none"])
 def test_compile_fullgraph_with_dynamic_shapes(mask_kind: str, device: str) -> None:
     torch._dynamo.reset()

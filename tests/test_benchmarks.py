@@ -132,6 +132,7 @@ def test_suites_name_files_and_options_that_exist() -> None:
     assert suites.words("a.py -k 'one or two'") == ["benchmarks/a.py", "-k", "one or two"]
 
 
+@pytest.mark.full("benchmarks from end to end")
 def test_pconv_bench_from_end_to_end(tmp_path: Path, capsys) -> None:
     command = [sys.executable, "-m", "pconv_cuda", "bench"]
     # of a test process of many: by these pytest-benchmark would take its runs for such processes too, and not measure

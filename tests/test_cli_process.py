@@ -75,6 +75,7 @@ def test_output_never_fails_on_its_encoding(tmp_path):
     assert b"caf\\udce9 \\u56fe" in done.stdout
 
 
+@pytest.mark.full("signals")
 def test_the_reader_of_the_output_may_go(tmp_path):
     """The pipe is closed before the first line: the work is done, and no line counts as a failure."""
     reading, writing = os.pipe()

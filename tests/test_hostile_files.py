@@ -167,7 +167,16 @@ def test_weights_of_metrics_cannot_run_anything(tmp_path, monkeypatch, find):
     ids=str,
 )
 def test_a_checkpoint_of_other_types_is_refused(tmp_path, changes, reason):
-    state = {"format": 3, "step": 1, "model": {}, "optimizer": {}, "scaler": None, "identity": {}, "best_step": 1}
+    state = {
+        "format": 4,
+        "step": 1,
+        "model": {},
+        "average": None,
+        "optimizer": {},
+        "scaler": None,
+        "identity": {},
+        "best_step": 1,
+    }
     state |= {"best_score": 1.0, "losses": [0.0, 0], "network": {}}
     assert _load(_sealed(state, tmp_path / "good.pt"))["step"] == 1
     with pytest.raises(PConvError, match=f"cannot be read: {reason}"):

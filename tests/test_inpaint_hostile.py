@@ -178,6 +178,7 @@ def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path: Path) -> 
         assert line.startswith("refused: IMAGE:") and name in line and "--max-pixels allows 500000000" in line
 
 
+@pytest.mark.full("limits of the system")
 def test_a_16_bit_png_takes_what_its_header_tells_and_no_more(tmp_path: Path) -> None:
     packer = zlib.compressobj(1)
     flood = b"".join(packer.compress(bytes(2**24)) for _ in range(64)) + packer.flush()  # 1 GiB in a few MB
@@ -231,6 +232,7 @@ def test_a_large_scan_in_bounded_memory(tmp_path: Path) -> None:
     assert used < 4 * 2**20, f"{used / 2**20:.1f} GiB"  # the picture itself is 0.5, its mask 0.2
 
 
+@pytest.mark.full("limits of the system")
 def test_too_little_memory_is_one_sentence(tmp_path: Path) -> None:
     small_network(2).save_pretrained(tmp_path / "w")
     Image.new("RGB", (6000, 6000)).save(tmp_path / "a.bmp")

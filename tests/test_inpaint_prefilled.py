@@ -31,10 +31,10 @@ def network(kind: str, conv: str = "partial") -> InpaintingNetwork:
 
 
 def whole(model: InpaintingNetwork, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One run on the whole picture, on an exact fill, uint8 (H, W, 3)."""
+    """One run on the whole picture in float64, uint8 (H, W, 3)."""
     image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].double() / 255
     valid = torch.from_numpy(~hole)[None, None]
-    fill = smooth_fill(image, valid, tolerance=0.0).clamp(0, 1)
+    fill = smooth_fill(image.float(), valid).clamp(0, 1).double()
     model = type(model)(**{k: v for k, v in model.config.items() if k != "network"}).eval().double()
     model.load_state_dict(network_state(model))
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_pieces_give_what_one_big_run_gives(kind: str, conv: str, tile: int | No
     got, expected = inpaint(model, picture, hole, tile=tile), whole(model, picture, hole)
     np.testing.assert_array_equal(got[~hole], picture[~hole])
     difference = np.abs(got.astype(int) - expected)[hole]
-    assert difference.max() <= 2 and (difference > 1).mean() < 0.01  # the solver's tolerance, and rounding
+    assert difference.max() <= 1 and difference.mean() < 0.01  # rounding
     smooth = inpaint("smooth", picture, hole)
     assert np.abs(got.astype(int) - smooth)[hole].mean() > 3  # the network does add something
 
@@ -71,9 +71,9 @@ def test_every_pixel_of_a_wide_hole_has_a_colour() -> None:
     picture = smooth_picture(200, 210)
     hole = np.ones((200, 210), bool)
     hole[:, :3] = False
-    got = inpaint(network("refiner"), picture, hole, tile=64)
+    got = inpaint(network("refiner"), picture, hole, tile=128)
     expected = whole(network("refiner"), picture, hole)
-    assert np.abs(got.astype(int) - expected)[hole].max() <= 4  # with this tile no piece sees all that counts
+    assert np.abs(got.astype(int) - expected)[hole].max() <= 4  # the solver's tolerance, in so wide a hole
     far = np.abs(got.astype(int) - inpaint("smooth", picture, hole))[:, 40:]
     assert far.max() <= 1  # beyond the masks' growth: the smooth fill alone
 

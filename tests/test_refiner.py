@@ -22,9 +22,6 @@ def tiny(**changes) -> PConvRefiner:
     torch.manual_seed(0)
     model = PConvRefiner(**{"levels": 3, "width": 4, **changes})
     nn.init.normal_(model.last.weight, std=0.1)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.bias, std=0.1)
     return model.eval()
 
 
@@ -38,19 +35,34 @@ def picture(*size: int, batch: int = 2, seed: int = 1, dtype: torch.dtype = torc
     return torch.randn(batch, 3, height, width, generator=draw, dtype=dtype), mask
 
 
+def box_mean(x: Tensor, radius: int) -> Tensor:
+    """The mean over what lies in the picture of a square around each pixel, by sums over its rows and columns."""
+    height, width = x.shape[2:]
+    result = torch.empty_like(x)
+    for row in range(height):
+        for column in range(width):
+            rows, columns = (
+                slice(max(0, row - radius), row + radius + 1),
+                slice(max(0, column - radius), column + radius + 1),
+            )
+            result[:, :, row, column] = x[:, :, rows, columns].mean((2, 3))
+    return result
+
+
 def straightforward(model: PConvRefiner, image: Tensor, mask: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """The same network by the reference operations in ``dtype``, on an exact fill."""
     state = {name: value.to(dtype) for name, value in model.state_dict().items()}
     step = 2 ** (model.levels - 1)
     extra = (0, -image.shape[3] % step, 0, -image.shape[2] % step)
     fill = smooth_fill(image.double(), mask, tolerance=0.0).to(dtype)
-    x, m = F.pad(torch.where(mask, image.to(dtype), 0), extra), F.pad(mask, extra)
+    low = fill
+    for _ in range(2):
+        low = box_mean(low, model.blur)
+    x, m = F.pad(torch.where(mask, fill - low, 0), extra), F.pad(mask, extra)
 
     def layer(x: Tensor, m: Tensor, name: str, stride: int = 1, slope: float = SLOPE) -> tuple[Tensor, Tensor]:
         one = (stride, stride), (1, 1), (1, 1), 1
-        x, m = reference.partial_conv2d(
-            x, m.expand_as(x).to(dtype), state[f"{name}.weight"], state[f"{name}.bias"], *one
-        )
+        x, m = reference.partial_conv2d(x, m.expand_as(x).to(dtype), state[f"{name}.weight"], None, *one)
         return F.leaky_relu(x, slope), m[:, :1] > 0
 
     skips = []
@@ -117,16 +129,28 @@ def test_context_is_how_far_a_pixel_has_influence(conv: str, levels: int, layers
     model = tiny(conv=conv, levels=levels, layers=layers).double()
     nn.init.normal_(model.last.weight)
     step = model.grid
-    width = (2 * model.context + 40) // step * step + step
+    height, width = 4, (2 * model.context + 40) // step * step + step
     farthest = 0
     for offset in range(step):
         at = model.context + 10 + offset
-        x = torch.randn(1, 3 if conv == "partial" else 4, 8, width, dtype=torch.float64, requires_grad=True)
-        mask = torch.ones(1, 1, 8, width, dtype=torch.bool)
-        (gradient,) = torch.autograd.grad(model._answer(x, mask)[..., at].sum(), x)
+        image = torch.randn(1, 3, height, width, dtype=torch.float64)
+        mask = torch.ones(1, 1, height, width, dtype=torch.bool)
+        mask[..., at] = False  # the answer is added to nothing else
+        fill = torch.randn_like(image).requires_grad_()
+        output, _ = model(image, mask, fill)
+        (gradient,) = torch.autograd.grad(output[..., at].sum() - fill[..., at].sum(), fill)
         columns = gradient.abs().sum((0, 1, 2)).nonzero()
         farthest = max(farthest, at - int(columns.min()), int(columns.max()) - at)
     assert farthest == model.context
+
+
+def test_brightness_and_contrast_need_not_be_learned() -> None:
+    model = tiny(levels=2).double()
+    image, mask = picture(20, 30, dtype=torch.float64)
+    fill = smooth_fill(image, mask, tolerance=0.0)
+    answer = model(image, mask, fill)[0] - fill
+    other = model(3 * image + 7, mask, 3 * fill + 7)[0] - (3 * fill + 7)
+    assert torch.allclose(other, 3 * answer, rtol=1e-9, atol=1e-9) and answer.abs().max() > 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -18,7 +18,7 @@ from training_support import TINY_RUN
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.models import PConvUNet
-from pconv_cuda.training import load_config, loop, train
+from pconv_cuda.training import load_config, loop, objective, train
 from pconv_cuda.training.checkpoints import Checkpoints
 
 TINY = {**TINY_RUN, "model.width": 4, "train.lr": 0.01}
@@ -191,7 +191,7 @@ def test_a_good_checkpoint_is_not_removed_in_favour_of_a_damaged_later_one(tmp_p
     assert sorted(path.name[12:13] for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
 
 
-class _Poisoned(loop.InpaintingLoss):
+class _Poisoned(objective.InpaintingLoss):
     """A loss whose term "hole" goes wrong in the sixth call, in its value or in its gradient."""
 
     value, calls = float("nan"), 0
@@ -208,7 +208,7 @@ class _Poisoned(loop.InpaintingLoss):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_a_loss_that_is_no_number_stops_and_the_last_checkpoint_stays(photos, tmp_path, monkeypatch, capsys, value):
-    monkeypatch.setattr(loop, "InpaintingLoss", type("Poisoned", (_Poisoned,), {"value": value, "calls": 0}))
+    monkeypatch.setattr(objective, "InpaintingLoss", type("Poisoned", (_Poisoned,), {"value": value, "calls": 0}))
     settings = {**TINY, "train.steps": 9, "checkpoint.every": 2, "data.images": photos}
     options = [part for key, setting in settings.items() for part in ("--set", f"{key}={setting}")]
     assert main(["train", "--out", str(tmp_path), *options]) == 1

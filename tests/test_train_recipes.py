@@ -22,6 +22,8 @@ from pconv_cuda.models import PConvRefiner, PConvUNet, load_network
 from pconv_cuda.training import build_network, load_config, train
 from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.networks import WeightAverage, build_optimizer
+from pconv_cuda.training.objective import Objective
+from pconv_cuda.training.sources import open_data
 
 SMALL = {**TINY_RUN, "data.size": 24, "train.steps": 6, "train.warmup": 2, "loss.hole_steps": 4, "checkpoint.every": 2}
 
@@ -73,6 +75,7 @@ def test_a_recipe_is_beaten_by_file_settings_and_options(tmp_path, capsys) -> No
         ("train.clip=0", "train.clip: expected a number above 0"),
         ("train.warmup=-1", "train.warmup: expected at least 0"),
         ("loss.hole_steps=1.5", "loss.hole_steps: expected a whole number"),
+        ("loss.relative=1", "loss.relative: expected true or false"),
     ],
 )
 def test_wrong_values_are_named(setting: str, message: str) -> None:
@@ -124,7 +127,8 @@ def test_networks_and_optimisers_by_name() -> None:
 
 def test_a_small_run(pictures: Path, tmp_path) -> None:
     """The hole's loss alone, then all; what is written is the average; a resumed run is the same run."""
-    config = small(pictures, loss__preset="review")  # whose other terms weigh more than that in the hole
+    # the other terms weigh more than that in the hole
+    config = small(pictures, loss__preset="review", loss__relative=False)
     train(config, tmp_path / "run")
     log = log_of(tmp_path / "run")
     assert ["loss/valid" in line for line in log] == [False] * 4 + [True] * 2
@@ -156,16 +160,37 @@ def test_a_small_run(pictures: Path, tmp_path) -> None:
 
 def test_the_first_loss_is_that_in_the_hole(pictures: Path, tmp_path) -> None:
     """Of an untrained refiner, worked out from the smooth fill."""
-    config = small(pictures, train__steps=1, train__accumulate=1)
+    config = small(pictures, train__steps=1, loss__relative=False)
     train(config, tmp_path / "run")
-    from pconv_cuda.training.sources import open_data
-
     pairs = open_data(config).training
     samples = [pairs[0, number] for number in range(config.train.batch_size)]
     truth, mask = (torch.stack(each) for each in zip(*samples, strict=True))
     std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
     difference = (smooth_fill(truth, mask) - truth).abs() / std * ~mask
     assert log_of(tmp_path / "run")[0]["loss/hole"] == pytest.approx(6 * float(difference.mean()), rel=2e-3)
+
+
+def test_the_relative_loss_picture_by_picture() -> None:
+    draw = torch.Generator().manual_seed(0)
+    output, target, fill = (torch.randn(4, 3, 9, 7, generator=draw) * scale for scale in (1.0, 0.5, 0.8))
+    mask = torch.rand(4, 1, 9, 7, generator=draw) > 0.4
+    fill[3] = target[3]  # a perfect fill
+    expected = []
+    for number in range(4):
+        hole = ~mask[number].expand(3, -1, -1).numpy()
+        ours, fills = (np.abs(each[number].numpy() - target[number].numpy())[hole] for each in (output, fill))
+        expected.append(ours.mean() / (fills.mean() + 0.01))
+    objective = Objective(load_config(overrides={"loss.vgg": "none"}, recipe="small"), torch.device("cpu"))
+    terms = objective.terms(target, mask, output, target, fill, 0)
+    assert set(terms) == {"hole"} and float(terms["hole"]) == pytest.approx(np.mean(expected), rel=1e-5)
+    steps = load_config(recipe="small").loss.hole_steps
+    assert len(objective.terms(target, mask, output, target, fill, steps - 1)) == 1
+    assert len(objective.terms(target, mask, output, target, fill, steps)) > 1
+
+
+def test_a_relative_loss_needs_a_prefill() -> None:
+    with pytest.raises(PConvError, match="loss.relative: expected false without model.prefill"):
+        load_config(settings=["loss.relative=true"])
 
 
 def test_clipping_and_scores_by_pictures_set_aside(pictures: Path, tmp_path) -> None:

@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--vgg",
         metavar="imagenet|FILE|none",
-        help="weights of VGG16 for the perceptual and style terms (default: ImageNet's if torch has them "
-        "in its cache, else none)",
+        default="none",
+        help="weights of VGG16: with them the last steps have the perceptual and style terms too (default: none)",
     )
     add(
         "--preset",

@@ -25,16 +25,19 @@ class PConvRefiner(InpaintingNetwork):
     """The smooth fill, and what a small network of partial convolutions adds to it.
 
     A residual U-Net without normalisation layers. Where the paper's network has one convolution at full resolution,
-    this one has ``2 * layers``: that is where a small budget is best spent (docs/training.md). The last convolution
-    begins at 0, so that an untrained network returns the smooth fill. Valid pixels come back to the bit.
+    this one has ``2 * layers``: that is where a small budget is best spent (docs/training.md). It sees detail, the
+    picture less a blur of the filled picture, and has no biases: brightness has no influence on its answer, and
+    contrast scales it, so neither has to be learned. The last convolution begins at 0, so that an untrained network
+    returns the smooth fill. Valid pixels come back to the bit.
 
     Args:
         in_channels: channels of the picture, in and out.
         levels: sizes at which it works; every one after the first is half the size before.
         width: channels at full size; they double three times and then stay.
         layers: 3x3 convolutions at each size on the way down, and again on the way up.
-        conv: ``"partial"``; or ``"plain"`` for comparison: ordinary convolutions, which see the smooth fill in the
-            holes and the mask as one more channel.
+        blur: radius in px of the blur, a box twice.
+        conv: ``"partial"``; or ``"plain"`` for comparison: ordinary convolutions, which see the smooth fill's detail
+            in the holes and the mask as one more channel.
         mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
         prefill: ``"smooth"``.
     """
@@ -47,6 +50,7 @@ class PConvRefiner(InpaintingNetwork):
         levels: int = 4,
         width: int = 24,
         layers: int = 2,
+        blur: int = 8,
         conv: str = "partial",
         *,
         mean: tuple[float, ...] | None = None,
@@ -54,17 +58,18 @@ class PConvRefiner(InpaintingNetwork):
         prefill: str = "smooth",
     ) -> None:
         super().__init__(in_channels, mean, std)
-        check_sizes(levels=levels, width=width, layers=layers)
+        check_sizes(levels=levels, width=width, layers=layers, blur=blur)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
         if prefill != "smooth":
             raise ValueError(f"prefill: expected 'smooth', got {prefill!r}")
-        self.levels, self.width, self.layers, self.conv, self.prefill = levels, width, layers, conv, prefill
+        self.levels, self.width, self.layers, self.blur = levels, width, layers, blur
+        self.conv, self.prefill = conv, prefill
         widths = [width * min(2**level, 8) for level in range(levels)]
         partial = conv == "partial"
 
         def same(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
-            return (PartialConv2d if partial else nn.Conv2d)(channels, out, 3, stride, 1)
+            return (PartialConv2d if partial else nn.Conv2d)(channels, out, 3, stride, 1, bias=False)
 
         def more(channels: int) -> list[nn.Conv2d]:
             return [same(channels, channels) for _ in range(layers - 1)]
@@ -75,18 +80,20 @@ class PConvRefiner(InpaintingNetwork):
             self.down.append(nn.ModuleList([same(before, after, 2), *more(after)]))
         self.up = nn.ModuleList()
         for low, skip in reversed(list(zip(widths[1:], widths, strict=False))):
-            join = PartialConvUpCat2d(low, skip, skip) if partial else nn.Conv2d(low + skip, skip, 3, 1, 1)
+            if partial:
+                join: nn.Conv2d = PartialConvUpCat2d(low, skip, skip, bias=False)
+            else:
+                join = nn.Conv2d(low + skip, skip, 3, 1, 1, bias=False)
             self.up.append(nn.ModuleList([join, *more(skip)]))
         self.last = same(width, in_channels)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
+            if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=_SLOPE)
-                nn.init.zeros_(module.bias)
         nn.init.zeros_(self.last.weight)
 
     @property
     def config(self) -> dict[str, Any]:
-        names = ["in_channels", "levels", "width", "layers", "conv", "mean", "std", "prefill"]
+        names = ["in_channels", "levels", "width", "layers", "blur", "conv", "mean", "std", "prefill"]
         return {"network": self.kind, **{name: getattr(self, name) for name in names}}
 
     @property
@@ -103,7 +110,7 @@ class PConvRefiner(InpaintingNetwork):
         down = self.layers + sum(2 ** (level - 1) + more * 2**level for level in range(1, self.levels))
         up = self.layers * (2**deepest - 1)
         # one more for the last layer; doubling and halving shift by up to a pixel of each level
-        return down + up + 1 + 2**deepest - 1
+        return down + up + 1 + 2**deepest - 1 + 2 * self.blur
 
     def forward(self, image: Tensor, mask: Tensor | None, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Fill the holes of a batch.
@@ -128,7 +135,8 @@ class PConvRefiner(InpaintingNetwork):
         assert fill is not None
         height, width = image.shape[2:]
         grown = valid.expand(image.shape[0], -1, -1, -1)
-        x = torch.where(valid, image, 0.0) if self.conv == "partial" else torch.cat([fill, grown.to(fill)], 1)
+        detail = fill - _blurred(fill, self.blur)
+        x = torch.where(valid, detail, 0.0) if self.conv == "partial" else torch.cat([detail, grown.to(fill)], 1)
         # Any size: holes are added below and right until every level halves evenly, and cut off again.
         step = self.grid
         extra = (0, -width % step, 0, -height % step)
@@ -198,8 +206,16 @@ class PConvRefiner(InpaintingNetwork):
         return x, grown.expand(x.shape[0], -1, -1, -1)
 
     def extra_repr(self) -> str:
-        names = ("in_channels", "levels", "width", "layers", "conv")
+        names = ("in_channels", "levels", "width", "layers", "blur", "conv")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+def _blurred(x: Tensor, radius: int) -> Tensor:
+    """Box means over ``2 * radius + 1`` px, twice; beyond the border there is nothing."""
+    for _ in range(2):
+        for window, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+            x = F.avg_pool2d(x, window, 1, padding, count_include_pad=False)
+    return x
 
 
 def _separate(x: Tensor, conv: nn.Conv2d) -> bool:

@@ -21,6 +21,7 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
 from pconv_cuda.locks import folder_lock
 from pconv_cuda.models import InpaintingNetwork
+from pconv_cuda.models.prefill import filled
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.conditions import check_depth, make_accelerator, memory_errors
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
@@ -297,8 +298,10 @@ class _Run:
         with self.accelerator.autocast():
             target = self.network.normalize(truth)
             holed = torch.where(mask, target, 0.0)
-            output, _ = model(holed, mask)
-            return output, self.objective.terms(holed, mask, output, target, step)
+            # made here, for the network and the loss
+            fill = filled(self.network.prefill, holed, mask, None)
+            output, _ = model(holed, mask) if fill is None else model(holed, mask, fill)
+            return output, self.objective.terms(holed, mask, output, target, fill, step)
 
     def _numbers(self, terms: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         """The terms as means over the processes.

@@ -15,26 +15,44 @@ from pconv_cuda.training.options import TrainingConfig
 
 __all__ = ["Objective", "mean_over_samples", "mean_terms"]
 
+_LEAST_ERROR = 0.01  # normalised units, about half a grey level: a perfect fill is no divisor of 0
 Terms = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
 
 
 class Objective:
-    """The loss of a step: the one in the hole alone for the first ``loss.hole_steps``, then every term."""
+    """The loss of a step: the one in the hole alone for the first ``loss.hole_steps``, then every term.
+
+    With ``loss.relative`` the former is each picture's mean |output - truth| in the hole, in parts of the prefill's:
+    holes that can be filled well then count as much as those that cannot.
+    """
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
-        self._hole_steps = config.loss.hole_steps
+        self._hole_steps, self._relative = config.loss.hole_steps, config.loss.relative
         self._all = InpaintingLoss(preset=config.loss.preset, vgg=config.loss.vgg).to(device)
         self._hole = InpaintingLoss(preset=config.loss.preset, vgg="none")
 
-    def terms(self, holed: Tensor, mask: Tensor, output: Tensor, target: Tensor, step: int | None) -> Terms:
+    def terms(
+        self, holed: Tensor, mask: Tensor, output: Tensor, target: Tensor, fill: Tensor | None, step: int | None
+    ) -> Terms:
         """The weighted terms of training step ``step``, counted from 0, or with None all of them.
 
-        Tensors as in :class:`pconv_cuda.InpaintingLoss`.
+        Tensors as in :class:`pconv_cuda.InpaintingLoss`; ``fill`` is the prefill, where there is one.
         """
-        if step is not None and step < self._hole_steps:
-            return {"hole": self._hole(holed, mask, output, target)["hole"]}
-        return self._all(holed, mask, output, target)
+        if step is None or step >= self._hole_steps:
+            return self._all(holed, mask, output, target)
+        if self._relative and fill is not None:
+            return {"hole": _relative_loss(mask, output, target, fill)}
+        return {"hole": self._hole(holed, mask, output, target)["hole"]}
+
+
+def _relative_loss(mask: Tensor, output: Tensor, target: Tensor, fill: Tensor) -> Tensor:
+    hole = (~mask).to(target.dtype)
+    ours, fills, count = (
+        (each * hole).flatten(1).sum(1)
+        for each in ((output - target).abs(), (fill - target).abs(), torch.ones_like(fill))
+    )
+    return (ours / (fills + _LEAST_ERROR * count)).mean()
 
 
 def mean_terms(accelerator: Any, terms: Terms) -> dict[str, float]:

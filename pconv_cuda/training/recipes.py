@@ -28,6 +28,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "train.clip": 1.0,
         "train.average": 0.999,
         "loss.hole_steps": 7_000,
+        "loss.relative": True,
         "log.pictures": 0,
     },
 }
