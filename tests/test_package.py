@@ -24,7 +24,7 @@ def python(code: str, *, cwd: pathlib.Path = ROOT, **environment: str) -> subpro
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True)
 
 
-def test_importing_registers_the_operators_and_little_else() -> None:
+def test_importing_and_loading_weights_import_little(tmp_path: pathlib.Path) -> None:
     done = python(
         "import torch, sys; before = set(sys.modules); import pconv_cuda\n"
         "assert torch.ops.pconv_cuda.partial_conv2d and torch.ops.pconv_cuda.partial_conv2d_backward\n"
@@ -33,6 +33,8 @@ def test_importing_registers_the_operators_and_little_else() -> None:
         "from pconv_cuda import PartialConv2d, PConvUNet, InpaintingLoss, inpaint\n"
         "assert set(pconv_cuda.__all__) <= set(dir(pconv_cuda))\n"
         "import pconv_cuda.models; assert pconv_cuda.models.PConvUNet is PConvUNet\n"
+        f"PConvUNet(levels=1, width=1).save_pretrained({str(tmp_path)!r})\n"
+        f"PConvUNet.from_pretrained({str(tmp_path)!r}); assert 'torch._dynamo' not in sys.modules\n"
     )
     assert done.returncode == 0, done.stderr
 

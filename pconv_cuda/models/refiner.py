@@ -12,7 +12,7 @@ from pconv_cuda import ops, ops_upcat
 from pconv_cuda._arguments import as_valid, check_binary, padded_mask
 from pconv_cuda._unet_options import check_sizes
 from pconv_cuda.functional import is_transformed, partial_conv2d, partial_conv2d_upcat
-from pconv_cuda.models.base import InpaintingNetwork
+from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.prefill import filled
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
@@ -86,9 +86,7 @@ class PConvRefiner(InpaintingNetwork):
                 join = nn.Conv2d(low + skip, skip, 3, 1, 1, bias=False)
             self.up.append(nn.ModuleList([join, *more(skip)]))
         self.last = same(width, in_channels)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=_SLOPE)
+        initialise(self, _SLOPE)
         nn.init.zeros_(self.last.weight)
 
     @property

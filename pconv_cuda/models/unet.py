@@ -12,7 +12,7 @@ from pconv_cuda._arguments import as_valid, check_binary, padded_mask, same_in_a
 from pconv_cuda._reach import closed_side, context_radius
 from pconv_cuda._stages import Stage
 from pconv_cuda._unet_options import check_sizes, window_sizes
-from pconv_cuda.models.base import InpaintingNetwork
+from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.prefill import filled
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
@@ -107,11 +107,7 @@ class PConvUNet(InpaintingNetwork):
         last = up(widths[1], in_channels, in_channels, bias=True)
         self.decoder.append(Stage(last, norm=False, activation=leaky() if head else None, fused=fused))
         self.head_conv = nn.Conv2d(in_channels, in_channels, 1) if head else nn.Identity()
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
         if prefill:
             nn.init.zeros_(last.weight)
         self._frozen_encoder = False
