@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pconv_cuda.inpainting import inpaint as inpaint
     from pconv_cuda.losses import InpaintingLoss as InpaintingLoss
-    from pconv_cuda.models import PConvRefiner as PConvRefiner
+    from pconv_cuda.models import FillRefiner as FillRefiner
     from pconv_cuda.models import PConvUNet as PConvUNet
     from pconv_cuda.nn import PartialConv2d as PartialConv2d
     from pconv_cuda.nn import PartialConvUpCat2d as PartialConvUpCat2d
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "PartialConv2d": "pconv_cuda.nn",
     "PartialConvUpCat2d": "pconv_cuda.nn",
-    "PConvRefiner": "pconv_cuda.models",
+    "FillRefiner": "pconv_cuda.models",
     "PConvUNet": "pconv_cuda.models",
     "InpaintingLoss": "pconv_cuda.losses",
     "inpaint": "pconv_cuda.inpainting",
@@ -35,7 +35,7 @@ _SUBMODULES = ("data", "functional", "inpainting", "losses", "models", "nn", "op
 
 __all__ = [
     "InpaintingLoss",
-    "PConvRefiner",
+    "FillRefiner",
     "PConvUNet",
     "PartialConv2d",
     "PartialConvUpCat2d",

@@ -78,7 +78,7 @@ def quickstart_config(
             "train.warmup": min(100, steps // 10),
             "train.seed": seed,
             "loss.vgg": vgg,
-            "loss.hole_steps": steps if vgg == "none" else steps * 4 // 5,
+            "loss.hole_steps": None if vgg == "none" else steps * 4 // 5,
             "checkpoint.every": max(1, steps // 2),
             "checkpoint.keep": 1,
             "log.every": max(1, steps // 20),

@@ -127,7 +127,7 @@ def test_psnr_by_hand():
 
 def test_weights_of_vgg_bring_all_terms_at_the_end():
     without = q.quickstart_config()
-    assert without.loss.vgg == "none" and without.loss.hole_steps == without.train.steps
+    assert without.loss.vgg == "none" and without.loss.hole_steps is None
     with_weights = q.quickstart_config(vgg="vgg16.pth")
     assert with_weights.loss.vgg == "vgg16.pth" and with_weights.loss.hole_steps < with_weights.train.steps
     assert with_weights.train.steps < without.train.steps

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from pconv_cuda import PConvUNet, reference
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
-from pconv_cuda.models import PConvRefiner, load_network
+from pconv_cuda.models import FillRefiner, load_network
 
 SLOPE = 0.1
 
 
-def tiny(**changes) -> PConvRefiner:
+def tiny(**changes) -> FillRefiner:
     """A refiner whose last layer is random too."""
     torch.manual_seed(0)
-    model = PConvRefiner(**{"levels": 3, "width": 4, **changes})
+    model = FillRefiner(**{"levels": 3, "width": 4, **changes})
     nn.init.normal_(model.last.weight, std=0.1)
     return model.eval()
 
@@ -49,7 +49,7 @@ def box_mean(x: Tensor, radius: int) -> Tensor:
     return result
 
 
-def straightforward(model: PConvRefiner, image: Tensor, mask: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+def straightforward(model: FillRefiner, image: Tensor, mask: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """The same network by the reference operations in ``dtype``, on an exact fill."""
     state = {name: value.to(dtype) for name, value in model.state_dict().items()}
     step = 2 ** (model.levels - 1)
@@ -58,42 +58,44 @@ def straightforward(model: PConvRefiner, image: Tensor, mask: Tensor, dtype: tor
     low = fill
     for _ in range(2):
         low = box_mean(low, model.blur)
-    x, m = F.pad(torch.where(mask, fill - low, 0), extra), F.pad(mask, extra)
+    x, m = F.pad(fill - low, extra), F.pad(mask, extra)
+    if model.conv == "partial":
+        joined = torch.cat([torch.where(m, x, 0), x], 1)
+        full = torch.cat([m.expand_as(x), torch.ones_like(x, dtype=torch.bool)], 1)
+        one = (1, 1), (1, 1), (1, 1), 1
+        x, _ = reference.partial_conv2d(joined, full.to(dtype), state["down.0.0.weight"], None, *one)
+        x = F.leaky_relu(x, SLOPE)
+    else:
+        x = F.leaky_relu(F.conv2d(torch.cat([x, m.to(dtype)], 1), state["down.0.0.weight"], padding=1), SLOPE)
 
-    def layer(x: Tensor, m: Tensor, name: str, stride: int = 1, slope: float = SLOPE) -> tuple[Tensor, Tensor]:
-        one = (stride, stride), (1, 1), (1, 1), 1
-        x, m = reference.partial_conv2d(x, m.expand_as(x).to(dtype), state[f"{name}.weight"], None, *one)
-        return F.leaky_relu(x, slope), m[:, :1] > 0
+    def layer(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        return F.leaky_relu(F.conv2d(x, state[f"{name}.weight"], stride=stride, padding=1), SLOPE)
 
     skips = []
     for level in range(model.levels):
-        x, m = layer(x, m, f"down.{level}.0", stride=1 if level == 0 else 2)
+        x = layer(x, f"down.{level}.0", stride=2) if level else x
         for number in range(1, model.layers):
-            y, m = layer(x, m, f"down.{level}.{number}")
-            x = x + y
-        skips.append((x, m))
+            x = x + layer(x, f"down.{level}.{number}")
+        skips.append(x)
     skips.pop()
     for stage in range(model.levels - 1):
-        skip, skip_mask = skips.pop()
-        low, low_mask = F.interpolate(x, scale_factor=2), F.interpolate(m.float(), scale_factor=2) > 0
-        x = torch.cat([low, skip], 1)
-        full = torch.cat([low_mask.expand_as(low), skip_mask.expand_as(skip)], 1)
-        x, m = layer(x, full, f"up.{stage}.0")
+        doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        x = layer(torch.cat([doubled, skips.pop()], 1), f"up.{stage}.0")
         for number in range(1, model.layers):
-            y, m = layer(x, m, f"up.{stage}.{number}")
-            x = x + y
-    answer, _ = layer(x, m, "last", slope=1.0)
+            x = x + layer(x, f"up.{stage}.{number}")
+    answer = F.conv2d(x, state["last.weight"], padding=1)
     return torch.where(mask, image.to(dtype), fill + answer[..., : image.shape[2], : image.shape[3]])
 
 
 @pytest.mark.parametrize("options", [{}, {"levels": 1}, {"levels": 4, "layers": 1}, {"levels": 2, "layers": 3}])
 @pytest.mark.parametrize("size", [(24, 40), (17, 9)])
-def test_against_the_reference(options: dict[str, int], size: tuple[int, int]) -> None:
-    model = tiny(**options).double()
+@pytest.mark.parametrize("conv", ["partial", "plain"])
+def test_against_the_reference(options: dict[str, int], size: tuple[int, int], conv: str) -> None:
+    model = tiny(conv=conv, **options).double()
     image, mask = picture(*size, dtype=torch.float64)
     expected = straightforward(model, image, mask)
     fill = smooth_fill(image, mask, tolerance=0.0)
-    for grad in (True, False):  # with autograd the activations run by themselves
+    for grad in (True, False):
         with torch.set_grad_enabled(grad):
             output, new_mask = model(torch.where(mask, image, torch.nan), mask, fill)
         assert (output - expected).abs().max() < 1e-12
@@ -103,7 +105,7 @@ def test_against_the_reference(options: dict[str, int], size: tuple[int, int]) -
 
 @pytest.mark.parametrize("conv", ["partial", "plain"])
 def test_untrained_it_is_the_smooth_fill(conv: str) -> None:
-    model = PConvRefiner(levels=3, width=4, conv=conv)
+    model = FillRefiner(levels=3, width=4, conv=conv)
     image, mask = picture(21, 30)
     output, _ = model(image, mask)
     assert torch.equal(output, smooth_fill(image, mask))
@@ -145,7 +147,7 @@ def test_context_is_how_far_a_pixel_has_influence(conv: str, levels: int, layers
 
 
 def test_brightness_and_contrast_need_not_be_learned() -> None:
-    model = tiny(levels=2).double()
+    model = tiny(levels=2, conv="partial").double()
     image, mask = picture(20, 30, dtype=torch.float64)
     fill = smooth_fill(image, mask, tolerance=0.0)
     answer = model(image, mask, fill)[0] - fill
@@ -173,7 +175,7 @@ def test_autocast_trains_in_lower_precision() -> None:
     image, mask = picture(16, 24)
     with torch.autocast("cpu", torch.bfloat16):
         output, _ = model(image, mask)
-        with torch.no_grad():  # where the activations run inside the operators
+        with torch.no_grad():
             inferred, _ = model(image, mask)
     exact, _ = model(image, mask)
     for result in (output, inferred):
@@ -226,7 +228,7 @@ def test_wrong_arguments_are_named(change: dict[str, Tensor], message: str) -> N
 )
 def test_wrong_options_are_named(options: dict) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
-        PConvRefiner(**options)
+        FillRefiner(**options)
 
 
 def test_files(tmp_path) -> None:
@@ -235,8 +237,8 @@ def test_files(tmp_path) -> None:
     assert json.loads((tmp_path / "refiner" / "config.json").read_text())["network"] == "refiner"
     image, mask = picture(12, 12)
     for path in (tmp_path / "refiner", tmp_path / "refiner" / "model.safetensors"):
-        for again in (PConvRefiner.from_pretrained(path), load_network(path)):
-            assert isinstance(again, PConvRefiner) and not again.training and again.config == model.config
+        for again in (FillRefiner.from_pretrained(path), load_network(path)):
+            assert isinstance(again, FillRefiner) and not again.training and again.config == model.config
             assert torch.equal(again(image, mask)[0], model(image, mask)[0])
     with pytest.raises(PConvError, match=r"expected the weights of a unet \(PConvUNet\), but .* those of 'refiner'"):
         PConvUNet.from_pretrained(tmp_path / "refiner")
@@ -245,7 +247,7 @@ def test_files(tmp_path) -> None:
     again = load_network(tmp_path / "unet")
     assert isinstance(again, PConvUNet) and again.prefill == "smooth"
     with pytest.raises(PConvError, match=r"expected the weights of a refiner"):
-        PConvRefiner.from_pretrained(tmp_path / "unet")
+        FillRefiner.from_pretrained(tmp_path / "unet")
 
 
 @pytest.mark.parametrize("name", ["diffusion", ["refiner"], None, 3])
@@ -257,7 +259,7 @@ def test_unknown_networks_are_refused(name: object, tmp_path) -> None:
     state = load_file(tmp_path / "model.safetensors")
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({**tiny().config, "network": name}))
-    with pytest.raises(PConvError, match=r"expected the weights of a unet \(PConvUNet\) or refiner \(PConvRefiner\)"):
+    with pytest.raises(PConvError, match=r"expected the weights of a unet \(PConvUNet\) or refiner \(FillRefiner\)"):
         load_network(tmp_path)
 
 

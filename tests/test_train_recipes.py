@@ -18,7 +18,7 @@ from training_support import TINY_RUN
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
-from pconv_cuda.models import PConvRefiner, PConvUNet, load_network
+from pconv_cuda.models import FillRefiner, PConvUNet, load_network
 from pconv_cuda.training import build_network, load_config, train
 from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.networks import WeightAverage, build_optimizer
@@ -116,7 +116,7 @@ def test_the_average_of_the_weights() -> None:
 
 def test_networks_and_optimisers_by_name() -> None:
     refiner = build_network(load_config(overrides={"model.levels": 2, "model.width": 5}, recipe="small"))
-    assert isinstance(refiner, PConvRefiner) and (refiner.levels, refiner.width, refiner.prefill) == (2, 5, "smooth")
+    assert isinstance(refiner, FillRefiner) and (refiner.levels, refiner.width, refiner.prefill) == (2, 5, "smooth")
     unet = build_network(load_config(overrides={"model.levels": 2, "model.width": 2, "model.prefill": "smooth"}))
     assert isinstance(unet, PConvUNet) and unet.prefill == "smooth"
     cpu = torch.device("cpu")
@@ -139,7 +139,7 @@ def test_a_small_run(pictures: Path, tmp_path) -> None:
     assert any(not torch.equal(written[name], tensor) for name, tensor in last["model"].items())
     start = build_network(config).state_dict()
     assert all(not torch.equal(written[name], start[name]) for name in start)
-    assert isinstance(load_network(tmp_path / "run"), PConvRefiner)
+    assert isinstance(load_network(tmp_path / "run"), FillRefiner)
     # scores before, of the other loss, do not count: they were better
     totals = [line["loss/total"] for line in log]
     assert last["best_step"] == 6 and last["best_score"] == pytest.approx(sum(totals[4:]) / 2, rel=1e-4)
@@ -180,12 +180,23 @@ def test_the_relative_loss_picture_by_picture() -> None:
         hole = ~mask[number].expand(3, -1, -1).numpy()
         ours, fills = (np.abs(each[number].numpy() - target[number].numpy())[hole] for each in (output, fill))
         expected.append(ours.mean() / (fills.mean() + 0.01))
-    objective = Objective(load_config(overrides={"loss.vgg": "none"}, recipe="small"), torch.device("cpu"))
-    terms = objective.terms(target, mask, output, target, fill, 0)
-    assert set(terms) == {"hole"} and float(terms["hole"]) == pytest.approx(np.mean(expected), rel=1e-5)
-    steps = load_config(recipe="small").loss.hole_steps
-    assert len(objective.terms(target, mask, output, target, fill, steps - 1)) == 1
-    assert len(objective.terms(target, mask, output, target, fill, steps)) > 1
+
+    def terms(hole_steps: int | None, step: int | None) -> dict[str, torch.Tensor]:
+        config = load_config(overrides={"loss.vgg": "none", "loss.hole_steps": hole_steps}, recipe="small")
+        return Objective(config, torch.device("cpu")).terms(target, mask, output, target, fill, step)
+
+    for hole_steps, step in ((None, 0), (None, None), (9, 8), (1, 0)):
+        first = terms(hole_steps, step)
+        assert set(first) == {"hole"} and float(first["hole"]) == pytest.approx(np.mean(expected), rel=1e-5)
+    for hole_steps, step in ((9, 9), (9, None), (0, 0)):
+        assert len(terms(hole_steps, step)) > 1
+
+
+def test_the_hole_alone_needs_no_weights_of_vgg(tmp_path) -> None:
+    config = load_config(overrides={"loss.vgg": str(tmp_path / "missing.pth")}, recipe="small")
+    Objective(config, torch.device("cpu"))
+    with pytest.raises(PConvError, match="missing.pth"):
+        Objective(load_config(overrides={"loss.vgg": str(tmp_path / "missing.pth")}), torch.device("cpu"))
 
 
 def test_a_relative_loss_needs_a_prefill() -> None:

@@ -9,12 +9,12 @@ import torch
 from pconv_cuda import weights
 from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD
 from pconv_cuda.models.base import InpaintingNetwork
-from pconv_cuda.models.refiner import PConvRefiner
+from pconv_cuda.models.refiner import FillRefiner
 from pconv_cuda.models.unet import PConvUNet
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "InpaintingNetwork", "PConvRefiner", "PConvUNet", "load_network"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "InpaintingNetwork", "FillRefiner", "PConvUNet", "load_network"]
 
-_KINDS: dict[str, type[InpaintingNetwork]] = {kind.kind: kind for kind in (PConvUNet, PConvRefiner)}
+_KINDS: dict[str, type[InpaintingNetwork]] = {kind.kind: kind for kind in (PConvUNet, FillRefiner)}
 
 
 def load_network(path: str | Path, *, device: torch.device | str = "cpu") -> InpaintingNetwork:

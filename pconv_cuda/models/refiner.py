@@ -1,4 +1,4 @@
-"""A small network that adds to the smooth fill: partial convolutions from full resolution down, and back."""
+"""A small network that adds to the smooth fill, from full resolution down and back."""
 
 from __future__ import annotations
 
@@ -8,27 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda import ops, ops_upcat
 from pconv_cuda._arguments import as_valid, check_binary, padded_mask
 from pconv_cuda._unet_options import check_sizes
-from pconv_cuda.functional import is_transformed, partial_conv2d, partial_conv2d_upcat
+from pconv_cuda.functional import partial_conv2d_sources
 from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.prefill import filled
-from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
-__all__ = ["PConvRefiner"]
+__all__ = ["FillRefiner"]
 
 _SLOPE = 0.1  # of the LeakyReLU
 
 
-class PConvRefiner(InpaintingNetwork):
-    """The smooth fill, and what a small network of partial convolutions adds to it.
+class FillRefiner(InpaintingNetwork):
+    """The smooth fill, and what a small network adds to it.
 
     A residual U-Net without normalisation layers. Where the paper's network has one convolution at full resolution,
     this one has ``2 * layers``: that is where a small budget is best spent (docs/training.md). It sees detail, the
-    picture less a blur of the filled picture, and has no biases: brightness has no influence on its answer, and
-    contrast scales it, so neither has to be learned. The last convolution begins at 0, so that an untrained network
-    returns the smooth fill. Valid pixels come back to the bit.
+    filled picture less a blur of it, and has no biases: brightness has no influence on its answer. The last convolution
+    begins at 0, so that an untrained network returns the smooth fill. Valid pixels come back to the bit.
 
     Args:
         in_channels: channels of the picture, in and out.
@@ -36,8 +33,9 @@ class PConvRefiner(InpaintingNetwork):
         width: channels at full size; they double three times and then stay.
         layers: 3x3 convolutions at each size on the way down, and again on the way up.
         blur: radius in px of the blur, a box twice.
-        conv: ``"partial"``; or ``"plain"`` for comparison: ordinary convolutions, which see the smooth fill's detail
-            in the holes and the mask as one more channel.
+        conv: of the first layer, the only one that knows of holes. ``"plain"``: a convolution of the filled picture's
+            detail and the mask as one more channel. ``"partial"``: a partial convolution of two sources, the detail of
+            the valid pixels under the mask and that of the filled picture; contrast scales the network's answer.
         mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
         prefill: ``"smooth"``.
     """
@@ -47,11 +45,11 @@ class PConvRefiner(InpaintingNetwork):
     def __init__(
         self,
         in_channels: int = 3,
-        levels: int = 4,
+        levels: int = 3,
         width: int = 24,
         layers: int = 2,
         blur: int = 8,
-        conv: str = "partial",
+        conv: str = "plain",
         *,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
@@ -66,25 +64,21 @@ class PConvRefiner(InpaintingNetwork):
         self.levels, self.width, self.layers, self.blur = levels, width, layers, blur
         self.conv, self.prefill = conv, prefill
         widths = [width * min(2**level, 8) for level in range(levels)]
-        partial = conv == "partial"
 
         def same(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
-            return (PartialConv2d if partial else nn.Conv2d)(channels, out, 3, stride, 1, bias=False)
+            return nn.Conv2d(channels, out, 3, stride, 1, bias=False)
 
         def more(channels: int) -> list[nn.Conv2d]:
             return [same(channels, channels) for _ in range(layers - 1)]
 
-        first = same(in_channels if partial else in_channels + 1, width)
+        first = same(2 * in_channels if conv == "partial" else in_channels + 1, width)
         self.down = nn.ModuleList([nn.ModuleList([first, *more(width)])])
         for before, after in zip(widths, widths[1:], strict=False):
             self.down.append(nn.ModuleList([same(before, after, 2), *more(after)]))
-        self.up = nn.ModuleList()
-        for low, skip in reversed(list(zip(widths[1:], widths, strict=False))):
-            if partial:
-                join: nn.Conv2d = PartialConvUpCat2d(low, skip, skip, bias=False)
-            else:
-                join = nn.Conv2d(low + skip, skip, 3, 1, 1, bias=False)
-            self.up.append(nn.ModuleList([join, *more(skip)]))
+        self.up = nn.ModuleList(
+            nn.ModuleList([same(low + skip, skip), *more(skip)])
+            for low, skip in reversed(list(zip(widths[1:], widths, strict=False)))
+        )
         self.last = same(width, in_channels)
         initialise(self, _SLOPE)
         nn.init.zeros_(self.last.weight)
@@ -131,16 +125,7 @@ class PConvRefiner(InpaintingNetwork):
         valid = self._checked(image, mask)
         fill = filled(self.prefill, image, valid, fill)
         assert fill is not None
-        height, width = image.shape[2:]
-        grown = valid.expand(image.shape[0], -1, -1, -1)
-        detail = fill - _blurred(fill, self.blur)
-        x = torch.where(valid, detail, 0.0) if self.conv == "partial" else torch.cat([detail, grown.to(fill)], 1)
-        # Any size: holes are added below and right until every level halves evenly, and cut off again.
-        step = self.grid
-        extra = (0, -width % step, 0, -height % step)
-        if extra != (0, 0, 0, 0):
-            x, grown = F.pad(x, extra), padded_mask(grown, extra)
-        answer = self._answer(x, grown)[..., :height, :width]
+        answer = self._answer(fill - _blurred(fill, self.blur), valid.expand(len(image), -1, -1, -1))
         output = torch.where(valid, image, fill + answer)
         return output, torch.ones_like(output[:, :1], dtype=torch.bool)
 
@@ -162,46 +147,30 @@ class PConvRefiner(InpaintingNetwork):
             raise ValueError(f"mask: expected ({n}|1, 1, {height}, {width}), got {tuple(mask.shape)}")
         return valid
 
-    def _answer(self, x: Tensor, mask: Tensor) -> Tensor:
-        """What is added to the fill: 0 where the mask's growth does not reach."""
+    def _answer(self, detail: Tensor, valid: Tensor) -> Tensor:
+        """What is added to the fill, for every pixel."""
+        # any size: zeros are added below and right until every level halves evenly, and cut off again
+        height, width = detail.shape[2:]
+        extra = (0, -width % self.grid, 0, -height % self.grid)
+        if extra != (0, 0, 0, 0):
+            detail, valid = F.pad(detail, extra), padded_mask(valid, extra)
+        x = self._first(detail, valid)
         skips = []
-        for block in cast("list[nn.ModuleList]", self.down):
-            x, mask = self._block(block, *self._layer(cast(nn.Conv2d, block[0]), x, mask))
-            skips.append((x, mask))
+        for number, block in enumerate(cast("list[nn.ModuleList]", self.down)):
+            x = _block(block, x if number == 0 else _layer(block[0], x))
+            skips.append(x)
         skips.pop()
         for block in cast("list[nn.ModuleList]", self.up):
-            x, mask = self._block(block, *self._join(cast(nn.Conv2d, block[0]), x, mask, *skips.pop()))
-        return self._layer(self.last, x, mask, slope=1.0)[0]
+            x = _block(block, _layer(block[0], torch.cat([F.interpolate(x, scale_factor=2), skips.pop()], 1)))
+        return cast(Tensor, self.last(x))[..., :height, :width]
 
-    def _block(self, block: nn.ModuleList, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The layers after a block's first one; each adds to what it is given."""
-        for layer in block[1:]:
-            y, mask = self._layer(cast(nn.Conv2d, layer), x, mask)
-            x = x + y
-        return x, mask
-
-    def _layer(self, conv: nn.Conv2d, x: Tensor, mask: Tensor, slope: float = _SLOPE) -> tuple[Tensor, Tensor]:
-        if not isinstance(conv, PartialConv2d):
-            return F.leaky_relu(conv(x), slope), mask
-        if _separate(x, conv):
-            x, mask = partial_conv2d(x, mask, conv.weight, conv.bias, conv.stride, conv.padding)
-            return F.leaky_relu(x, slope), mask
-        window = list(conv.stride), [1, 1], [1, 1], 1
-        x, grown, _ = ops.partial_conv2d(x, mask, [], conv.weight, conv.bias, *window, -1, slope)
-        return x, grown.expand(x.shape[0], -1, -1, -1)
-
-    def _join(
-        self, conv: nn.Conv2d, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        if not isinstance(conv, PartialConvUpCat2d):
-            return F.leaky_relu(conv(torch.cat([F.interpolate(low, scale_factor=2), skip], 1)), _SLOPE), skip_mask
-        if _separate(low, conv):
-            x, mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, conv.weight, conv.bias)
-            return F.leaky_relu(x, _SLOPE), mask
-        x, grown, _ = ops_upcat.partial_conv2d_upcat(
-            low, low_mask, skip, skip_mask, conv.weight, conv.bias, None, -1, _SLOPE
-        )
-        return x, grown.expand(x.shape[0], -1, -1, -1)
+    def _first(self, detail: Tensor, valid: Tensor) -> Tensor:
+        """The layer that knows of holes: behind it there are none."""
+        layer = cast(nn.Conv2d, cast(nn.ModuleList, self.down[0])[0])
+        if self.conv == "plain":
+            return _layer(layer, torch.cat([detail, valid.to(detail)], 1))
+        x, _ = partial_conv2d_sources((detail, detail), (valid, None), layer.weight, padding=1)
+        return F.leaky_relu(x, _SLOPE)
 
     def extra_repr(self) -> str:
         names = ("in_channels", "levels", "width", "layers", "blur", "conv")
@@ -216,6 +185,12 @@ def _blurred(x: Tensor, radius: int) -> Tensor:
     return x
 
 
-def _separate(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether the activation runs by itself: the operator's own is for inference alone."""
-    return torch.is_grad_enabled() or is_transformed(x, conv.weight)
+def _layer(conv: nn.Module, x: Tensor) -> Tensor:
+    return F.leaky_relu(conv(x), _SLOPE)
+
+
+def _block(block: nn.ModuleList, x: Tensor) -> Tensor:
+    """The layers after a block's first one; each adds to what it is given."""
+    for layer in block[1:]:
+        x = x + _layer(layer, x)
+    return x

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from pconv_cuda.models import InpaintingNetwork, PConvRefiner, PConvUNet
+from pconv_cuda.models import FillRefiner, InpaintingNetwork, PConvUNet
 from pconv_cuda.training.options import TrainingConfig
 
 __all__ = ["WeightAverage", "build_network", "build_optimizer", "freeze_encoder_bn"]
@@ -21,7 +21,7 @@ def build_network(config: TrainingConfig) -> InpaintingNetwork:
     network: InpaintingNetwork
     if model.network == "refiner":
         assert model.prefill is not None
-        network = PConvRefiner(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
+        network = FillRefiner(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
     else:
         network = PConvUNet(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
     if config.train.batch_norm == "sync":

@@ -21,7 +21,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Objective:
-    """The loss of a step: the one in the hole alone for the first ``loss.hole_steps``, then every term.
+    """The loss of a step: the one in the hole alone for the first ``loss.hole_steps`` (None: always), then every term.
 
     With ``loss.relative`` the former is each picture's mean |output - truth| in the hole, in parts of the prefill's:
     holes that can be filled well then count as much as those that cannot.
@@ -29,17 +29,19 @@ class Objective:
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
         self._hole_steps, self._relative = config.loss.hole_steps, config.loss.relative
-        self._all = InpaintingLoss(preset=config.loss.preset, vgg=config.loss.vgg).to(device)
         self._hole = InpaintingLoss(preset=config.loss.preset, vgg="none")
+        self._all = self._hole
+        if self._hole_steps is not None:
+            self._all = InpaintingLoss(preset=config.loss.preset, vgg=config.loss.vgg).to(device)
 
     def terms(
         self, holed: Tensor, mask: Tensor, output: Tensor, target: Tensor, fill: Tensor | None, step: int | None
     ) -> Terms:
-        """The weighted terms of training step ``step``, counted from 0, or with None all of them.
+        """The weighted terms of training step ``step``, counted from 0, or with None those of the last one.
 
         Tensors as in :class:`pconv_cuda.InpaintingLoss`; ``fill`` is the prefill, where there is one.
         """
-        if step is None or step >= self._hole_steps:
+        if self._hole_steps is not None and (step is None or step >= self._hole_steps):
             return self._all(holed, mask, output, target)
         if self._relative and fill is not None:
             return {"hole": _relative_loss(mask, output, target, fill)}

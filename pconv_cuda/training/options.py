@@ -100,7 +100,9 @@ class TrainConfig:
 class LossConfig:
     preset: str = _key("paper", "paper | review: weights of the terms", one_of=("paper", "review"))
     vgg: str = _key("imagenet", "imagenet | PATH of VGG16 weights | random | none (no perceptual, no style)")
-    hole_steps: int = _key(0, "steps at the start with the loss in the hole alone, then all terms", least=0)
+    hole_steps: int | None = _key(
+        0, "steps at the start with the loss in the hole alone, then all terms; null for all of them", least=0
+    )
     relative: bool = _key(False, "in these steps: each picture's loss in parts of its prefill's")
 
 
