@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,19 @@ def _smooth(device: torch.device) -> SmoothFiller:
     return SmoothFiller(device)
 
 
-NAMED = {"smooth": Named("the smoothest surface through the known pixels", _smooth)}
-DEFAULT = "smooth"  # what `pconv inpaint` takes without --weights
+@lru_cache(maxsize=4)
+def _photo(device: torch.device) -> InpaintingNetwork:
+    from pconv_cuda.models import load_network
+    from pconv_cuda.weights import PRETRAINED
+
+    return load_network(PRETRAINED / "photo.safetensors", device=device)
+
+
+NAMED = {
+    "smooth": Named("the smoothest surface through the known pixels", _smooth),
+    "photo": Named("a small network for photographs, which adds to smooth", _photo),
+}
+DEFAULT = "photo"  # what `pconv inpaint` takes without --weights
 
 
 def load_named(name: str, device: torch.device) -> Filler:

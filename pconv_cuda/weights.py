@@ -24,6 +24,7 @@ __all__ = ["BEST", "CONFIG", "FILE", "build", "fill", "find", "load", "save", "s
 
 FILE, CONFIG = "model.safetensors", "config.json"
 BEST = "best.safetensors"  # in the folder of a training: the weights of its best checkpoint
+PRETRAINED = Path(__file__).parent / "pretrained"  # weights that come with the package, by name
 _STEP = re.compile(r"step-(\d+)\.pt")  # a checkpoint of a training, in the folder checkpoints beside the weights
 _FOREIGN = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".h5", ".hdf5", ".keras")
 _CONFIG_BYTES = 2**20
@@ -89,7 +90,7 @@ def _warn_of_newer(file: Path) -> None:
 
 
 def find(path: Path) -> Path:
-    """The .safetensors file that ``path`` means: itself, or the one in a folder.
+    """The .safetensors file that ``path`` means: itself, the one in a folder, or that of the package by its name.
 
     Raises:
         PConvError: what ``path`` is instead, and what to do.
@@ -104,6 +105,9 @@ def find(path: Path) -> Path:
         remedy = "name that file" if others[0].suffix == ".safetensors" else f"pconv convert {others[0]} -o OUT"
         raise PConvError(f"weights: {wanted}, found none at {path / FILE}, but {others[0].name} beside it: {remedy}")
     if not path.exists():
+        packaged = PRETRAINED / f"{path}.safetensors"
+        if len(path.parts) == 1 and packaged.is_file():
+            return packaged
         parts = path.parts
         hub = len(parts) == 2 and not path.suffix and not path.parent.exists()
         hint = "; names on a hub are not looked up: download the files, and give their folder" if hub else ""

@@ -240,9 +240,9 @@ def test_a_hole_over_everything_and_none() -> None:
     assert got is not PICTURE and np.array_equal(got, PICTURE)
 
 
-@pytest.mark.parametrize("word", ["Smooth", "photo", "", "model.safetensors"])
+@pytest.mark.parametrize("word", ["Smooth", "photos", "", "model.safetensors"])
 def test_other_words_are_refused_with_those_that_there_are(word: str) -> None:
-    with pytest.raises(PConvError, match=r"model: expected a network or one of the words smooth, but got") as caught:
+    with pytest.raises(PConvError, match=r"model: expected a network or one of the words smooth, photo, but got") as caught:
         inpaint(word, PICTURE, HOLE)
     assert repr(word) in str(caught.value)
 
@@ -278,8 +278,8 @@ def restored(*options: str, out: str = "out.png") -> np.ndarray:
 
 
 def test_a_picture_and_a_folder_without_weights(place: Path, capsys: pytest.CaptureFixture) -> None:
-    assert named.DEFAULT == "smooth"
-    for name, expected in (("a", inpaint("smooth", PICTURE, HOLE)), ("b", inpaint("smooth", PICTURE, HOLE[::-1]))):
+    for name, hole in (("a", HOLE), ("b", HOLE[::-1])):
+        expected = inpaint(named.DEFAULT, PICTURE, hole)
         assert main(["inpaint", f"pictures/{name}.png", "--mask", f"masks/{name}.png", "-o", "one.png"]) == 0
         assert main(["inpaint", "pictures", "--mask", "masks", "-o", "all"]) == 0
         for path in ("one.png", f"all/{name}.png"):
@@ -297,9 +297,9 @@ def test_a_name_comes_before_a_folder_of_that_name(place: Path) -> None:
 
 
 def test_names_that_there_are_not(place: Path, capsys: pytest.CaptureFixture) -> None:
-    for word in ("Smooth", "photo", "nowhere"):
+    for word in ("Smooth", "photos", "nowhere"):
         assert main(["inpaint", "pictures/a.png", "--mask", "masks/a.png", "-o", "x.png", "--weights", word]) == 1
-        assert "--weights: expected one of the names smooth, a .safetensors file or a folder" in (
+        assert "--weights: expected one of the names smooth, photo, a .safetensors file or a folder" in (
             error := capsys.readouterr().err
         ) and f"{word} does not exist" in error  # fmt: skip
     assert not Path("x.png").exists()
@@ -307,7 +307,7 @@ def test_names_that_there_are_not(place: Path, capsys: pytest.CaptureFixture) ->
 
 
 def test_a_tile_is_said_to_be_ignored_once(place: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["inpaint", "pictures", "--mask", "masks", "-o", "all", "--tile", "1"]) == 0
+    assert main(["inpaint", "pictures", "--mask", "masks", "-o", "all", "--weights", "smooth", "--tile", "1"]) == 0
     assert capsys.readouterr().err.count("--tile: the smooth fill") == 1
     restored("--tile", "16", "--weights", "./smooth")
     assert capsys.readouterr().err == ""
@@ -334,4 +334,4 @@ def test_names_are_listed(capsys: pytest.CaptureFixture) -> None:
         assert one.about in line and ("default" in line) == (name == named.DEFAULT)
     with pytest.raises(SystemExit):
         main(["inpaint", "--help"])
-    assert "(default: smooth)" in " ".join(capsys.readouterr().out.split())
+    assert f"(default: {named.DEFAULT})" in " ".join(capsys.readouterr().out.split())
