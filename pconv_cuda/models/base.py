@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,7 +28,7 @@ def initialise(network: nn.Module, slope: float = 0.0) -> None:
                 nn.init.zeros_(module.bias)
 
 
-class InpaintingNetwork(nn.Module):
+class InpaintingNetwork(nn.Module, abc.ABC):
     """Base of the networks: ``forward(image, mask, fill=None) -> (output, new_mask)``, and files of one format.
 
     Args:
@@ -49,24 +50,24 @@ class InpaintingNetwork(nn.Module):
         self.std = per_channel("std", std, IMAGENET_STD, in_channels)
 
     @property
+    @abc.abstractmethod
     def config(self) -> dict[str, Any]:
         """What :meth:`from_pretrained` needs beside the weights; goes into config.json."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def grid(self) -> int:
         """Side in pixels of the cells by which it halves: only windows that begin on them see what the whole would."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def context(self) -> int:
         """Distance in pixels beyond which nothing can change an output pixel; a prefill sees farther."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def bytes_per_pixel(self) -> int:
         """Memory of a float32 run for inference, measured; for choosing the size of what is filled at once."""
-        raise NotImplementedError
 
     def normalize(self, image: Tensor) -> Tensor:
         """``(..., C, H, W)`` in [0, 1] -> what the network takes; in fp32 where the image is not floating."""
