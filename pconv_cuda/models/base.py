@@ -69,6 +69,15 @@ class InpaintingNetwork(nn.Module, abc.ABC):
     def bytes_per_pixel(self) -> int:
         """Memory of a float32 run for inference, measured; for choosing the size of what is filled at once."""
 
+    def _check_image(self, image: Tensor, weight: Tensor) -> None:
+        """ValueError or TypeError where ``image`` is no batch for a network with this parameter."""
+        if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[2:]:
+            raise ValueError(f"image: expected (N, {self.in_channels}, H, W), got shape {tuple(image.shape)}")
+        if image.device != weight.device:
+            raise ValueError(f"image: expected the parameters' device {weight.device}, got {image.device}")
+        if image.dtype != weight.dtype and not torch.is_autocast_enabled(image.device.type):
+            raise TypeError(f"image: expected the parameters' dtype {weight.dtype}, got {image.dtype}")
+
     def normalize(self, image: Tensor) -> Tensor:
         """``(..., C, H, W)`` in [0, 1] -> what the network takes; in fp32 where the image is not floating."""
         image = image if image.dtype.is_floating_point else image.float()

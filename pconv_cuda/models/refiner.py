@@ -131,13 +131,7 @@ class FillRefiner(InpaintingNetwork):
 
     def _checked(self, image: Tensor, mask: Tensor | None) -> Tensor:
         """The mask as bool ``(N|1, 1, H, W)``, both arguments checked."""
-        if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[2:]:
-            raise ValueError(f"image: expected (N, {self.in_channels}, H, W), got shape {tuple(image.shape)}")
-        weight = self.last.weight
-        if image.device != weight.device:
-            raise ValueError(f"image: expected the parameters' device {weight.device}, got {image.device}")
-        if image.dtype != weight.dtype and not torch.is_autocast_enabled(image.device.type):
-            raise TypeError(f"image: expected the parameters' dtype {weight.dtype}, got {image.dtype}")
+        self._check_image(image, self.last.weight)
         if mask is None:
             return image.new_ones((1, 1, *image.shape[2:]), dtype=torch.bool)
         check_binary(mask)

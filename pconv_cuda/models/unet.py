@@ -167,13 +167,7 @@ class PConvUNet(InpaintingNetwork):
                 prefill, a picture without a valid pixel.
             TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
         """
-        if image.dim() != 4 or image.shape[1] != self.in_channels or 0 in image.shape[2:]:
-            raise ValueError(f"image: expected (N, {self.in_channels}, H, W), got shape {tuple(image.shape)}")
-        weight = cast(Stage, self.encoder[0]).conv.weight
-        if image.device != weight.device:
-            raise ValueError(f"image: expected the parameters' device {weight.device}, got {image.device}")
-        if image.dtype != weight.dtype and not torch.is_autocast_enabled(image.device.type):
-            raise TypeError(f"image: expected the parameters' dtype {weight.dtype}, got {image.dtype}")
+        self._check_image(image, cast(Stage, self.encoder[0]).conv.weight)
         height, width = image.shape[2:]
         if mask is None:
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
