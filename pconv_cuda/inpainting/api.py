@@ -36,8 +36,8 @@ def inpaint(model: InpaintingNetwork | str, image: Any, mask: Any, *, tile: int 
 
     Args:
         model: a network of :mod:`pconv_cuda.models` for RGB, used in eval mode, on the device where it lies; or the
-            word ``"smooth"``: :func:`pconv_cuda.functional.smooth_fill`, which needs no weights, on the device of
-            an image that is a tensor, else on the CPU.
+            word ``"smooth"``, :func:`pconv_cuda.functional.smooth_fill`, which needs no weights, or ``"photo"``, the
+            network that comes with the package; by name on the device of an image that is a tensor, else on the CPU.
         image: a PIL picture (modes 1, L, LA, P, PA, RGB, RGBA, CMYK, YCbCr, I;16); a numpy array (H, W) or
             (H, W, 1|2|3|4), or a tensor (C, H, W) or (N, C, H, W): uint8, floating in [0, 1], numpy also
             uint16. What lies in the hole is not looked at, NaN included. An alpha channel is kept as it is.
