@@ -1,6 +1,7 @@
 // From tensors to plain data: layouts, dtypes, masks, with errors that name the argument.
 #pragma once
 
+#include "expect.h"
 #include "torch_api.h"
 
 #include "../launchers.h"
@@ -44,8 +45,7 @@ inline DType dtype_of(const Tensor& tensor, const char* name) {
         case ScalarType::Byte: return DType::u8;
         default: break;
     }
-    STD_TORCH_CHECK(false, name, ": expected float64, float32, bfloat16 or float16 (masks: bool and uint8 too)");
-    return DType::f32;
+    fail(name, ": expected float64, float32, bfloat16 or float16 (masks: bool and uint8 too)");
 }
 
 // The layout that results keep; pconv_cuda/ops.py has the same rule for shapes alone.
@@ -67,25 +67,25 @@ inline Tensor laid_out(const Tensor& tensor, Layout layout) {
 inline Geometry geometry_of(
     const Tensor& input, const Tensor& weight, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
     const std::vector<int64_t>& dilation, int64_t groups) {
-    STD_TORCH_CHECK(input.dim() == 4, "input: expected (N, C, H, W), got ", shape_of(input));
-    STD_TORCH_CHECK(weight.dim() == 4, "weight: expected (K, C / groups, R, S), got ", shape_of(weight));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(input.dim() == 4, "input: expected (N, C, H, W), got ", shape_of(input));
+    PCONV_EXPECT(weight.dim() == 4, "weight: expected (K, C / groups, R, S), got ", shape_of(weight));
+    PCONV_EXPECT(
         input.size(1) > 0 && input.size(2) > 0 && input.size(3) > 0,
         "input: expected (N, C, H, W) of at least one pixel and channel, got ", shape_of(input));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         weight.size(0) > 0 && weight.size(2) > 0 && weight.size(3) > 0, "weight: expected no empty dimension, got ",
         shape_of(weight));
-    STD_TORCH_CHECK(weight.device() == input.device(), "weight: expected a tensor on the input's device");
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(weight.device() == input.device(), "weight: expected a tensor on the input's device");
+    PCONV_EXPECT(
         groups > 0 && input.size(1) == weight.size(1) * groups && weight.size(0) % groups == 0,
         "weight: expected (K, C / groups, R, S) with groups ", groups, " to fit input ", shape_of(input), ", got ",
         shape_of(weight));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         stride.size() == 2 && padding.size() == 2 && dilation.size() == 2 && stride[0] > 0 && stride[1] > 0 &&
             padding[0] >= 0 && padding[1] >= 0 && dilation[0] > 0 && dilation[1] > 0,
         "stride, padding, dilation: expected two integers each, of at least 1, 0 and 1");
     constexpr int64_t limit = int64_t(1) << 31;  // padded sizes and windows then fit into 64 bits
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         stride[0] < limit && stride[1] < limit && padding[0] < limit && padding[1] < limit && dilation[0] < limit &&
             dilation[1] < limit && weight.size(2) < limit && weight.size(3) < limit,
         "stride, padding, dilation: expected less than 2^31");
@@ -99,16 +99,16 @@ inline Geometry geometry_of(
     g.groups = groups;
     g.p = output_size(g.h, g.r, g.stride_h, g.pad_h, g.dil_h);
     g.q = output_size(g.w, g.s, g.stride_w, g.pad_w, g.dil_w);
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         g.p > 0 && g.q > 0, "weight: a window of ", g.r, "x", g.s, " with dilation (", g.dil_h, ", ", g.dil_w,
         ") does not fit into input ", shape_of(input), " with padding (", g.pad_h, ", ", g.pad_w, ")");
     // Counts are 32-bit integers.
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         weight.size(1) * g.r * g.s < (int64_t(1) << 31), "weight: a window of 2^31 or more values is not supported");
     g.layout = layout_of(input);
     g.dtype = dtype_of(input, "input");
-    STD_TORCH_CHECK(g.dtype != DType::u8, "input: expected float64, float32, bfloat16 or float16, got bytes");
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(g.dtype != DType::u8, "input: expected float64, float32, bfloat16 or float16, got bytes");
+    PCONV_EXPECT(
         weight.scalar_type() == input.scalar_type(), "weight: expected the input's dtype (both floating, one dtype)");
     return g;
 }
@@ -126,27 +126,27 @@ struct MaskBytes {
 
 // Where each of the mask's channels begins among the input's.
 inline Ints mask_blocks(const Geometry& g, const Tensor& input, const Tensor& mask, const Ints& mask_channels) {
-    STD_TORCH_CHECK(mask.device() == input.device(), "mask: expected a tensor on the input's device");
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(mask.device() == input.device(), "mask: expected a tensor on the input's device");
+    PCONV_EXPECT(
         mask.dim() == 4 && (mask.size(0) == 1 || mask.size(0) == g.n) && mask.size(2) == g.h && mask.size(3) == g.w,
         "mask: expected (", g.n, "|1, channels, ", g.h, ", ", g.w, "), got ", shape_of(mask));
     const int64_t blocks = mask.size(1);
     Ints first;
     if (mask_channels.empty()) {  // all blocks alike: one for everything, or one for each channel
-        STD_TORCH_CHECK(
+        PCONV_EXPECT(
             blocks > 0 && (blocks == 1 || blocks == g.c), "mask: expected 1 or ", g.c, " channels, got ", blocks);
         for (int64_t b = 0; b <= blocks; ++b) first.push_back(b * (g.c / blocks));
         return first;
     }
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         int64_t(mask_channels.size()) == blocks && g.groups == 1,
         "mask_channels: expected one number for each of the mask's ", blocks, " channels, and groups 1");
     first.push_back(0);
     for (const int64_t channels : mask_channels) {
-        STD_TORCH_CHECK(channels > 0, "mask_channels: expected positive numbers, got ", channels);
+        PCONV_EXPECT(channels > 0, "mask_channels: expected positive numbers, got ", channels);
         first.push_back(first.back() + channels);
     }
-    STD_TORCH_CHECK(first.back() == g.c, "mask_channels: expected a sum of ", g.c, ", got ", first.back());
+    PCONV_EXPECT(first.back() == g.c, "mask_channels: expected a sum of ", g.c, ", got ", first.back());
     return first;
 }
 
@@ -156,20 +156,20 @@ inline bool wants_binary_check() {
 }
 
 inline void check_bias(const Geometry& g, const Tensor& input, const MaybeTensor& bias) {
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         !bias || (bias->dim() == 1 && bias->size(0) == g.k), "bias: expected (", g.k, ",), got ", shape_of(*bias));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         !bias || (bias->scalar_type() == input.scalar_type() && bias->device() == input.device()),
         "bias: expected the input's dtype and device");
 }
 
 inline void check_gradient(const Geometry& g, const Tensor& grad, const Tensor& input, const Tensor& ratios) {
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         grad.dim() == 4 && grad.size(0) == g.n && grad.size(1) == g.k && grad.size(2) == g.p && grad.size(3) == g.q &&
             grad.scalar_type() == input.scalar_type() && grad.device() == input.device(),
         "grad: expected (", g.n, ", ", g.k, ", ", g.p, ", ", g.q, ") of the input's dtype and device, got ",
         shape_of(grad));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         ratios.dim() == 4 && (ratios.size(0) == 1 || ratios.size(0) == g.n) &&
             (ratios.size(1) == 1 || ratios.size(1) == g.groups) && ratios.size(2) == g.p && ratios.size(3) == g.q &&
             ratios.scalar_type() == (g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float) &&

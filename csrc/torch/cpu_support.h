@@ -119,7 +119,7 @@ inline Mask bytes_of_mask(MaskBytes& result, const Tensor& given, const char* na
     const auto sizes = given.sizes(), strides = given.strides();
     if (wants_binary_check()) {
         const int64_t odd = cpu::count_not_binary(given.const_data_ptr(), dtype, sizes.data(), strides.data());
-        STD_TORCH_CHECK(odd == 0, name, ": expected zeros and ones (PCONV_CHECK=1), got ", odd, " other values");
+        PCONV_EXPECT(odd == 0, name, ": expected zeros and ones (PCONV_CHECK=1), got ", odd, " other values");
     }
     result.owner = given;
     if (dtype != DType::u8 || !given.is_contiguous()) {

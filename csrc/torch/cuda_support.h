@@ -50,7 +50,7 @@ inline Device device_of(const Tensor& tensor) {
     static std::array<Device, most> known{};
     static std::array<std::once_flag, most> asked;
     const int index = tensor.get_device_index();
-    STD_TORCH_CHECK(index >= 0 && index < most, "input: device index ", index, " is not supported");
+    PCONV_EXPECT(index >= 0 && index < most, "input: device index ", index, " is not supported");
     std::call_once(asked[index], [&] {
         int major = 0, minor = 0, count = 0, shared = 0;
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
@@ -84,7 +84,7 @@ struct Place {
 };
 
 inline void check(const Status& status, const Geometry& g) {
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         status.ok(), "pconv_cuda: launching ", status.kernel, " failed: ", cudaGetErrorString(status.error), " (input ",
         g.n, "x", g.c, "x", g.h, "x", g.w, ", weight ", g.k, "x", g.c / g.groups, "x", g.r, "x", g.s, ", stride ",
         g.stride_h, "x", g.stride_w, ", padding ", g.pad_h, "x", g.pad_w, ", dilation ", g.dil_h, "x", g.dil_w,
@@ -110,7 +110,7 @@ inline void check_binary(const Geometry& g, const Tensor& mask, const char* name
     const cudaError_t copied = cudaMemcpyAsync(&found, counter, sizeof found, cudaMemcpyDeviceToHost, place.stream);
     check({copied == cudaSuccess ? cudaStreamSynchronize(place.stream) : copied, "count_not_binary"}, g);
 #endif
-    STD_TORCH_CHECK(found == 0, name, ": expected zeros and ones (PCONV_CHECK=1), got ", found, " other values");
+    PCONV_EXPECT(found == 0, name, ": expected zeros and ones (PCONV_CHECK=1), got ", found, " other values");
 }
 
 // A mask's bytes, without a copy where they are bytes already; `result` owns them.

@@ -9,23 +9,23 @@ namespace pconv {
 namespace {
 
 Tensor conv3x3(Tensor input, MaybeTensor gate, Tensor weight, MaybeTensor bias, bool relu, bool adjoint) {
-    STD_TORCH_CHECK(input.dim() == 4, "input: expected (N, C, H, W), got ", shape_of(input));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(input.dim() == 4, "input: expected (N, C, H, W), got ", shape_of(input));
+    PCONV_EXPECT(
         weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3, "weight: expected (K, C, 3, 3), got ",
         shape_of(weight));
     const int64_t c = weight.size(adjoint ? 0 : 1), k = weight.size(adjoint ? 1 : 0);
-    STD_TORCH_CHECK(input.size(1) == c, "input: expected ", c, " channels, got ", shape_of(input));
+    PCONV_EXPECT(input.size(1) == c, "input: expected ", c, " channels, got ", shape_of(input));
     for (const Tensor* tensor : {&input, &weight})
-        STD_TORCH_CHECK(tensor->scalar_type() == ScalarType::Float, "input, weight: expected float32");
+        PCONV_EXPECT(tensor->scalar_type() == ScalarType::Float, "input, weight: expected float32");
     if (bias)
-        STD_TORCH_CHECK(
+        PCONV_EXPECT(
             bias->dim() == 1 && bias->size(0) == k && bias->scalar_type() == ScalarType::Float,
             "bias: expected float32 of shape (", k, "), got ", shape_of(*bias));
     if (gate)
-        STD_TORCH_CHECK(
+        PCONV_EXPECT(
             shape_of(*gate) == shape_of(input) && gate->scalar_type() == ScalarType::Float,
             "gate: expected float32 of the input's shape ", shape_of(input), ", got ", shape_of(*gate));
-    STD_TORCH_CHECK(cpu::has_winograd(), "conv3x3: this CPU has neither AVX-512 nor AVX2");
+    PCONV_EXPECT(cpu::has_winograd(), "conv3x3: this CPU has neither AVX-512 nor AVX2");
 
     const cpu::Conv3x3 conv{input.size(0), c, k, input.size(2), input.size(3), relu, adjoint};
     Tensor y = empty_in(Layout::nhwc, input, {conv.n, k, conv.h, conv.w});

@@ -28,7 +28,7 @@ Tensor smooth_fill(Tensor input, Tensor valid, double tension, double tolerance,
     Tensor out = torch::stable::clone(x);
     if (out.numel() == 0) return out;
     const int64_t empty = cpu::plane_without_valid(fill);
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         empty < 0, "mask: expected at least one valid pixel in each sample and channel, got none in sample ",
         empty / fill.mask_c, ", channel ", empty % fill.mask_c);
     cpu::smooth_fill(fill, x.const_data_ptr(), out.mutable_data_ptr());

@@ -29,7 +29,7 @@ Tensor smooth_fill(Tensor input, Tensor valid, double tension, double tolerance,
     fill.out = out.mutable_data_ptr();
     Tensor workspace = torch::stable::new_zeros(input, {smooth_workspace(fill)}, ScalarType::Byte);
     const Status status = run_smooth(fill, workspace.mutable_data_ptr(), place.stream);
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         status.ok(), "pconv_cuda: launching ", status.kernel, " failed: ", cudaGetErrorString(status.error), " (input ",
         fill.n, "x", fill.c, "x", fill.h, "x", fill.w, ")");
     return out;

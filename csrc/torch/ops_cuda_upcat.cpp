@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     check_bias(g, low, bias);
     if (phases) {
         check_phases(*phases, g, low.size(1));
-        STD_TORCH_CHECK(phases->device() == low.device(), "phases: expected low's device");
+        PCONV_EXPECT(phases->device() == low.device(), "phases: expected low's device");
     }
     const Device device = device_of(low);
     if (device.arch < 80) return unfused_upcat(low, low_mask, skip, skip_mask, weight, bias, slope);

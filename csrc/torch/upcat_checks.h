@@ -15,23 +15,23 @@ inline Layout upcat_layout(const Tensor& low, const Tensor& skip) {
 
 // The 3x3 convolution of [low, doubled | skip].
 inline Geometry upcat_geometry(const Tensor& low, const Tensor& skip, const Tensor& weight) {
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         low.dim() == 4 && low.size(1) > 0 && low.size(2) > 0 && low.size(3) > 0,
         "low: expected (N, Cu, H / 2, W / 2) of at least one pixel and channel, got ", shape_of(low));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         skip.dim() == 4 && skip.size(0) == low.size(0) && skip.size(1) > 0 && skip.size(2) == 2 * low.size(2) &&
             skip.size(3) == 2 * low.size(3),
         "skip: expected (", low.size(0), ", Cs, ", 2 * low.size(2), ", ", 2 * low.size(3), ") to fit low ",
         shape_of(low), ", got ", shape_of(skip));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         weight.dim() == 4 && weight.size(0) > 0 && weight.size(1) == low.size(1) + skip.size(1) &&
             weight.size(2) == 3 && weight.size(3) == 3,
         "weight: expected (K, ", low.size(1) + skip.size(1), ", 3, 3) to fit low ", shape_of(low), " and skip ",
         shape_of(skip), ", got ", shape_of(weight));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         skip.scalar_type() == low.scalar_type() && weight.scalar_type() == low.scalar_type(),
         "skip, weight: expected low's dtype");
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         skip.device() == low.device() && weight.device() == low.device(), "skip, weight: expected low's device");
     Geometry g{};
     g.n = skip.size(0), g.c = weight.size(1), g.h = g.p = skip.size(2), g.w = g.q = skip.size(3);
@@ -39,14 +39,14 @@ inline Geometry upcat_geometry(const Tensor& low, const Tensor& skip, const Tens
     g.stride_h = g.stride_w = g.pad_h = g.pad_w = g.dil_h = g.dil_w = g.groups = 1;
     g.layout = upcat_layout(low, skip);
     g.dtype = dtype_of(low, "low");
-    STD_TORCH_CHECK(g.dtype != DType::u8, "low: expected float64, float32, bfloat16 or float16, got bytes");
-    STD_TORCH_CHECK(g.c * 9 < (int64_t(1) << 31), "weight: a window of 2^31 or more values is not supported");
+    PCONV_EXPECT(g.dtype != DType::u8, "low: expected float64, float32, bfloat16 or float16, got bytes");
+    PCONV_EXPECT(g.c * 9 < (int64_t(1) << 31), "weight: a window of 2^31 or more values is not supported");
     return g;
 }
 
 inline void check_upcat_mask(const char* name, const Tensor& mask, const Tensor& source) {
-    STD_TORCH_CHECK(mask.device() == source.device(), name, ": expected a tensor on the input's device");
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(mask.device() == source.device(), name, ": expected a tensor on the input's device");
+    PCONV_EXPECT(
         mask.dim() == 4 && (mask.size(0) == 1 || mask.size(0) == source.size(0)) && mask.size(1) == 1 &&
             mask.size(2) == source.size(2) && mask.size(3) == source.size(3),
         name, ": expected (", source.size(0), "|1, 1, ", source.size(2), ", ", source.size(3), "), got ",
@@ -55,20 +55,20 @@ inline void check_upcat_mask(const char* name, const Tensor& mask, const Tensor&
 
 // Made by upcat_phases; kept by whoever passes it.
 inline void check_phases(const Tensor& phases, const Geometry& g, int64_t low_channels) {
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         phases.dim() == 4 && phases.size(0) == 4 * g.k && phases.size(1) == low_channels && phases.size(2) == 2 &&
             phases.size(3) == 2 && dtype_of(phases, "phases") == g.dtype,
         "phases: expected (", 4 * g.k, ", ", low_channels, ", 2, 2) of low's dtype, got ", shape_of(phases));
 }
 
 inline void check_phase_arguments(const Tensor& weight, int64_t low_channels) {
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         weight.dim() == 4 && weight.size(0) > 0 && weight.size(2) == 3 && weight.size(3) == 3,
         "weight: expected (K, C, 3, 3), got ", shape_of(weight));
-    STD_TORCH_CHECK(
+    PCONV_EXPECT(
         low_channels > 0 && low_channels <= weight.size(1), "low_channels: expected 1 to ", weight.size(1), ", got ",
         low_channels);
-    STD_TORCH_CHECK(dtype_of(weight, "weight") != DType::u8, "weight: expected a floating dtype, got bytes");
+    PCONV_EXPECT(dtype_of(weight, "weight") != DType::u8, "weight: expected a floating dtype, got bytes");
 }
 
 }  // namespace pconv
