@@ -18,6 +18,7 @@ def _restored():
 
 
 def test_the_new_name_is_read_even_where_the_legacy_flag_raises() -> None:
+    torch.backends.cudnn.allow_tf32 = True  # as torch begins; set to False, it agrees with the new one
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     assert not _precision.tf32_allowed()
     with pytest.raises(RuntimeError):
