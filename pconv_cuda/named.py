@@ -64,7 +64,7 @@ def load_named(name: str, device: torch.device) -> Filler:
     return NAMED[name].load(device)
 
 
-def load(weights: str, device: torch.device) -> Filler:
+def load(weights: str, device: torch.device, argument: str = "--weights") -> Filler:
     """What ``--weights`` means: one of the names, else a path. ``./smooth`` is a path.
 
     Raises:
@@ -77,7 +77,7 @@ def load(weights: str, device: torch.device) -> Filler:
     path = Path(weights)
     if path.name == weights and not path.exists():
         raise PConvError(
-            f"--weights: expected one of the names {', '.join(NAMED)}, a .safetensors file or a folder with one, but "
+            f"{argument}: expected one of the names {', '.join(NAMED)}, a .safetensors file or a folder with one, but "
             f"{weights} does not exist"
         )
     return load_network(path, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from pconv_cuda import ops_conv3x3
 from pconv_cuda.errors import PConvError
 from pconv_cuda.tensor_files import load_safetensors, load_torch
 
-__all__ = ["VGG16Features"]
+__all__ = ["VGG16Features", "feature_distance"]
 
 # Channels of the convolutions up to pool3; torchvision numbers its layers features.0 to features.16 the same way.
 _PLAN: tuple[int | str, ...] = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
@@ -89,6 +90,23 @@ class VGG16Features(nn.Module):
                     f"vgg: {source}: {key}: expected shape {tuple(tensor.shape)}, got {tuple(weights[key].shape)}"
                 )
         self.load_state_dict({key: weights[key] for key in wanted})
+
+
+def feature_distance(found: Sequence[Tensor], true: Sequence[Tensor]) -> Tensor:
+    """Of two pictures' features: the sum over the poolings of mean |difference| / mean |true feature|.
+
+    Args:
+        found, true: what :class:`VGG16Features` returns of ``(N, 3, H, W)``.
+
+    Returns:
+        ``(N,)`` float32, a number for each picture.
+    """
+    parts = [
+        (ours - theirs).abs().flatten(1).mean(1, dtype=torch.float32)
+        / theirs.abs().flatten(1).mean(1, dtype=torch.float32)
+        for ours, theirs in zip(found, true, strict=True)
+    ]
+    return torch.stack(parts).sum(0)
 
 
 def _conv_relu(x: Tensor, layer: nn.Conv2d) -> Tensor:

@@ -24,6 +24,7 @@ from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.networks import WeightAverage, build_optimizer
 from pconv_cuda.training.objective import Objective
 from pconv_cuda.training.sources import open_data
+from pconv_cuda.vgg import VGG16Features
 
 SMALL = {**TINY_RUN, "data.size": 24, "train.steps": 6, "train.warmup": 2, "loss.hole_steps": 4, "checkpoint.every": 2}
 
@@ -190,6 +191,70 @@ def test_the_relative_loss_picture_by_picture() -> None:
         assert set(first) == {"hole"} and float(first["hole"]) == pytest.approx(np.mean(expected), rel=1e-5)
     for hole_steps, step in ((9, 9), (9, None), (0, 0)):
         assert len(terms(hole_steps, step)) > 1
+
+
+def test_the_distance_of_features_joins_in_after_the_first_steps() -> None:
+    draw = torch.Generator().manual_seed(0)
+    output, target, fill = (torch.randn(3, 3, 17, 12, generator=draw) * scale for scale in (1.0, 0.5, 0.8))
+    mask = torch.rand(3, 1, 17, 12, generator=draw) > 0.4
+    settings = {"loss.vgg": "random", "loss.hole_steps": 2, "loss.features": 3.0}
+    objective = Objective(load_config(overrides=settings, recipe="small"), torch.device("cpu"))
+    network, expected = VGG16Features("random"), []
+    for number in range(3):
+        one, composite = slice(number, number + 1), torch.where(mask, target, output)
+        true, ours, fills = (network(each[one]) for each in (target, composite, fill))
+        distances = [
+            sum(float((a - b).abs().mean() / b.abs().mean()) for a, b in zip(found, true, strict=True))
+            for found in (ours, fills)
+        ]
+        expected.append(distances[0] / (distances[1] + 0.01))
+    output.requires_grad_()
+    for step in (2, None):
+        terms = objective.terms(target, mask, output, target, fill, step)
+        assert set(terms) == {"hole", "features"}
+        assert float(terms["features"].detach()) == pytest.approx(3 * np.mean(expected), rel=1e-5)
+    (gradient,) = torch.autograd.grad(terms["features"], output)
+    assert (gradient != 0).any() and (gradient[mask.expand_as(gradient)] == 0).all()
+    assert set(objective.terms(target, mask, output, target, fill, 1)) == {"hole"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "loss.hole_steps: with loss.features expected a number of steps, after which it joins in; got None"),
+        ({"loss.relative": False}, "loss.relative: with loss.features expected true: both of .* got False"),
+        ({"loss.hole_steps": 1, "loss.vgg": "none"}, "loss.vgg: with loss.features expected weights, .* got 'none'"),
+        ({"loss.features": -1}, "loss.features: expected at least 0, got -1"),
+    ],
+)
+def test_features_need_what_they_are_relative_to(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PConvError, match=message):
+        load_config(overrides={"loss.features": 1, **changes}, recipe="small")
+
+
+def test_a_training_begins_from_given_weights(pictures: Path, tmp_path) -> None:
+    first = train(small(pictures), tmp_path / "first").run
+    network = build_network(small(pictures, model__weights=str(first)))
+    for name, value in load_file(first / "model.safetensors").items():
+        assert torch.equal(network.state_dict()[name], value), name
+    train(small(pictures, model__weights=str(first), train__lr=1e-12), tmp_path / "second")
+    kept, again = (load_file(tmp_path / run / "model.safetensors") for run in ("first", "second"))
+    fresh = build_network(small(pictures)).state_dict()
+    for name, value in kept.items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=1e-6)
+    assert any(not torch.equal(fresh[name], value) for name, value in kept.items())
+
+
+def test_weights_to_begin_from_that_do_not_fit(pictures: Path, tmp_path) -> None:
+    run = train(small(pictures, train__steps=1), tmp_path / "run").run
+    for changes, message in (
+        ({"model__weights": str(run), "model__width": 5}, f"expected a network with width 5, .* but {run} has 2"),
+        ({"model__weights": "photo", "model__network": "unet"}, "expected a network with .*, but photo has"),
+        ({"model__weights": "smooth"}, "expected a network, but smooth has no weights"),
+        ({"model__weights": "missing"}, "model.weights: expected one of the names smooth, photo"),
+    ):
+        with pytest.raises(PConvError, match=message):
+            build_network(small(pictures, **changes))
 
 
 def test_the_hole_alone_needs_no_weights_of_vgg(tmp_path) -> None:

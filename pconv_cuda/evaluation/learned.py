@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pconv_cuda.errors import MissingExtra, PConvError, require
 from pconv_cuda.models import IMAGENET_MEAN, IMAGENET_STD
 from pconv_cuda.tensor_files import load_torch
-from pconv_cuda.vgg import VGG16Features
+from pconv_cuda.vgg import VGG16Features, feature_distance
 
 __all__ = [
     "FeatureDistance",
@@ -122,7 +122,7 @@ class FeatureDistance:
             self.network(((torch.from_numpy(np.array(one)).permute(2, 0, 1) / 255 - mean) / std)[None])
             for one in (restored, truth)
         )
-        return sum(float((a - b).abs().mean() / b.abs().mean()) for a, b in zip(ours, true, strict=True))
+        return float(feature_distance(ours, true))
 
 
 def find_features(wanted: str) -> tuple[FeatureDistance | None, str]:

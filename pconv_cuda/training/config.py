@@ -117,12 +117,26 @@ def _from_flat(flat: Mapping[str, Any]) -> TrainingConfig:
         raise PConvError(
             "config: loss.relative: expected false without model.prefill, to which it is relative, got true"
         )
+    if config.loss.features:
+        _check_features(config)
     if config.train.batch_size % config.train.accumulate:
         raise PConvError(
             f"config: train.batch_size: expected a multiple of train.accumulate "
             f"({config.train.accumulate}), got {config.train.batch_size}"
         )
     return config
+
+
+def _check_features(config: TrainingConfig) -> None:
+    loss = config.loss
+    for key, fine, wanted in (
+        ("relative", loss.relative, "true: both of the loss's terms are then in parts of the prefill's"),
+        ("hole_steps", loss.hole_steps is not None, "a number of steps, after which it joins in"),
+        ("vgg", loss.vgg != "none", "weights, whose features these are"),
+    ):
+        if not fine:
+            value = brief(getattr(loss, key))
+            raise PConvError(f"config: loss.{key}: with loss.features expected {wanted}; got {value}")
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:

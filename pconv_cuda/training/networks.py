@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from pconv_cuda import named
+from pconv_cuda.errors import PConvError
 from pconv_cuda.models import FillRefiner, InpaintingNetwork, PConvUNet
 from pconv_cuda.training.options import TrainingConfig
 
@@ -15,7 +17,11 @@ __all__ = ["WeightAverage", "build_network", "build_optimizer", "freeze_encoder_
 
 
 def build_network(config: TrainingConfig) -> InpaintingNetwork:
-    """The network with its first weights, which are a function of the seed."""
+    """The network with its first weights: those of ``model.weights``, or a function of the seed.
+
+    Raises:
+        PConvError: weights that cannot be had, or are of another network.
+    """
     torch.manual_seed(config.train.seed)
     model = config.model
     network: InpaintingNetwork
@@ -24,9 +30,26 @@ def build_network(config: TrainingConfig) -> InpaintingNetwork:
         network = FillRefiner(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
     else:
         network = PConvUNet(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
+    if model.weights is not None:
+        _begin_from(model.weights, network)
     if config.train.batch_norm == "sync":
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return network.to(memory_format=torch.channels_last) if config.train.channels_last else network
+
+
+def _begin_from(source: str, network: InpaintingNetwork) -> None:
+    found = named.load(source, torch.device("cpu"), "model.weights")
+    if not isinstance(found, InpaintingNetwork):
+        raise PConvError(f"config: model.weights: expected a network, but {source} has no weights")
+    own, wanted = found.config, network.config
+    # of another class, it has other keys
+    if differing := [key for key in wanted if own.get(key) != wanted[key]]:
+        key = differing[0]
+        raise PConvError(
+            f"config: model.weights: expected a network with {key} {wanted[key]}, as the configuration says, but "
+            f"{source} has {own.get(key)}"
+        )
+    network.load_state_dict(found.state_dict())
 
 
 def freeze_encoder_bn(network: InpaintingNetwork) -> None:

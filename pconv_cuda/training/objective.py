@@ -12,10 +12,12 @@ from torch.utils.data import default_collate
 from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.training.options import TrainingConfig
+from pconv_cuda.vgg import VGG16Features, feature_distance
 
 __all__ = ["Objective", "mean_over_samples", "mean_terms"]
 
 _LEAST_ERROR = 0.01  # normalised units, about half a grey level: a perfect fill is no divisor of 0
+_LEAST_DISTANCE = 0.01  # likewise, of features
 Terms = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
 
@@ -24,14 +26,18 @@ class Objective:
     """The loss of a step: the one in the hole alone for the first ``loss.hole_steps`` (None: always), then every term.
 
     With ``loss.relative`` the former is each picture's mean |output - truth| in the hole, in parts of the prefill's:
-    holes that can be filled well then count as much as those that cannot.
+    holes that can be filled well then count as much as those that cannot. With ``loss.features`` the terms after these
+    steps are that one and the distance of VGG16's features, in parts of the prefill's as well.
     """
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
         self._hole_steps, self._relative = config.loss.hole_steps, config.loss.relative
         self._hole = InpaintingLoss(preset=config.loss.preset, vgg="none")
         self._all = self._hole
-        if self._hole_steps is not None:
+        self._weight, self._features = config.loss.features, None
+        if self._weight:
+            self._features = VGG16Features(config.loss.vgg).to(device)
+        elif self._hole_steps is not None:
             self._all = InpaintingLoss(preset=config.loss.preset, vgg=config.loss.vgg).to(device)
 
     def terms(
@@ -41,10 +47,15 @@ class Objective:
 
         Tensors as in :class:`pconv_cuda.InpaintingLoss`; ``fill`` is the prefill, where there is one.
         """
-        if self._hole_steps is not None and (step is None or step >= self._hole_steps):
+        later = self._hole_steps is not None and (step is None or step >= self._hole_steps)
+        if later and self._features is None:
             return self._all(holed, mask, output, target)
         if self._relative and fill is not None:
-            return {"hole": _relative_loss(mask, output, target, fill)}
+            terms = {"hole": _relative_loss(mask, output, target, fill)}
+            if later and self._features is not None:
+                composite = torch.where(mask, target, output)
+                terms["features"] = self._weight * _relative_distance(self._features, composite, target, fill)
+            return terms
         return {"hole": self._hole(holed, mask, output, target)["hole"]}
 
 
@@ -55,6 +66,14 @@ def _relative_loss(mask: Tensor, output: Tensor, target: Tensor, fill: Tensor) -
         for each in ((output - target).abs(), (fill - target).abs(), torch.ones_like(fill))
     )
     return (ours / (fills + _LEAST_ERROR * count)).mean()
+
+
+def _relative_distance(features: VGG16Features, output: Tensor, target: Tensor, fill: Tensor) -> Tensor:
+    found = features(output)
+    with torch.no_grad():
+        true = features(target)
+        of_fill = feature_distance(features(fill), true)
+    return (feature_distance(found, true) / (of_fill + _LEAST_DISTANCE)).mean()
 
 
 def mean_terms(accelerator: Any, terms: Terms) -> dict[str, float]:

@@ -43,6 +43,7 @@ class ModelConfig:
     levels: int = _key(8, "depth of the network; 8 is the paper's at 512 px, 7 suits 256 px", least=1, most=16)
     width: int = _key(64, "channels of the first level", least=1)
     conv: str = _key("partial", "partial | plain (the paper's baseline)", one_of=("partial", "plain"))
+    weights: str | None = _key(None, "a packaged network's name, a file or a folder to begin from; null begins afresh")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,13 @@ class LossConfig:
         0, "steps at the start with the loss in the hole alone, then all terms; null for all of them", least=0
     )
     relative: bool = _key(False, "in these steps: each picture's loss in parts of its prefill's")
+    features: float = _key(
+        0.0,
+        "after these steps, beside the relative loss in the hole: weight of the distance of VGG16's features, in parts "
+        "of the prefill's too; 0 for the paper's terms instead",
+        least=0,
+        most=1e6,
+    )
 
 
 @dataclass(frozen=True)
