@@ -7,7 +7,10 @@ import torch
 from cases import BY_NAME, make_tensors
 
 import pconv_cuda
-from pconv_cuda import PConvUNet, _extension, ops
+from pconv_cuda import PConvUNet, _extension, ops, smooth
+from pconv_cuda.data.masks import draw_mask
+from pconv_cuda.functional import smooth_fill
+from pconv_cuda.models import load_network
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or _extension.cuda_module() is None, reason="needs a GPU and the CUDA kernels"
@@ -109,6 +112,42 @@ def test_the_network_under_a_graph_without_waiting_and_with_the_same_bits(fused:
         image.neg_()
         graph.replay()
         assert torch.equal(captured, model(image, mask)[0])
+
+
+def test_the_smooth_fill_is_the_cpus_and_runs_under_a_graph() -> None:
+    torch.manual_seed(0)
+    x, mask = torch.rand(2, 3, 150, 211), torch.from_numpy(draw_mask(211, 0, "mixed", (0.3, 0.4))[:150].copy())
+    mask = mask[None, None]
+    expected, here, valid = smooth_fill(x, mask), x.cuda(), mask.cuda()
+    torch.testing.assert_close(smooth_fill(here, valid).cpu(), expected, rtol=0, atol=2e-4)
+    options = (smooth.TENSION, smooth.TOLERANCE, smooth.MAX_ITERATIONS)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.ops.pconv_cuda.smooth_fill(here, valid, *options)
+    stream.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = torch.ops.pconv_cuda.smooth_fill(here, valid, *options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    here.neg_()
+    graph.replay()
+    torch.testing.assert_close(captured.cpu(), smooth_fill(-x, mask), rtol=0, atol=2e-4)
+
+
+def test_the_packaged_network_gives_the_cpus_picture() -> None:
+    torch.manual_seed(0)
+    network = load_network("photo").eval()
+    x, mask = torch.rand(1, 3, 90, 131), torch.from_numpy(draw_mask(131, 1, "mixed", (0.2, 0.3))[:90].copy())
+    mask = mask[None, None]
+    with torch.no_grad():
+        image = network.normalize(x)
+        fill = smooth_fill(image, mask)
+        expected = network(image, mask, fill)[0]
+        found = network.cuda()(image.cuda(), mask.cuda(), fill.cuda())[0].cpu()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_more_than_2_to_the_31_elements() -> None:

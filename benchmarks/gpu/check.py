@@ -15,7 +15,10 @@ from benchmarks.gpu.session import ROOT, Done, Result, Session, build_outcome, o
 
 EMULATION = ROOT / "tests" / "emulation"
 DRIVERS = ("operators", "test_upcat", "test_upcat_backward")
-TESTS = ["operation", "upcat", "upcat_autograd", "fuse", "autograd", "layer", "regressions", "models", "cuda_device"]
+TESTS = [
+    "cuda_device", "smooth_fill", "operation", "upcat", "upcat_autograd", "fuse", "autograd", "layer", "regressions",
+    "models",
+]  # fmt: skip
 MEMCHECKED = {
     ("operators", "80"): "no_mask,holes_on_top,last,two_blocks_of_odd_size,groups,deep,tiles_of_256",
     ("operators", "90"): "wgmma_256,wgmma_dilated,wgmma_four_blocks",

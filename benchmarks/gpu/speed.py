@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from typing import Any
@@ -28,6 +29,11 @@ def measured(session: Session, what: str, seconds: float, *options: Any) -> Resu
     seconds = min(seconds, session.left() - 5)
     command = [sys.executable, "-m", f"benchmarks.gpu.{what}", session.out / f"{what}.json"]
     return outcome(session.run([*command, *size, *options, "--seconds", f"{seconds:.0f}"], limit=seconds + 40))
+
+
+def pictures(session: Session) -> Result:
+    done = session.run([sys.executable, "-m", "benchmarks.gpu.pictures", *["--quick"] * session.rehearse], limit=60)
+    return {**outcome(done), **({} if done.code else {"pictures": json.loads(done.last_line)})}
 
 
 def counters(session: Session) -> list[str]:
@@ -63,7 +69,8 @@ def speed(session: Session) -> None:
         return
     session.stage("layers", lambda: measured(session, "layers", 45), least=15)
     session.stage("networks and stages", lambda: measured(session, "networks", 60), least=15)
-    session.stage("kernels of a network", lambda: measured(session, "kernels", 25), least=15)
-    session.stage("networks compiled", lambda: measured(session, "networks", 70, "--compiled"), least=20)
+    session.stage("pictures", lambda: pictures(session), least=15)
     session.stage("ncu", lambda: profile(session), least=15)
+    session.stage("networks compiled", lambda: measured(session, "networks", 70, "--compiled"), least=20)
+    session.stage("kernels of a network", lambda: measured(session, "kernels", 25), least=15)
     session.stage("layers compiled", lambda: measured(session, "layers", 60, "--compiled"), least=20)
