@@ -23,7 +23,7 @@ bool has_zero(const uint8_t* bytes, int64_t count);
 // caller may leave out the passes that would multiply by it.
 bool window_ratio(
     const Geometry& geometry, const Mask& mask, const Ratio& ratio,
-    uint8_t* alive);  // [ratio.n, ratio.groups, P, Q]
+    uint8_t* new_mask);  // [ratio.n, ratio.groups, P, Q]
 
 // out = mask ? x : 0, a select: NaN in a hole does not get through. In place (out == x) only holes are touched.
 void masked_copy(
@@ -34,9 +34,9 @@ void masked_copy(
 // y = ratio > 0 ? act(y * ratio + bias) : 0, in place, worked out in fp32 (fp64) and rounded once.
 void renormalise(
     const Geometry& geometry, const Ratio& ratio,
-    const void* bias,  // [K] or nullptr
-    double slope,      // act(v) = v < 0 ? slope * v : v
-    void* y);          // [N, K, P, Q] in the layout
+    const void* bias,       // [K] or nullptr
+    double negative_slope,  // act(v) = v < 0 ? negative_slope * v : v
+    void* y);               // [N, K, P, Q] in the layout
 
 // Whether few_channels below takes this problem, and is faster than masked_copy, a convolution and renormalise.
 bool suits_few_channels(const Geometry& geometry, const Mask& mask);
@@ -48,7 +48,7 @@ void few_channels(
     const float* x,                                     // [N, H, W, C]
     const float* weight, const int64_t weight_step[4],  // [K, C, R, S], with its strides in elements
     const float* bias,                                  // [K] or nullptr
-    float slope,                                        // as above
+    float negative_slope,                               // as above
     float* y);                                          // [N, P, Q, K]
 
 // A 3x3 convolution of stride 1 and padding 1, or its adjoint (the convolution that is its gradient by x).
@@ -97,7 +97,7 @@ void upcat_finish(
     const Geometry& geometry, const Ratio& ratio,
     const void* up,    // [N, 4 K, H / 2 + 1, W / 2 + 1] in the layout
     const void* bias,  // [K] or nullptr
-    double slope,
+    double negative_slope,
     void* y);  // [N, K, H, W] in the layout
 
 // Its transpose: ratio * gradient taken apart into phases, zeros where a phase has no pixel.

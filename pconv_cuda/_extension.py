@@ -123,8 +123,8 @@ def _forward(
     padding: list[int],
     dilation: list[int],
     groups: int,
-    fp32: int = -1,
-    slope: float = 1.0,
+    allow_tf32: int = -1,
+    negative_slope: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from pconv_cuda import ops, reference
 
@@ -136,7 +136,7 @@ def _forward(
     precise = torch.float64 if input.dtype == torch.float64 else torch.float32
     ratio = reference.window_ratio(valid, weight, groups, precise, **where)
     output, _ = reference.partial_conv2d(input, valid, weight, bias, groups=groups, **where)
-    output = reference.activation(output, slope)
+    output = reference.activation(output, negative_slope)
     return output.contiguous(memory_format=ops.memory_format(input)), ratio > 0, ratio.contiguous()
 
 
@@ -154,7 +154,7 @@ def _backward(
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
-    fp32: int = -1,
+    allow_tf32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from pconv_cuda import ops, reference
 

@@ -24,7 +24,7 @@ class Folded:
     weight: Tensor
     bias: Tensor | None
     phases: Tensor | None  # of a decoder's stage
-    slope: float  # of the activation
+    negative_slope: float  # of the activation
     made_of: list[tuple[Tensor, int, int, Tensor | None]]  # tensor, version, address, sample
 
     def is_stale(self) -> bool:
@@ -150,10 +150,10 @@ class Stage(nn.Module):
     def _encode_folded(self, x: Tensor, mask: Tensor, folded: Folded) -> tuple[Tensor, Tensor]:
         if is_transformed(x, folded.weight, folded.bias):
             x, mask = partial_conv2d(x, mask, folded.weight, folded.bias, self.conv.stride, self.conv.padding)
-            return reference.activation(x, folded.slope), mask
+            return reference.activation(x, folded.negative_slope), mask
         window = list(self.conv.stride), [int(size) for size in self.conv.padding], [1, 1], 1
-        x, alive, _ = ops.partial_conv2d(x, mask, [], folded.weight, folded.bias, *window, -1, folded.slope)
-        return x, alive.expand(x.shape[0], -1, -1, -1)
+        x, new_mask, _ = ops.partial_conv2d(x, mask, [], folded.weight, folded.bias, *window, -1, folded.negative_slope)
+        return x, new_mask.expand(x.shape[0], -1, -1, -1)
 
     def _decode_folded(
         self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor, folded: Folded
@@ -161,15 +161,15 @@ class Stage(nn.Module):
         weight, bias = folded.weight, folded.bias
         if skip_mask.shape[1] == 1 and is_transformed(low, skip, weight, bias):
             x, mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
-            return reference.activation(x, folded.slope), mask
+            return reference.activation(x, folded.negative_slope), mask
         if skip_mask.shape[1] == 1:
-            x, alive, _ = ops_upcat.partial_conv2d_upcat(
-                low, low_mask, skip, skip_mask, weight, bias, folded.phases, -1, folded.slope
+            x, new_mask, _ = ops_upcat.partial_conv2d_upcat(
+                low, low_mask, skip, skip_mask, weight, bias, folded.phases, -1, folded.negative_slope
             )
-            return x, alive.expand(x.shape[0], -1, -1, -1)
+            return x, new_mask.expand(x.shape[0], -1, -1, -1)
         up, masks = F.interpolate(low, scale_factor=2, mode="nearest"), (reference.doubled(low_mask), skip_mask)
         x, mask = partial_conv2d_sources((up, skip), masks, weight, bias, padding=1)
-        return reference.activation(x, folded.slope), mask
+        return reference.activation(x, folded.negative_slope), mask
 
 
 def _slope(activation: nn.Module) -> float:

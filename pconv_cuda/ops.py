@@ -53,8 +53,8 @@ def _forward_fake(
     padding: list[int],
     dilation: list[int],
     groups: int,
-    fp32: int = -1,
-    slope: float = 1.0,
+    allow_tf32: int = -1,
+    negative_slope: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     for name, tensor in (("mask", mask), ("weight", weight), ("bias", bias)):
         # Beside a real input this kernel would hand out memory that nobody has filled.
@@ -68,8 +68,8 @@ def _forward_fake(
     grouped = mask is not None and not mask_channels and groups > 1 and mask.shape[1] > 1
     compact = (1 if mask is None else mask.shape[0], groups if grouped else 1, height, width)
     precise = torch.float64 if input.dtype == torch.float64 else torch.float32
-    alive = torch.empty(compact, dtype=torch.bool, device=input.device)
-    return output, alive, torch.empty(compact, dtype=precise, device=input.device)
+    new_mask = torch.empty(compact, dtype=torch.bool, device=input.device)
+    return output, new_mask, torch.empty(compact, dtype=precise, device=input.device)
 
 
 @torch.library.register_fake("pconv_cuda::partial_conv2d_backward")
@@ -87,7 +87,7 @@ def _backward_fake(
     need_input: bool,
     need_weight: bool,
     need_bias: bool,
-    fp32: int = -1,
+    allow_tf32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     def like(tensor: Tensor, needed: bool) -> Tensor:
         if not needed:
@@ -103,15 +103,15 @@ def _backward_fake(
 
 
 def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    input, mask, ctx.mask_channels, weight, _, *ctx.window, fp32, slope = inputs
-    if slope != 1.0:
+    input, mask, ctx.mask_channels, weight, _, *ctx.window, allow_tf32, negative_slope = inputs
+    if negative_slope != 1.0:
         raise RuntimeError(
-            f"slope: an activation inside the operator ({slope}) is for inference and has no derivative; call it under "
-            "torch.no_grad() or torch.inference_mode()"
+            f"negative_slope: an activation inside the operator ({negative_slope}) is for inference and has no "
+            "derivative; call it under torch.no_grad() or torch.inference_mode()"
         )
-    ctx.fp32 = _precision.choice_of(input, fp32)
-    _, alive, ratio = output
-    ctx.mark_non_differentiable(alive, ratio)
+    ctx.allow_tf32 = _precision.choice_of(input, allow_tf32)
+    _, new_mask, ratio = output
+    ctx.mark_non_differentiable(new_mask, ratio)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(input, mask, weight, ratio)
 
@@ -122,16 +122,26 @@ def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]
     input, mask, weight, ratio = ctx.saved_tensors
     need_input, _, _, need_weight, need_bias = ctx.needs_input_grad[:5]
     dx, dw, db = partial_conv2d_backward(
-        grad, input, mask, ctx.mask_channels, weight, ratio, *ctx.window, need_input, need_weight, need_bias, ctx.fp32
+        grad,
+        input,
+        mask,
+        ctx.mask_channels,
+        weight,
+        ratio,
+        *ctx.window,
+        need_input,
+        need_weight,
+        need_bias,
+        ctx.allow_tf32,
     )
     given = dx if need_input else None, None, None, dw if need_weight else None, db if need_bias else None
     return (*given, *(None,) * 6)
 
 
 def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad, input, mask, ctx.mask_channels, weight, ratio, *window, fp32 = inputs
+    grad, input, mask, ctx.mask_channels, weight, ratio, *window, allow_tf32 = inputs
     ctx.window, ctx.needed = window[:4], window[4:]
-    ctx.fp32 = _precision.choice_of(input, fp32)
+    ctx.allow_tf32 = _precision.choice_of(input, allow_tf32)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, input, mask, weight, ratio)
 
@@ -145,22 +155,22 @@ def _backward_backward(ctx: Any, ddx: Tensor | None, ddw: Tensor | None, ddb: Te
     if need_grad:
         terms = []
         if ddx is not None:
-            terms.append(partial_conv2d(ddx, mask, ctx.mask_channels, weight, None, *ctx.window, ctx.fp32)[0])
+            terms.append(partial_conv2d(ddx, mask, ctx.mask_channels, weight, None, *ctx.window, ctx.allow_tf32)[0])
         if ddw is not None:
-            terms.append(partial_conv2d(input, mask, ctx.mask_channels, ddw, None, *ctx.window, ctx.fp32)[0])
+            terms.append(partial_conv2d(input, mask, ctx.mask_channels, ddw, None, *ctx.window, ctx.allow_tf32)[0])
         if ddb is not None:
-            alive = (ratio > 0).repeat_interleave(weight.shape[0] // ratio.shape[1], dim=1)
-            terms.append(torch.where(alive, ddb.view(1, -1, 1, 1), 0.0).expand_as(grad))
+            new_mask = (ratio > 0).repeat_interleave(weight.shape[0] // ratio.shape[1], dim=1)
+            terms.append(torch.where(new_mask, ddb.view(1, -1, 1, 1), 0.0).expand_as(grad))
         if terms:
             for_grad = sum(terms[1:], terms[0])
     for_input = for_weight = None
     if need_input and ddw is not None:
         for_input = partial_conv2d_backward(
-            grad, input, mask, ctx.mask_channels, ddw, ratio, *ctx.window, True, False, False, ctx.fp32
+            grad, input, mask, ctx.mask_channels, ddw, ratio, *ctx.window, True, False, False, ctx.allow_tf32
         )[0]
     if need_weight and ddx is not None:
         for_weight = partial_conv2d_backward(
-            grad, ddx, mask, ctx.mask_channels, weight, ratio, *ctx.window, False, True, False, ctx.fp32
+            grad, ddx, mask, ctx.mask_channels, weight, ratio, *ctx.window, False, True, False, ctx.allow_tf32
         )[1]
     return (for_grad, for_input, None, None, for_weight, *(None,) * 9)
 

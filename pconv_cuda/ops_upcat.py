@@ -39,8 +39,8 @@ def _forward_fake(
     weight: Tensor,
     bias: Tensor | None,
     phases: Tensor | None = None,
-    fp32: int = -1,
-    slope: float = 1.0,
+    allow_tf32: int = -1,
+    negative_slope: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     given = {"low_mask": low_mask, "skip": skip, "skip_mask": skip_mask, "weight": weight, "bias": bias}
     for name, tensor in given.items():
@@ -52,8 +52,8 @@ def _forward_fake(
     single = all(mask is None or mask.shape[0] == 1 for mask in (low_mask, skip_mask))
     compact = (1 if single else n, 1, height, width)
     precise = torch.float64 if low.dtype == torch.float64 else torch.float32
-    alive = torch.empty(compact, dtype=torch.bool, device=low.device)
-    return output, alive, torch.empty(compact, dtype=precise, device=low.device)
+    new_mask = torch.empty(compact, dtype=torch.bool, device=low.device)
+    return output, new_mask, torch.empty(compact, dtype=precise, device=low.device)
 
 
 @torch.library.register_fake("pconv_cuda::partial_conv2d_upcat_backward")
@@ -69,7 +69,7 @@ def _backward_fake(
     need_skip: bool,
     need_weight: bool,
     need_bias: bool,
-    fp32: int = -1,
+    allow_tf32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def like(tensor: Tensor, needed: bool) -> Tensor:
         if not needed:
@@ -91,15 +91,15 @@ def _phases_fake(weight: Tensor, low_channels: int) -> Tensor:
 
 
 def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    low, low_mask, skip, skip_mask, weight, _, phases, fp32, slope = inputs
-    if slope != 1.0 or phases is not None:
+    low, low_mask, skip, skip_mask, weight, _, phases, allow_tf32, negative_slope = inputs
+    if negative_slope != 1.0 or phases is not None:
         raise RuntimeError(
-            "slope, phases: an activation inside the operator and prepared phases are for inference and have no "
-            "derivative; call it under torch.no_grad() or torch.inference_mode()"
+            "negative_slope, phases: an activation inside the operator and prepared phases are for inference and have "
+            "no derivative; call it under torch.no_grad() or torch.inference_mode()"
         )
-    ctx.fp32 = _precision.choice_of(low, fp32)
-    _, alive, ratio = output
-    ctx.mark_non_differentiable(alive, ratio)
+    ctx.allow_tf32 = _precision.choice_of(low, allow_tf32)
+    _, new_mask, ratio = output
+    ctx.mark_non_differentiable(new_mask, ratio)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(low, low_mask, skip, skip_mask, weight, ratio)
 
@@ -110,7 +110,7 @@ def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]
     low, low_mask, skip, skip_mask, weight, ratio = ctx.saved_tensors
     need_low, _, need_skip, _, need_weight, need_bias = needed = ctx.needs_input_grad[:6]
     dlow, dskip, dw, db = partial_conv2d_upcat_backward(
-        grad, low, low_mask, skip, skip_mask, weight, ratio, need_low, need_skip, need_weight, need_bias, ctx.fp32
+        grad, low, low_mask, skip, skip_mask, weight, ratio, need_low, need_skip, need_weight, need_bias, ctx.allow_tf32
     )
     gradients = (dlow, None, dskip, None, dw, db)
     given = [gradient if wanted else None for gradient, wanted in zip(gradients, needed, strict=True)]
@@ -118,9 +118,9 @@ def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]
 
 
 def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad, low, low_mask, skip, skip_mask, weight, ratio, *needed, fp32 = inputs
+    grad, low, low_mask, skip, skip_mask, weight, ratio, *needed, allow_tf32 = inputs
     ctx.needed = needed
-    ctx.fp32 = _precision.choice_of(low, fp32)
+    ctx.allow_tf32 = _precision.choice_of(low, allow_tf32)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, low, low_mask, skip, skip_mask, weight, ratio)
 
@@ -138,9 +138,11 @@ def _backward_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     if need_grad:
         terms = []
         if inputs_given:
-            terms.append(partial_conv2d_upcat(ddlow, low_mask, ddskip, skip_mask, weight, None, None, ctx.fp32)[0])
+            terms.append(
+                partial_conv2d_upcat(ddlow, low_mask, ddskip, skip_mask, weight, None, None, ctx.allow_tf32)[0]
+            )
         if ddw is not None:
-            terms.append(partial_conv2d_upcat(low, low_mask, skip, skip_mask, ddw, None, None, ctx.fp32)[0])
+            terms.append(partial_conv2d_upcat(low, low_mask, skip, skip_mask, ddw, None, None, ctx.allow_tf32)[0])
         if ddb is not None:
             terms.append(torch.where(ratio > 0, ddb.view(1, -1, 1, 1), 0.0).expand_as(grad))
         if terms:
@@ -148,12 +150,12 @@ def _backward_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     for_low = for_skip = for_weight = None
     if (need_low or need_skip) and ddw is not None:
         dlow, dskip, _, _ = partial_conv2d_upcat_backward(
-            grad, low, low_mask, skip, skip_mask, ddw, ratio, need_low, need_skip, False, False, ctx.fp32
+            grad, low, low_mask, skip, skip_mask, ddw, ratio, need_low, need_skip, False, False, ctx.allow_tf32
         )
         for_low, for_skip = dlow if need_low else None, dskip if need_skip else None
     if need_weight and inputs_given:
         for_weight = partial_conv2d_upcat_backward(
-            grad, ddlow, low_mask, ddskip, skip_mask, weight, ratio, False, False, True, False, ctx.fp32
+            grad, ddlow, low_mask, ddskip, skip_mask, weight, ratio, False, False, True, False, ctx.allow_tf32
         )[2]
     return (for_grad, for_low, None, for_skip, None, for_weight, *(None,) * 6)
 
@@ -218,11 +220,13 @@ def _forward(
     weight: Tensor,
     bias: Tensor | None,
     phases: Tensor | None = None,
-    fp32: int = -1,
-    slope: float = 1.0,
+    allow_tf32: int = -1,
+    negative_slope: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     input, mask, channels = _joined(low, low_mask, skip, skip_mask)
-    return torch.ops.pconv_cuda.unfused_partial_conv2d(input, mask, channels, weight, bias, *_WINDOW, fp32, slope)
+    return torch.ops.pconv_cuda.unfused_partial_conv2d(
+        input, mask, channels, weight, bias, *_WINDOW, allow_tf32, negative_slope
+    )
 
 
 def _backward(
@@ -237,12 +241,12 @@ def _backward(
     need_skip: bool,
     need_weight: bool,
     need_bias: bool,
-    fp32: int = -1,
+    allow_tf32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     input, mask, channels = _joined(low, low_mask, skip, skip_mask)
     need_input = need_low or need_skip
     dx, dw, db = torch.ops.pconv_cuda.unfused_partial_conv2d_backward(
-        grad, input, mask, channels, weight, ratio, *_WINDOW, need_input, need_weight, need_bias, fp32
+        grad, input, mask, channels, weight, ratio, *_WINDOW, need_input, need_weight, need_bias, allow_tf32
     )
     dlow, dskip = low.new_empty((0,)), low.new_empty((0,))
     if need_low:

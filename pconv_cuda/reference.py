@@ -147,9 +147,15 @@ def spread_mask(mask: Tensor | None, mask_channels: list[int], input: Tensor) ->
     return as_valid(mask)
 
 
-def activation(output: Tensor, slope: float) -> Tensor:
-    """``v < 0 ? slope * v : v``: ReLU for slope 0, nothing for slope 1."""
-    return output if slope == 1.0 else F.relu(output) if slope == 0.0 else F.leaky_relu(output, slope)
+def activation(output: Tensor, negative_slope: float) -> Tensor:
+    """``v < 0 ? negative_slope * v : v``: ReLU for negative_slope 0, nothing for negative_slope 1."""
+    return (
+        output
+        if negative_slope == 1.0
+        else F.relu(output)
+        if negative_slope == 0.0
+        else F.leaky_relu(output, negative_slope)
+    )
 
 
 # The decoder's stage -------------------------------------------------------------------------------------------

@@ -42,12 +42,12 @@ def picture(
     return torch.randn(2, 3, size, size, generator=generator, dtype=dtype), mask
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("negative_slope", [0.0, 0.2])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ACTIVATED)
 def test_the_activation_behind_a_layers_epilogue(
-    name: str, dtype: torch.dtype, channels_last: bool, slope: float, device: str
+    name: str, dtype: torch.dtype, channels_last: bool, negative_slope: float, device: str
 ) -> None:
     case = BY_NAME[name]
     t = make_tensors(case).to(dtype, torch.channels_last if channels_last else torch.contiguous_format)
@@ -55,8 +55,8 @@ def test_the_activation_behind_a_layers_epilogue(
     mask, bias = (None if each is None else each.to(device) for each in (t.mask, t.bias))
     window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
     plain, alive, _ = ops.partial_conv2d(x, mask, [], w, bias, *window)
-    output, same_alive, _ = ops.partial_conv2d(x, mask, [], w, bias, *window, -1, slope)
-    expected = reference.activation(plain, slope)
+    output, same_alive, _ = ops.partial_conv2d(x, mask, [], w, bias, *window, -1, negative_slope)
+    expected = reference.activation(plain, negative_slope)
     # The activation of a rounded output is rounded once more; and where nothing else is to do after the convolution,
     # the library adds the bias, in an order of its own.
     tolerance = (2 if dtype.itemsize == 2 else 64) * torch.finfo(dtype).eps
@@ -255,7 +255,7 @@ def _shift_in_dead_windows(stage: Stage, folded) -> None:
 
 
 def _wrong_activation(stage: Stage, folded) -> None:
-    folded.slope = 0.21
+    folded.negative_slope = 0.21
 
 
 def _old_phases(stage: Stage, folded) -> None:

@@ -180,18 +180,18 @@ def test_torch_func_and_forward_mode(device: str) -> None:
     torch.testing.assert_close(tangents[0], tangents[1])
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("negative_slope", [0.0, 0.2])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", ["joined", "phases", "phases_wide", "phases_no_bias"])
-def test_the_activation_behind_the_epilogue(name: str, channels_last: bool, slope: float, device: str) -> None:
+def test_the_activation_behind_the_epilogue(name: str, channels_last: bool, negative_slope: float, device: str) -> None:
     t = make_tensors(BY_NAME[name]).to(torch.float32, torch.channels_last if channels_last else torch.contiguous_format)
     bias = None if t.bias is None else t.bias.to(device)
     given = [each.to(device) for each in (t.low, t.low_mask, t.skip, t.skip_mask, t.weight)]
     plain, alive, _ = ops_upcat.partial_conv2d_upcat(*given, bias)
     phases = ops_upcat.upcat_phases(given[4], t.low.shape[1])
     for prepared in (None, phases):
-        output, _, _ = ops_upcat.partial_conv2d_upcat(*given, bias, prepared, -1, slope)
-        torch.testing.assert_close(output, reference.activation(plain, slope))
+        output, _, _ = ops_upcat.partial_conv2d_upcat(*given, bias, prepared, -1, negative_slope)
+        torch.testing.assert_close(output, reference.activation(plain, negative_slope))
         assert (output[~alive.expand_as(output)] == 0).all()
 
 

@@ -1,14 +1,14 @@
-// What stands behind an epilogue at inference: v < 0 ? slope * v : v.
+// What stands behind an epilogue at inference: v < 0 ? negative_slope * v : v.
 #pragma once
 
 #include "numeric.h"
 
 namespace pconv::cpu {
 
-// relu is slope == 0, asked outside the loops: 0 times minus infinity would be NaN. NaN itself stays NaN.
+// relu is negative_slope == 0, asked outside the loops: 0 times minus infinity would be NaN. NaN itself stays NaN.
 template <class T>
-PCONV_INLINE T activated(T value, T slope, bool relu) {
-    return value < 0 ? (relu ? T(0) : slope * value) : value;
+PCONV_INLINE T activated(T value, T negative_slope, bool relu) {
+    return value < 0 ? (relu ? T(0) : negative_slope * value) : value;
 }
 
 }  // namespace pconv::cpu

@@ -29,8 +29,8 @@ struct Tile {
     int64_t step;              // floats from one pixel's window to the next one's
     // A window's row is `segments` runs of `length` floats, `jump` apart: one run, or with dilation one for each tap.
     int64_t window_rows, segments, length, jump;
-    int64_t channels;  // K
-    float slope;       // of the activation, 1: none
+    int64_t channels;      // K
+    float negative_slope;  // of the activation, 1: none
 };
 
 // Baseline x86 has too few registers, and no fused multiply-add, to keep up with the library; others are untried.
@@ -123,7 +123,7 @@ bool suits_few_channels(const Geometry& g, const Mask& mask) {
 
 void few_channels(
     const Geometry& g, const Mask& mask, const Ratio& ratio, const float* x, const float* weight,
-    const int64_t weight_step[4], const float* bias, float slope, float* y) {
+    const int64_t weight_step[4], const float* bias, float negative_slope, float* y) {
     const Variant tiles = variant();
     const std::vector<Line> lines = packed(g, weight, weight_step, tiles.block);
     const int64_t taps = g.r * g.s * g.c;
@@ -134,7 +134,7 @@ void few_channels(
     shared.length = taps / g.r / shared.segments;
     shared.jump = g.dil_w * g.c;
     shared.channels = g.k;
-    shared.slope = slope;
+    shared.negative_slope = negative_slope;
     // As grain_for has it, a multiplication costing about an eighth of a byte of traffic.
     parallel_for(g.n * g.p, grain_for(g.q * g.k * (taps / 8 + 4)), [&](int64_t begin, int64_t end) {
         Rows gathered(g, mask, x);

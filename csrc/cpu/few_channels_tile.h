@@ -33,8 +33,9 @@ PCONV_TARGET void compute(const Tile& t) {
         for (int v = 0; v < Vectors; ++v) {
             Vector value = sum[j][v] * ratio;
             if (t.bias) value += reinterpret_cast<const Unaligned*>(t.bias)[v];
-            // The activation; -inf has no product with a slope of 0, NaN stays.
-            if (t.slope != 1) value = value < 0 ? (t.slope == 0 ? Vector{} : value * t.slope) : value;
+            // The activation; -inf has no product with a negative_slope of 0, NaN stays.
+            if (t.negative_slope != 1)
+                value = value < 0 ? (t.negative_slope == 0 ? Vector{} : value * t.negative_slope) : value;
             y[v] = ratio > 0 ? value : Vector{};  // a select: weights of infinity make NaN of an empty window
         }
     }

@@ -78,22 +78,22 @@ PCONV_CLONES void add_columns(
 }
 
 template <class T>
-PCONV_INLINE bool finish_row(const int32_t* counts, int32_t full, int64_t width, T* ratio, uint8_t* alive) {
+PCONV_INLINE bool finish_row(const int32_t* counts, int32_t full, int64_t width, T* ratio, uint8_t* new_mask) {
     int64_t other = 0;
     for (int64_t q = 0; q < width; ++q) {
         ratio[q] = counts[q] > 0 ? T(full) / T(counts[q]) : T(0);
-        alive[q] = counts[q] > 0;
+        new_mask[q] = counts[q] > 0;
         other += counts[q] != full;
     }
     return other == 0;
 }
 
-PCONV_CLONES bool finish_row_f32(const int32_t* counts, int32_t full, int64_t width, float* ratio, uint8_t* alive) {
-    return finish_row(counts, full, width, ratio, alive);
+PCONV_CLONES bool finish_row_f32(const int32_t* counts, int32_t full, int64_t width, float* ratio, uint8_t* new_mask) {
+    return finish_row(counts, full, width, ratio, new_mask);
 }
 
-PCONV_CLONES bool finish_row_f64(const int32_t* counts, int32_t full, int64_t width, double* ratio, uint8_t* alive) {
-    return finish_row(counts, full, width, ratio, alive);
+PCONV_CLONES bool finish_row_f64(const int32_t* counts, int32_t full, int64_t width, double* ratio, uint8_t* new_mask) {
+    return finish_row(counts, full, width, ratio, new_mask);
 }
 
 }  // namespace
@@ -122,7 +122,7 @@ int64_t count_not_binary(const void* mask, DType dtype, const int64_t sizes[4], 
 
 bool has_zero(const uint8_t* bytes, int64_t count) { return count > 0 && std::memchr(bytes, 0, count) != nullptr; }
 
-bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8_t* alive) {
+bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8_t* new_mask) {
     // A ratio with groups comes with a mask of C blocks: each group sums its own C / groups of them. A ratio without
     // groups sums all blocks. Where the convolution has groups all the same, the mask has one block of C channels,
     // of which a window sees C / groups: hence the scale.
@@ -152,12 +152,13 @@ bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8
                 }
             }
             add_columns(sums.data(), g.s, g.dil_w, g.stride_w, g.q, counts.data());
-            const bool row_full =
-                g.dtype == DType::f64
-                    ? finish_row_f64(
-                          counts.data(), full, g.q, static_cast<double*>(ratio.values) + job * g.q, alive + job * g.q)
-                    : finish_row_f32(
-                          counts.data(), full, g.q, static_cast<float*>(ratio.values) + job * g.q, alive + job * g.q);
+            const bool row_full = g.dtype == DType::f64
+                                      ? finish_row_f64(
+                                            counts.data(), full, g.q, static_cast<double*>(ratio.values) + job * g.q,
+                                            new_mask + job * g.q)
+                                      : finish_row_f32(
+                                            counts.data(), full, g.q, static_cast<float*>(ratio.values) + job * g.q,
+                                            new_mask + job * g.q);
             if (!row_full) all_full = false;
         }
     });

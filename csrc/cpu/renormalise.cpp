@@ -19,28 +19,29 @@ constexpr int64_t kSumBlock = 1024;  // pixels that are summed before the partia
 // One channel's pixels, each with its own ratio.
 template <class T>
 PCONV_INLINE void plane_forward(
-    const precise_t<T>* ratio, precise_t<T> bias, precise_t<T> slope, int64_t count, T* __restrict y) {
-    const bool relu = slope == 0;
+    const precise_t<T>* ratio, precise_t<T> bias, precise_t<T> negative_slope, int64_t count, T* __restrict y) {
+    const bool relu = negative_slope == 0;
     for (int64_t i = 0; i < count; ++i) {
         const precise_t<T> value = load(y[i]) * ratio[i] + bias;
-        store(y[i], ratio[i] > 0 ? activated(value, slope, relu) : 0);
+        store(y[i], ratio[i] > 0 ? activated(value, negative_slope, relu) : 0);
     }
 }
 
 // One pixel's channels, all with one ratio; in place. Pixels that would not change are not even read.
 template <class T>
 PCONV_INLINE void pixels_forward(
-    const precise_t<T>* ratio, const precise_t<T>* bias, precise_t<T> slope, int64_t count, int64_t channels,
+    const precise_t<T>* ratio, const precise_t<T>* bias, precise_t<T> negative_slope, int64_t count, int64_t channels,
     int64_t step, T* __restrict y) {
-    const bool relu = slope == 0;
+    const bool relu = negative_slope == 0;
     for (int64_t i = 0; i < count; ++i, y += step) {
         const precise_t<T> r = ratio[i];
         if (r == 0)
             std::memset(static_cast<void*>(y), 0, channels * sizeof(T));
         else if (bias)
-            for (int64_t k = 0; k < channels; ++k) store(y[k], activated(load(y[k]) * r + bias[k], slope, relu));
-        else if (r != 1 || slope != 1)
-            for (int64_t k = 0; k < channels; ++k) store(y[k], activated(load(y[k]) * r, slope, relu));
+            for (int64_t k = 0; k < channels; ++k)
+                store(y[k], activated(load(y[k]) * r + bias[k], negative_slope, relu));
+        else if (r != 1 || negative_slope != 1)
+            for (int64_t k = 0; k < channels; ++k) store(y[k], activated(load(y[k]) * r, negative_slope, relu));
     }
 }
 
@@ -131,7 +132,7 @@ const precise_t<T>* ratios_of(const Geometry& g, const Ratio& ratio, int64_t n, 
 }
 
 template <class T>
-void forward(const Geometry& g, const Ratio& ratio, const void* bias, precise_t<T> slope, T* y) {
+void forward(const Geometry& g, const Ratio& ratio, const void* bias, precise_t<T> negative_slope, T* y) {
     const auto wide_bias = widened<T>(bias, g.k);
     const int64_t pixels = g.p * g.q, group_channels = g.k / ratio.groups;
     if (g.layout == Layout::nchw) {
@@ -139,7 +140,7 @@ void forward(const Geometry& g, const Ratio& ratio, const void* bias, precise_t<
             for (int64_t plane = begin; plane < end; ++plane) {
                 const int64_t n = plane / g.k, k = plane % g.k;
                 Loops<T>::plane_forward(
-                    ratios_of<T>(g, ratio, n, k / group_channels), bias ? wide_bias[k] : 0, slope, pixels,
+                    ratios_of<T>(g, ratio, n, k / group_channels), bias ? wide_bias[k] : 0, negative_slope, pixels,
                     y + plane * pixels);
             }
         });
@@ -151,7 +152,7 @@ void forward(const Geometry& g, const Ratio& ratio, const void* bias, precise_t<
                 const int64_t first = group * group_channels;
                 Loops<T>::pixels_forward(
                     ratios_of<T>(g, ratio, row / g.p, group) + row % g.p * g.q,
-                    bias ? wide_bias.data() + first : nullptr, slope, g.q, group_channels, g.k,
+                    bias ? wide_bias.data() + first : nullptr, negative_slope, g.q, group_channels, g.k,
                     y + row * g.q * g.k + first);
             }
         }
@@ -201,10 +202,10 @@ void backward(const Geometry& g, const Ratio& ratio, const T* grad, T* scaled, T
 
 }  // namespace
 
-void renormalise(const Geometry& g, const Ratio& ratio, const void* bias, double slope, void* y) {
+void renormalise(const Geometry& g, const Ratio& ratio, const void* bias, double negative_slope, void* y) {
     by_dtype(g.dtype, [&](auto kind) {
         using T = decltype(kind);
-        forward<T>(g, ratio, bias, precise_t<T>(slope), static_cast<T*>(y));
+        forward<T>(g, ratio, bias, precise_t<T>(negative_slope), static_cast<T*>(y));
     });
 }
 

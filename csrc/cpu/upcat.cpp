@@ -14,24 +14,26 @@ namespace {
 // One pixel's channels: y = ratio * (y + up) + bias, activated.
 template <class T>
 PCONV_INLINE void finish_pixel(
-    const T* up, precise_t<T> ratio, const precise_t<T>* bias, precise_t<T> slope, int64_t channels, T* __restrict y) {
-    const bool relu = slope == 0;
+    const T* up, precise_t<T> ratio, const precise_t<T>* bias, precise_t<T> negative_slope, int64_t channels,
+    T* __restrict y) {
+    const bool relu = negative_slope == 0;
     if (bias)
         for (int64_t k = 0; k < channels; ++k)
-            store(y[k], activated((load(y[k]) + load(up[k])) * ratio + bias[k], slope, relu));
+            store(y[k], activated((load(y[k]) + load(up[k])) * ratio + bias[k], negative_slope, relu));
     else
-        for (int64_t k = 0; k < channels; ++k) store(y[k], activated((load(y[k]) + load(up[k])) * ratio, slope, relu));
+        for (int64_t k = 0; k < channels; ++k)
+            store(y[k], activated((load(y[k]) + load(up[k])) * ratio, negative_slope, relu));
 }
 
 // A row of pixels, channels last. even, odd: where the phases of the columns of either parity begin; neighbours of one
 // parity lie 4 K apart.
 template <class T>
 PCONV_INLINE void finish_pixels(
-    const T* even, const T* odd, const precise_t<T>* ratio, const precise_t<T>* bias, precise_t<T> slope, int64_t width,
-    int64_t channels, T* y) {
+    const T* even, const T* odd, const precise_t<T>* ratio, const precise_t<T>* bias, precise_t<T> negative_slope,
+    int64_t width, int64_t channels, T* y) {
     for (int64_t x = 0; x < width; ++x, y += channels) {
         if (ratio[x] > 0)
-            finish_pixel<T>((x % 2 ? odd : even) + (x / 2) * 4 * channels, ratio[x], bias, slope, channels, y);
+            finish_pixel<T>((x % 2 ? odd : even) + (x / 2) * 4 * channels, ratio[x], bias, negative_slope, channels, y);
         else
             std::memset(static_cast<void*>(y), 0, channels * sizeof(T));
     }
@@ -40,14 +42,14 @@ PCONV_INLINE void finish_pixels(
 // A row of one channel, channels first.
 template <class T>
 PCONV_INLINE void finish_row(
-    const T* even, const T* odd, const precise_t<T>* ratio, precise_t<T> bias, precise_t<T> slope, int64_t width,
-    T* y) {
-    const bool relu = slope == 0;
+    const T* even, const T* odd, const precise_t<T>* ratio, precise_t<T> bias, precise_t<T> negative_slope,
+    int64_t width, T* y) {
+    const bool relu = negative_slope == 0;
     for (int64_t q = 0; q < width / 2; ++q) {
         const precise_t<T> left = (load(y[2 * q]) + load(even[q])) * ratio[2 * q] + bias;
         const precise_t<T> right = (load(y[2 * q + 1]) + load(odd[q])) * ratio[2 * q + 1] + bias;
-        store(y[2 * q], ratio[2 * q] > 0 ? activated(left, slope, relu) : 0);
-        store(y[2 * q + 1], ratio[2 * q + 1] > 0 ? activated(right, slope, relu) : 0);
+        store(y[2 * q], ratio[2 * q] > 0 ? activated(left, negative_slope, relu) : 0);
+        store(y[2 * q + 1], ratio[2 * q + 1] > 0 ? activated(right, negative_slope, relu) : 0);
     }
 }
 
@@ -79,7 +81,7 @@ int64_t rows_of(const Geometry& g) { return g.layout == Layout::nhwc ? g.n * g.p
 int64_t row_elements(const Geometry& g) { return g.layout == Layout::nhwc ? g.q * g.k : g.q; }
 
 template <class T>
-void finish(const Geometry& g, const Ratio& ratio, const T* up, const void* bias, double slope, T* y) {
+void finish(const Geometry& g, const Ratio& ratio, const T* up, const void* bias, double negative_slope, T* y) {
     const auto wide_bias = widened<T>(bias, g.k);
     const PhasePlace place{g.p / 2, g.q / 2, g.k};
     const auto* ratios = static_cast<const precise_t<T>*>(ratio.values);
@@ -91,12 +93,12 @@ void finish(const Geometry& g, const Ratio& ratio, const T* up, const void* bias
             if (g.layout == Layout::nhwc) {
                 Loops<T>::pixels(
                     up + place.nhwc(n, y0, 0), up + place.nhwc(n, y0, 1), r, bias ? wide_bias.data() : nullptr,
-                    precise_t<T>(slope), g.q, g.k, y + row * g.q * g.k);
+                    precise_t<T>(negative_slope), g.q, g.k, y + row * g.q * g.k);
             } else {
                 const int64_t start = (y0 / 2 + a) * (g.q / 2 + 1);
                 Loops<T>::row(
                     up + place.nchw(n, k, a, 0) + start, up + place.nchw(n, k, a, 1) + start + 1, r,
-                    bias ? wide_bias[k] : precise_t<T>(0), precise_t<T>(slope), g.q, y + row * g.q);
+                    bias ? wide_bias[k] : precise_t<T>(0), precise_t<T>(negative_slope), g.q, y + row * g.q);
             }
         }
     });
@@ -146,10 +148,11 @@ void clear_edges(const Geometry& g, T* up) {
 
 }  // namespace
 
-void upcat_finish(const Geometry& g, const Ratio& ratio, const void* up, const void* bias, double slope, void* y) {
+void upcat_finish(
+    const Geometry& g, const Ratio& ratio, const void* up, const void* bias, double negative_slope, void* y) {
     by_dtype(g.dtype, [&](auto kind) {
         using T = decltype(kind);
-        finish<T>(g, ratio, static_cast<const T*>(up), bias, slope, static_cast<T*>(y));
+        finish<T>(g, ratio, static_cast<const T*>(up), bias, negative_slope, static_cast<T*>(y));
     });
 }
 

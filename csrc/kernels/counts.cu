@@ -90,8 +90,8 @@ __global__ void spread_block_kernel(const SpreadArguments a) {
 struct RatioArguments {
     Geometry g;
     MaskView mask;
-    void* ratio;     // [ratio_n, ratio_groups, P, Q]
-    uint8_t* alive;  // [ratio_n, ratio_groups, P, Q]
+    void* ratio;        // [ratio_n, ratio_groups, P, Q]
+    uint8_t* new_mask;  // [ratio_n, ratio_groups, P, Q]
     int64_t ratio_n, ratio_groups;
 };
 
@@ -150,7 +150,7 @@ __global__ void window_ratio_kernel(const RatioArguments a) {
             for (int other = 1; other < slices; ++other) count += counts[other * windows_per_block + lane];
             const int64_t full = group_channels * g.r * g.s;
             static_cast<Real*>(a.ratio)[item] = count > 0 ? Real(full) / Real(count) : Real(0);
-            a.alive[item] = count > 0;
+            a.new_mask[item] = count > 0;
         }
         if (!PCONV_PLANT(109)) __syncthreads();  // before the next windows' counts take their place
     }
@@ -198,10 +198,10 @@ Status spread_block(
 }
 
 Status window_ratio(
-    const Geometry& g, const MaskView& mask, void* ratio, uint8_t* alive, int64_t ratio_n, int64_t ratio_groups,
+    const Geometry& g, const MaskView& mask, void* ratio, uint8_t* new_mask, int64_t ratio_n, int64_t ratio_groups,
     cudaStream_t stream) {
     constexpr const char* name = "window_ratio";
-    const RatioArguments a{g, mask, ratio, alive, ratio_n, ratio_groups};
+    const RatioArguments a{g, mask, ratio, new_mask, ratio_n, ratio_groups};
     const dim3 grid = grid_for(ratio_n * ratio_groups * g.p * g.q, windows_per_block);
     const size_t smem = threads * sizeof(int64_t);
     if (g.dtype == DType::f64) return launch(name, window_ratio_kernel<double>, grid, threads, smem, stream, a);

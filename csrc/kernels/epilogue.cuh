@@ -20,7 +20,7 @@ PCONV_DEV float finished(const GemmParams& p, const Tables<Tile>& tables, float 
             return sum + (p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f);
         if (!(scale > 0.f)) return 0.f;
         const float bias = p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f;
-        return activated(sum * scale + bias, PCONV_PLANT(150) ? 1.f : p.slope);
+        return activated(sum * scale + bias, PCONV_PLANT(150) ? 1.f : p.negative_slope);
     }
     int block = 0;
     while (block < p.mask.blocks - 1 && column >= p.mask.first[block + 1]) ++block;
@@ -55,7 +55,7 @@ struct ColumnRun {
     PCONV_DEV float finished(const GemmParams& p, float sum, int e, float scale, uint32_t valid_blocks) const {
         if (is_forward<pass>) {
             if (PCONV_PLANT(10)) return sum + bias[e];
-            return scale > 0.f ? activated(sum * scale + bias[e], PCONV_PLANT(150) ? 1.f : p.slope) : 0.f;
+            return scale > 0.f ? activated(sum * scale + bias[e], PCONV_PLANT(150) ? 1.f : p.negative_slope) : 0.f;
         }
         return valid_blocks >> block[e] & 1 ? sum : 0.f;
     }
@@ -172,7 +172,7 @@ PCONV_DEV void store_ratio(const GemmParams& p, const Tables<Tile>& tables, int 
         if (tables.row_out[row] < 0 || tables.row_image[row] >= p.ratio_n) continue;
         const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + tables.row_out[row];
         p.ratio[pixel] = tables.row_scale[row];
-        p.alive[pixel] = tables.row_scale[row] > 0.f;
+        p.new_mask[pixel] = tables.row_scale[row] > 0.f;
     }
 }
 

@@ -177,11 +177,11 @@ PCONV_DEV void store_tile(
                 for (int j = 0; j < Layer::staged_columns / 8; ++j) {
                     const int column = j * 8 + lane % 4 * 2;
                     const float* const two = &sums[i][part_column / 8 + j][half * 2];
-                    const bool alive = own_scale > 0.f || PCONV_PLANT(85);
+                    const bool new_mask = own_scale > 0.f || PCONV_PLANT(85);
                     const float* const own_bias = bias + part_column + column;
-                    const float slope = PCONV_PLANT(153) ? 1.f : p.conv.slope;
-                    const float low = alive ? activated(two[0] * own_scale + own_bias[0], slope) : 0.f;
-                    const float high = alive ? activated(two[1] * own_scale + own_bias[1], slope) : 0.f;
+                    const float negative_slope = PCONV_PLANT(153) ? 1.f : p.conv.negative_slope;
+                    const float low = new_mask ? activated(two[0] * own_scale + own_bias[0], negative_slope) : 0.f;
+                    const float high = new_mask ? activated(two[1] * own_scale + own_bias[1], negative_slope) : 0.f;
                     stage_pair<Math>(p.conv.out_nchw, staging, pixel, column, low, high);
                 }
             }
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(first_threads, 2) first_layer_kernel(const Fir
         if (p.conv.ratio && blockIdx.y == 0 && inside && at.n < p.conv.ratio_n) {
             const int64_t pixel = (int64_t(at.n) * p.conv.out_h + y) * p.conv.out_w + x;
             p.conv.ratio[pixel] = scale;
-            p.conv.alive[pixel] = scale > 0.f;
+            p.conv.new_mask[pixel] = scale > 0.f;
         }
         float sums[tile_rows_a_warp][Layer::columns / 8][4] = {};
         const uint32_t live_rows = live_filter_rows(p, words, lane, first_tile_row);

@@ -21,12 +21,12 @@ struct GemmParams {
     MaskView mask;     // fprop: over source; dgrad: over out
     Packing packing;   // fprop: of source's channels; dgrad: one block
     const void* bias;  // [columns] or nullptr
-    float slope = 1;   // fprop: of the activation, 1: none
-    const float* ratio_in;  // [ratio_n, 1, P, Q]: nullptr where the kernel counts by itself
-    float* ratio;           // [ratio_n, 1, P, Q], written; nullptr: not asked for
-    uint8_t* alive;         // the same
-    void* out;              // [N, out_h, out_w, columns] or [N, columns, out_h, out_w]
-    float* partial;         // [splits, N * out_h * out_w, columns] instead of out; nullptr: no splits
+    float negative_slope = 1;  // fprop: of the activation, 1: none
+    const float* ratio_in;     // [ratio_n, 1, P, Q]: nullptr where the kernel counts by itself
+    float* ratio;              // [ratio_n, 1, P, Q], written; nullptr: not asked for
+    uint8_t* new_mask;         // the same
+    void* out;                 // [N, out_h, out_w, columns] or [N, columns, out_h, out_w]
+    float* partial;            // [splits, N * out_h * out_w, columns] instead of out; nullptr: no splits
     bool out_nchw;
 
     int n, source_h, source_w, source_channels;

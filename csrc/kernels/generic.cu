@@ -35,7 +35,7 @@ struct FpropArguments {
     void* y;             // [N, K, P, Q]
     Strides x_strides, w_strides, y_strides;
     int64_t ratio_n, ratio_groups;
-    double slope;
+    double negative_slope;
     bool channels_last;  // the order in which threads take outputs
 };
 
@@ -96,7 +96,7 @@ __global__ void generic_fprop_kernel(const FpropArguments a) {
         if (a.bias != nullptr && (ratio > 0 || PCONV_PLANT(111)))
             value += Value<T>::load(static_cast<const T*>(a.bias)[out.c]);
         static_cast<T*>(a.y)[offset_of(a.y_strides, out)] =
-            Value<T>::store(activated(value, PCONV_PLANT(152) ? Sum(1) : Sum(a.slope)));
+            Value<T>::store(activated(value, PCONV_PLANT(152) ? Sum(1) : Sum(a.negative_slope)));
     }
 }
 
@@ -216,11 +216,12 @@ __global__ void generic_wgrad_kernel(const WgradArguments a) {
 
 Status generic_fprop(
     const Geometry& g, const MaskView& mask, const void* x, const Strides& x_strides, const void* weight,
-    const Strides& w_strides, const void* bias, const void* ratio, int64_t ratio_n, int64_t ratio_groups, double slope,
-    void* y, const Strides& y_strides, cudaStream_t stream) {
+    const Strides& w_strides, const void* bias, const void* ratio, int64_t ratio_n, int64_t ratio_groups,
+    double negative_slope, void* y, const Strides& y_strides, cudaStream_t stream) {
     constexpr const char* name = "generic_fprop";
-    const FpropArguments a{g,         mask,      x,         weight,  bias,         ratio, y,
-                           x_strides, w_strides, y_strides, ratio_n, ratio_groups, slope, is_channels_last(y_strides)};
+    const FpropArguments a{
+        g,         mask,      x,         weight,  bias,         ratio,          y,
+        x_strides, w_strides, y_strides, ratio_n, ratio_groups, negative_slope, is_channels_last(y_strides)};
     const dim3 grid = grid_for(g.n * g.k * g.p * g.q, threads);
     return by_type(g.dtype, name, [&](auto type) {
         return launch(name, generic_fprop_kernel<typename decltype(type)::type>, grid, threads, 0, stream, a);

@@ -34,8 +34,8 @@ Status spread_block(
 // Ratios and new mask where the fused kernels do not make them: groups, per-channel masks.
 Status window_ratio(
     const Geometry& g, const MaskView& mask,
-    void* ratio,     // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
-    uint8_t* alive,  // [ratio_n, ratio_groups, P, Q]
+    void* ratio,        // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
+    uint8_t* new_mask,  // [ratio_n, ratio_groups, P, Q]
     int64_t ratio_n, int64_t ratio_groups, cudaStream_t stream);
 
 // ---- any geometry, any dtype, groups, per-channel masks, 64-bit offsets; not fast (generic.cu)
@@ -46,7 +46,7 @@ Status generic_fprop(
     const void* weight, const Strides& w_strides,                                      // [K, C / groups, R, S]
     const void* bias,                                                                  // [K] or nullptr
     const void* ratio, int64_t ratio_n, int64_t ratio_groups,                          // [ratio_n, ratio_groups, P, Q]
-    double slope,                                                                      // of the activation, 1: none
+    double negative_slope,                                                             // of the activation, 1: none
     void* y, const Strides& y_strides,                                                 // [N, K, P, Q]
     cudaStream_t stream);
 
@@ -104,7 +104,7 @@ Status finish_splits(
     const float* partial,                   // [splits, N * H * W, channels]
     const float* ratio, int64_t ratio_n,    // [ratio_n, 1, H, W] or nullptr
     const void* bias,                       // [channels] or nullptr
-    float slope,                            // of the activation, 1: none
+    float negative_slope,                   // of the activation, 1: none
     const MaskView& mask,                   // over the channels of out
     void* out, const Strides& out_strides,  // [N, channels, H, W]
     cudaStream_t stream);

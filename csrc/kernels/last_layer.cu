@@ -65,12 +65,12 @@ PCONV_DEV void store_pixels(const LastParams& p, const TileAt& at, const Patch& 
         for (int k = 0; k < last_max_filters; ++k) {
             if (k >= conv.columns) break;
             const float bias = conv.bias ? Math::load(static_cast<const T*>(conv.bias)[k]) : 0.f;
-            const float value = activated(sums[k] * scale + bias, PCONV_PLANT(154) ? 1.f : conv.slope);
+            const float value = activated(sums[k] * scale + bias, PCONV_PLANT(154) ? 1.f : conv.negative_slope);
             out[k * (conv.out_nchw ? plane : 1)] = Math::store(scale > 0.f || PCONV_PLANT(93) ? value : 0.f);
         }
         if (conv.ratio && at.n < conv.ratio_n) {
             conv.ratio[int64_t(at.n) * plane + pixel] = scale;
-            conv.alive[int64_t(at.n) * plane + pixel] = scale > 0.f;
+            conv.new_mask[int64_t(at.n) * plane + pixel] = scale > 0.f;
         }
     }
 }

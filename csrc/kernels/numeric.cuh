@@ -45,10 +45,10 @@ struct Value<uint8_t> {  // masks alone; bool is stored as this
 template <class T>
 using accumulator_t = typename Value<T>::Accumulator;
 
-// The activation behind an epilogue, slope 1: none. NaN stays NaN, and slope 0 has no 0 * -Inf.
+// The activation behind an epilogue, negative_slope 1: none. NaN stays NaN, and negative_slope 0 has no 0 * -Inf.
 template <class T>
-PCONV_DEV T activated(T value, T slope) {
-    return value < 0 ? (slope == 0 ? T(0) : slope * value) : value;
+PCONV_DEV T activated(T value, T negative_slope) {
+    return value < 0 ? (negative_slope == 0 ? T(0) : negative_slope * value) : value;
 }
 
 template <class T>

@@ -15,12 +15,12 @@ struct Forward {
     const void* x;       // [N, C, H, W], dense in the geometry's layout
     const void* weight;  // [K, C / groups, R, S]
     Strides weight_strides;
-    const void* bias;  // [K] or nullptr
-    void* ratio;       // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
-    uint8_t* alive;    // the same
+    const void* bias;   // [K] or nullptr
+    void* ratio;        // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
+    uint8_t* new_mask;  // the same
     int64_t ratio_n, ratio_groups;
-    void* y;           // [N, K, P, Q], dense in the geometry's layout
-    double slope = 1;  // of the activation behind the epilogue, v < 0 ? slope * v : v; 1: none
+    void* y;                    // [N, K, P, Q], dense in the geometry's layout
+    double negative_slope = 1;  // of the activation behind the epilogue, v < 0 ? negative_slope * v : v; 1: none
 };
 
 int64_t forward_workspace(const Forward& call, const Device& device);  // bytes

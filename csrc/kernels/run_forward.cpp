@@ -37,7 +37,7 @@ GemmParams parameters(const Forward& call, const Plan& plan, const MaskView& mas
     if (!plan.mask_in_packing) p.mask = mask;
     p.packing = plan.packing;
     p.bias = call.bias;
-    p.slope = float(call.slope);
+    p.negative_slope = float(call.negative_slope);
     p.out_nchw = g.layout == Layout::nchw;
     p.source_h = int(g.h), p.source_w = int(g.w);
     p.source_channels = p.filter_channels = plan.packing.start[plan.packing.blocks];
@@ -56,11 +56,11 @@ GemmParams parameters(const Forward& call, const Plan& plan, const MaskView& mas
 
 Status run_generic(const Forward& call, const MaskView& mask, cudaStream_t stream) {
     const Geometry& g = call.geometry;
-    const Status status = window_ratio(g, mask, call.ratio, call.alive, call.ratio_n, call.ratio_groups, stream);
+    const Status status = window_ratio(g, mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups, stream);
     if (!status.ok()) return status;
     return generic_fprop(
         g, mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio,
-        call.ratio_n, call.ratio_groups, call.slope, call.y, dense(g.layout, g.k, g.p, g.q), stream);
+        call.ratio_n, call.ratio_groups, call.negative_slope, call.y, dense(g.layout, g.k, g.p, g.q), stream);
 }
 
 Status launch_fprop(const Forward& call, const Plan& plan, const GemmParams& p, cudaStream_t stream) {
@@ -87,13 +87,13 @@ Status run_parts(const Forward& call, GemmParams p, const Plan& plan, const void
         if (p.ratio_in) p.ratio_in = ratio;
         // A ratio that all images share is written by the first part.
         p.ratio = p.ratio_in || (call.ratio_n == 1 && first > 0) ? nullptr : ratio;
-        p.alive = call.alive + ratio_at;
+        p.new_mask = call.new_mask + ratio_at;
         p.ratio_n = int(call.ratio_n > 1 ? images : 1);
         p.out = static_cast<uint8_t*>(call.y) + first * pixels * g.k * element;
         Status status = launch_fprop(call, plan, p, stream);
         if (status.ok() && p.partial)
             status = finish_splits(
-                g.dtype, images, g.k, g.p, g.q, plan.splits, p.partial, ratio, p.ratio_n, call.bias, p.slope,
+                g.dtype, images, g.k, g.p, g.q, plan.splits, p.partial, ratio, p.ratio_n, call.bias, p.negative_slope,
                 MaskView{}, p.out, dense(g.layout, g.k, g.p, g.q), stream);
         if (!status.ok()) return status;
     }
@@ -135,7 +135,7 @@ Status run_forward(const Forward& call, const Device& device, void* workspace, c
         p.filters = buffers.packed_filters;
     }
     if (status.ok() && plan.mask_in_packing) {
-        status = window_ratio(g, mask, call.ratio, call.alive, call.ratio_n, call.ratio_groups, stream);
+        status = window_ratio(g, mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups, stream);
         p.ratio_in = static_cast<const float*>(call.ratio);
     }
     p.partial = static_cast<float*>(buffers.partial);

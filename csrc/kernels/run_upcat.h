@@ -23,11 +23,11 @@ struct Upcat {
 };
 
 struct UpcatForward : Upcat {
-    const void* phases;  // [4 K][2][2][Cu] of upcat_phases, or nullptr: the forward makes its own
-    const void* bias;    // [K] or nullptr
-    double slope;        // of the activation, 1: none
-    uint8_t* alive;      // as ratio
-    void* y;             // [N, K, H, W], dense in the geometry's layout
+    const void* phases;     // [4 K][2][2][Cu] of upcat_phases, or nullptr: the forward makes its own
+    const void* bias;       // [K] or nullptr
+    double negative_slope;  // of the activation, 1: none
+    uint8_t* new_mask;      // as ratio
+    void* y;                // [N, K, H, W], dense in the geometry's layout
 };
 
 int64_t upcat_forward_workspace(const UpcatForward& call, const Device& device);  // bytes

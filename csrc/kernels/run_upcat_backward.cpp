@@ -125,7 +125,7 @@ Status run_low_gradient(const UpcatBackward& call, const Buffers& b, cudaStream_
     p.patch_h = plan.patch_h, p.patch_w = plan.patch_w;
     p.taps_a_step = plan.taps_a_step;
     p.splits = plan.splits;
-    p.slope = 1;
+    p.negative_slope = 1;
     for (int64_t first = 0; status.ok() && first < g.n; first += plan.images_a_launch) {
         const int64_t images = std::min(plan.images_a_launch, g.n - first), pixels = g.p * g.q;
         p.n = int(images);

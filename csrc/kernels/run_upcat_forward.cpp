@@ -29,10 +29,10 @@ struct Composed {
         call.weight_strides = stage.weight_strides;
         call.bias = stage.bias;
         call.ratio = stage.ratio;
-        call.alive = stage.alive;
+        call.new_mask = stage.new_mask;
         call.ratio_n = stage.ratio_n, call.ratio_groups = 1;
         call.y = stage.y;
-        call.slope = stage.slope;
+        call.negative_slope = stage.negative_slope;
     }
     Composed(const Composed&) = delete;  // the mask points at `first`
 };
@@ -166,13 +166,13 @@ Status run_parts(const UpcatForward& call, UpcatParams p, const Plan& plan, cuda
         const int64_t ratio_at = call.ratio_n > 1 ? first * pixels : 0;
         float* const ratio = static_cast<float*>(call.ratio) + ratio_at;
         p.ratio = call.ratio_n == 1 && first > 0 ? nullptr : ratio;  // shared by all images: the first part's
-        p.alive = call.alive + ratio_at;
+        p.new_mask = call.new_mask + ratio_at;
         p.ratio_n = int(call.ratio_n > 1 ? images : 1);
         p.out = static_cast<uint8_t*>(call.y) + first * pixels * g.k * element;
         Status status = launch_stage(call, p, plan, stream);
         if (status.ok() && p.partial)
             status = finish_splits(
-                g.dtype, images, g.k, g.h, g.w, plan.splits, p.partial, ratio, p.ratio_n, call.bias, p.slope,
+                g.dtype, images, g.k, g.h, g.w, plan.splits, p.partial, ratio, p.ratio_n, call.bias, p.negative_slope,
                 MaskView{}, p.out, dense(g.layout, g.k, g.h, g.w), stream);
         if (!status.ok()) return status;
     }
@@ -197,7 +197,7 @@ Status run_upcat_forward(const UpcatForward& call, const Device& device, void* w
     UpcatParams p{};
     p.packing = plan.packing;
     p.bias = call.bias;
-    p.slope = float(call.slope);
+    p.negative_slope = float(call.negative_slope);
     p.partial = static_cast<float*>(buffers.partial);
     p.out_nchw = g.layout == Layout::nchw;
     p.columns = int(g.k);

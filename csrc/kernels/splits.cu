@@ -156,7 +156,7 @@ struct FinishArguments {
     const void* bias;      // [channels] or nullptr
     void* out;             // [N, channels, H, W]
     int64_t channels, splits, ratio_n;
-    float slope;
+    float negative_slope;
     bool channels_last;
 };
 
@@ -167,7 +167,7 @@ PCONV_DEV float finished(const FinishArguments& a, const PixelAt& at, int64_t ch
     const float ratio = a.ratio[(a.ratio_n == 1 || PCONV_PLANT(133) ? 0 : at.n) * a.pixels.plane + at.pixel];
     const float bias = a.bias == nullptr ? 0.f : Value<T>::load(static_cast<const T*>(a.bias)[channel]);
     if (PCONV_PLANT(134)) return ratio * sum + bias;
-    return ratio > 0 ? activated(ratio * sum + bias, PCONV_PLANT(151) ? 1.f : a.slope) : 0.f;
+    return ratio > 0 ? activated(ratio * sum + bias, PCONV_PLANT(151) ? 1.f : a.negative_slope) : 0.f;
 }
 
 template <class T>
@@ -235,11 +235,11 @@ Status reduce_wgrad(
 
 Status finish_splits(
     DType dtype, int64_t n, int64_t channels, int64_t h, int64_t w, int64_t splits, const float* partial,
-    const float* ratio, int64_t ratio_n, const void* bias, float slope, const MaskView& mask, void* out,
+    const float* ratio, int64_t ratio_n, const void* bias, float negative_slope, const MaskView& mask, void* out,
     const Strides& out_strides, cudaStream_t stream) {
     constexpr const char* name = "finish_splits";
     const FinishArguments a{
-        pixels_of(n, h, w, out_strides), mask, partial, ratio, bias, out, channels, splits, ratio_n, slope,
+        pixels_of(n, h, w, out_strides), mask, partial, ratio, bias, out, channels, splits, ratio_n, negative_slope,
         is_channels_last(out_strides)};
     const dim3 grid = grid_for(ceil_div(a.pixels.count, square) * ceil_div(channels, square));
     return by_fast_type(dtype, name, [&](auto type) {

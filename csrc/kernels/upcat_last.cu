@@ -182,7 +182,7 @@ PCONV_DEV void store_stage(
             for (int k = 0; k < Channels; ++k) {
                 const float bias = conv.bias ? Math::load(static_cast<const T*>(conv.bias)[k]) : 0.f;
                 const float own = PCONV_PLANT(245) ? scale[0] : scale[b];
-                const float value = activated(sums[b][k] * own + bias, conv.slope);
+                const float value = activated(sums[b][k] * own + bias, conv.negative_slope);
                 values[b][k] = Math::store(own > 0.f ? value : 0.f);
             }
         const int pixel = y * conv.out_w + x;  // even, as the width is: pairs are aligned
@@ -199,7 +199,7 @@ PCONV_DEV void store_stage(
         if (conv.ratio && at.n < conv.ratio_n) {
             const int64_t place = int64_t(at.n) * plane + pixel;
             *reinterpret_cast<float2*>(conv.ratio + place) = make_float2(scale[0], scale[1]);
-            *reinterpret_cast<Two<uint8_t>*>(conv.alive + place) = {scale[0] > 0.f, scale[1] > 0.f};
+            *reinterpret_cast<Two<uint8_t>*>(conv.new_mask + place) = {scale[0] > 0.f, scale[1] > 0.f};
         }
     }
 }

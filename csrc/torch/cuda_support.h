@@ -92,9 +92,9 @@ inline void check(const Status& status, const Geometry& g) {
 }
 
 // fp32 alone depends on the setting; the question costs a call into Python.
-inline bool allows_tf32(const Geometry& g, int64_t fp32) {
+inline bool allows_tf32(const Geometry& g, int64_t allow_tf32) {
     if (g.dtype != DType::f32) return false;
-    if (fp32 >= 0) return fp32 == 1;
+    if (allow_tf32 >= 0) return allow_tf32 == 1;
     return tf32_reader && tf32_reader() == 1;
 }
 

@@ -13,18 +13,18 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, MaybeTensor bias, Ints stride, Ints padding,
-    Ints dilation, int64_t groups, int64_t, double slope) {
+    Ints dilation, int64_t groups, int64_t, double negative_slope) {
     const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
     check_bias(g, input, bias);
     const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels);
     const Ints compact = ratio_size(g, bytes, mask_channels);
-    Tensor alive = empty_of(input, compact, ScalarType::Bool);
+    Tensor new_mask = empty_of(input, compact, ScalarType::Bool);
     Tensor ratios = empty_of(input, compact, g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float);
     const Ratio ratio{ratios.mutable_data_ptr(), compact[0], compact[1]};
-    const bool all_full = cpu::window_ratio(g, bytes.mask, ratio, static_cast<uint8_t*>(alive.mutable_data_ptr()));
+    const bool all_full = cpu::window_ratio(g, bytes.mask, ratio, static_cast<uint8_t*>(new_mask.mutable_data_ptr()));
 
     if (g.n == 0)  // torch's convolution would return a view, which nobody may then write to in place
-        return {empty_in(g.layout, input, {g.n, g.k, g.p, g.q}), alive, ratios};
+        return {empty_in(g.layout, input, {g.n, g.k, g.p, g.q}), new_mask, ratios};
     const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
     const void* bias_values = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     Tensor x = laid_out(input, g.layout);
@@ -33,16 +33,16 @@ std::tuple<Tensor, Tensor, Tensor> forward(
         cpu::few_channels(
             g, bytes.mask, ratio, static_cast<const float*>(x.const_data_ptr()),
             static_cast<const float*>(weight.const_data_ptr()), weight.strides().data(),
-            static_cast<const float*>(bias_values), float(slope), static_cast<float*>(y.mutable_data_ptr()));
-        return {y, alive, ratios};
+            static_cast<const float*>(bias_values), float(negative_slope), static_cast<float*>(y.mutable_data_ptr()));
+        return {y, new_mask, ratios};
     }
     // Two passes are left out where they would change nothing: the select without holes, the epilogue without ratios.
     if (bytes.holes) x = masked_copy(g, bytes.mask, x);
-    const bool plain = all_full && slope == 1;
+    const bool plain = all_full && negative_slope == 1;
     Tensor y = convolution(x, fitting(g, weight), plain ? bias : std::nullopt, stride, padding, dilation, groups);
     y = laid_out(y, g.layout);
-    if (!plain) cpu::renormalise(g, ratio, bias_values, slope, y.mutable_data_ptr());
-    return {y, alive, ratios};
+    if (!plain) cpu::renormalise(g, ratio, bias_values, negative_slope, y.mutable_data_ptr());
+    return {y, new_mask, ratios};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(

@@ -91,32 +91,32 @@ Tensor phases_of(Tensor weight, int64_t low_channels) {
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     Tensor low, MaybeTensor low_mask, Tensor skip, MaybeTensor skip_mask, Tensor weight, MaybeTensor bias,
-    MaybeTensor phases, int64_t, double slope) {
+    MaybeTensor phases, int64_t, double negative_slope) {
     const Stage stage(low, low_mask, skip, skip_mask, weight);
     const Geometry& g = stage.g;
     check_bias(g, low, bias);
     if (phases) check_phases(*phases, g, stage.low_channels);
-    Tensor alive = empty_of(low, {stage.ratio_n, 1, g.h, g.w}, ScalarType::Bool);
+    Tensor new_mask = empty_of(low, {stage.ratio_n, 1, g.h, g.w}, ScalarType::Bool);
     Tensor ratios =
         empty_of(low, {stage.ratio_n, 1, g.h, g.w}, g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float);
     const Ratio ratio{ratios.mutable_data_ptr(), stage.ratio_n, 1};
-    cpu::window_ratio(g, stage.both(), ratio, static_cast<uint8_t*>(alive.mutable_data_ptr()));
-    if (g.n == 0) return {empty_in(g.layout, low, {g.n, g.k, g.h, g.w}), alive, ratios};
+    cpu::window_ratio(g, stage.both(), ratio, static_cast<uint8_t*>(new_mask.mutable_data_ptr()));
+    if (g.n == 0) return {empty_in(g.layout, low, {g.n, g.k, g.h, g.w}), new_mask, ratios};
 
     const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
     const void* bias_values = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     if (!phases_pay(g)) {
         Tensor y = convolution(stage.joined(), fitting(g, weight), std::nullopt, kOne, kOne, kOne, 1);
         y = laid_out(y, g.layout);
-        cpu::renormalise(g, ratio, bias_values, slope, y.mutable_data_ptr());
-        return {y, alive, ratios};
+        cpu::renormalise(g, ratio, bias_values, negative_slope, y.mutable_data_ptr());
+        return {y, new_mask, ratios};
     }
     const Tensor filters = phases ? *phases : phases_of(weight, stage.low_channels);
     Tensor up = convolution(stage.masked_low(), fitting(g, filters), std::nullopt, kOne, kOne, kOne, 1);
     Tensor y = convolution(stage.masked_skip(), stage.skip_weight(), std::nullopt, kOne, kOne, kOne, 1);
     up = laid_out(up, g.layout), y = laid_out(y, g.layout);
-    cpu::upcat_finish(g, ratio, up.const_data_ptr(), bias_values, slope, y.mutable_data_ptr());
-    return {y, alive, ratios};
+    cpu::upcat_finish(g, ratio, up.const_data_ptr(), bias_values, negative_slope, y.mutable_data_ptr());
+    return {y, new_mask, ratios};
 }
 
 // dw's two halves from the convolutions' own gradients.

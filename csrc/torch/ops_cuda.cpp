@@ -31,16 +31,17 @@ MaskBytes mask_bytes(
 
 Outputs forward(
     Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, MaybeTensor bias, Ints stride, Ints padding,
-    Ints dilation, int64_t groups, int64_t fp32, double slope) {
+    Ints dilation, int64_t groups, int64_t allow_tf32, double negative_slope) {
     const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
     check_bias(g, input, bias);
     const Place place(input);
     const Device device = device_of(input);
     if (device.arch < 80)
-        return unfused_forward(input, mask, mask_channels, weight, bias, stride, padding, dilation, groups, slope);
+        return unfused_forward(
+            input, mask, mask_channels, weight, bias, stride, padding, dilation, groups, negative_slope);
     const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels, place);
     const Ints compact = ratio_size(g, bytes, mask_channels);
-    Tensor alive = empty_of(input, compact, ScalarType::Bool);
+    Tensor new_mask = empty_of(input, compact, ScalarType::Bool);
     Tensor ratios = empty_of(input, compact, g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float);
     Tensor y = empty_in(g.layout, input, {g.n, g.k, g.p, g.q});
     const Tensor x = laid_out(input, g.layout);
@@ -49,24 +50,25 @@ Outputs forward(
     Forward call{};
     call.geometry = g;
     call.mask = bytes.mask;
-    call.tf32 = allows_tf32(g, fp32);
+    call.tf32 = allows_tf32(g, allow_tf32);
     call.x = x.const_data_ptr();
     call.weight = weight.const_data_ptr();
     call.weight_strides = strides_of(weight);
     call.bias = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     call.ratio = ratios.mutable_data_ptr();
-    call.alive = static_cast<uint8_t*>(alive.mutable_data_ptr());
+    call.new_mask = static_cast<uint8_t*>(new_mask.mutable_data_ptr());
     call.ratio_n = compact[0], call.ratio_groups = compact[1];
     call.y = y.mutable_data_ptr();
-    call.slope = slope;
+    call.negative_slope = negative_slope;
     Tensor workspace = empty_of(input, {forward_workspace(call, device)}, ScalarType::Byte);
     check(run_forward(call, device, data_or_null(workspace), place.stream), g);
-    return {y, alive, ratios};
+    return {y, new_mask, ratios};
 }
 
 Outputs backward(
     Tensor grad, Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, Tensor ratios, Ints stride,
-    Ints padding, Ints dilation, int64_t groups, bool need_input, bool need_weight, bool need_bias, int64_t fp32) {
+    Ints padding, Ints dilation, int64_t groups, bool need_input, bool need_weight, bool need_bias,
+    int64_t allow_tf32) {
     const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
     check_gradient(g, grad, input, ratios);
     const Place place(input);
@@ -88,7 +90,7 @@ Outputs backward(
     Backward call{};
     call.geometry = g;
     call.mask = bytes.mask;
-    call.tf32 = allows_tf32(g, fp32);
+    call.tf32 = allows_tf32(g, allow_tf32);
     call.grad = upstream.const_data_ptr();
     call.x = x.const_data_ptr();
     call.weight = weight.const_data_ptr();

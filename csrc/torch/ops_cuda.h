@@ -19,7 +19,7 @@ void set_wgmma(int choice);
 std::tuple<Tensor, Tensor, Tensor> unfused_forward(
     const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
     const MaybeTensor& bias, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
-    double slope);
+    double negative_slope);
 std::tuple<Tensor, Tensor, Tensor> unfused_backward(
     const Tensor& grad, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
     const Tensor& ratio, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool need_input,
@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor, Tensor> unfused_backward(
 
 std::tuple<Tensor, Tensor, Tensor> unfused_upcat(
     const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip, const MaybeTensor& skip_mask,
-    const Tensor& weight, const MaybeTensor& bias, double slope);
+    const Tensor& weight, const MaybeTensor& bias, double negative_slope);
 std::tuple<Tensor, Tensor, Tensor, Tensor> unfused_upcat_backward(
     const Tensor& grad, const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip,
     const MaybeTensor& skip_mask, const Tensor& weight, const Tensor& ratio, bool need_low, bool need_skip,

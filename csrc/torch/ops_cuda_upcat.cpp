@@ -43,11 +43,11 @@ struct Stage {
 
     int64_t ratio_n() const { return std::max(low_mask.mask.n, skip_mask.mask.n); }
 
-    void fill(Upcat& call, int64_t fp32) const {
+    void fill(Upcat& call, int64_t allow_tf32) const {
         call.geometry = g;
         call.low_channels = low.size(1);
         call.low_mask = low_mask.mask, call.skip_mask = skip_mask.mask;
-        call.tf32 = allows_tf32(g, fp32);
+        call.tf32 = allows_tf32(g, allow_tf32);
         call.low = low.const_data_ptr(), call.skip = skip.const_data_ptr(), call.weight = weight.const_data_ptr();
         call.weight_strides = strides_of(weight);
     }
@@ -55,7 +55,7 @@ struct Stage {
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     Tensor low, MaybeTensor low_mask, Tensor skip, MaybeTensor skip_mask, Tensor weight, MaybeTensor bias,
-    MaybeTensor phases, int64_t fp32, double slope) {
+    MaybeTensor phases, int64_t allow_tf32, double negative_slope) {
     const Geometry g = upcat_geometry(low, skip, weight);
     check_bias(g, low, bias);
     if (phases) {
@@ -63,10 +63,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(
         PCONV_EXPECT(phases->device() == low.device(), "phases: expected low's device");
     }
     const Device device = device_of(low);
-    if (device.arch < 80) return unfused_upcat(low, low_mask, skip, skip_mask, weight, bias, slope);
+    if (device.arch < 80) return unfused_upcat(low, low_mask, skip, skip_mask, weight, bias, negative_slope);
     const Stage stage(g, low, low_mask, skip, skip_mask, weight);
     const Ints compact{stage.ratio_n(), 1, g.h, g.w};
-    Tensor alive = empty_of(low, compact, ScalarType::Bool);
+    Tensor new_mask = empty_of(low, compact, ScalarType::Bool);
     Tensor ratios = empty_of(low, compact, g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float);
     Tensor y = empty_in(g.layout, low, {g.n, g.k, g.h, g.w});
     const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
@@ -74,22 +74,22 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const MaybeTensor filters = phases ? MaybeTensor(laid_out(*phases, Layout::nhwc)) : std::nullopt;
 
     UpcatForward call{};
-    stage.fill(call, fp32);
+    stage.fill(call, allow_tf32);
     call.phases = filters ? filters->const_data_ptr() : nullptr;
     call.bias = dense_bias ? dense_bias->const_data_ptr() : nullptr;
-    call.slope = slope;
+    call.negative_slope = negative_slope;
     call.ratio = ratios.mutable_data_ptr();
     call.ratio_n = compact[0];
-    call.alive = static_cast<uint8_t*>(alive.mutable_data_ptr());
+    call.new_mask = static_cast<uint8_t*>(new_mask.mutable_data_ptr());
     call.y = y.mutable_data_ptr();
     Tensor workspace = empty_of(low, {upcat_forward_workspace(call, device)}, ScalarType::Byte);
     check(run_upcat_forward(call, device, data_or_null(workspace), stage.place.stream), g);
-    return {y, alive, ratios};
+    return {y, new_mask, ratios};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     Tensor grad, Tensor low, MaybeTensor low_mask, Tensor skip, MaybeTensor skip_mask, Tensor weight, Tensor ratios,
-    bool need_low, bool need_skip, bool need_weight, bool need_bias, int64_t fp32) {
+    bool need_low, bool need_skip, bool need_weight, bool need_bias, int64_t allow_tf32) {
     const Geometry g = upcat_geometry(low, skip, weight);
     check_gradient(g, grad, low, ratios);
     const Device device = device_of(low);
@@ -107,7 +107,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     Tensor db = empty_of(low, {need_bias ? g.k : 0}, dtype);
 
     UpcatBackward call{};
-    stage.fill(call, fp32);
+    stage.fill(call, allow_tf32);
     call.ratio = const_cast<void*>(dense_ratios.const_data_ptr());  // read
     call.ratio_n = ratios.size(0);
     call.grad = upstream.const_data_ptr();

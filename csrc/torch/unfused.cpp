@@ -26,10 +26,10 @@ std::tuple<Tensor, Tensor, Tensor> dispatch(const char* name, std::array<StableI
 std::tuple<Tensor, Tensor, Tensor> unfused_forward(
     const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
     const MaybeTensor& bias, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
-    double slope) {
+    double negative_slope) {
     std::array<StableIValue, 11> stack{from(input),  from(mask),        from(mask_channels), from(weight),
                                        from(bias),   from(stride),      from(padding),       from(dilation),
-                                       from(groups), from(int64_t(-1)), from(slope)};
+                                       from(groups), from(int64_t(-1)), from(negative_slope)};
     return dispatch("pconv_cuda::unfused_partial_conv2d", stack);
 }
 
@@ -46,9 +46,10 @@ std::tuple<Tensor, Tensor, Tensor> unfused_backward(
 
 std::tuple<Tensor, Tensor, Tensor> unfused_upcat(
     const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip, const MaybeTensor& skip_mask,
-    const Tensor& weight, const MaybeTensor& bias, double slope) {
-    std::array<StableIValue, 9> stack{from(low),  from(low_mask),     from(skip),        from(skip_mask), from(weight),
-                                      from(bias), from(std::nullopt), from(int64_t(-1)), from(slope)};
+    const Tensor& weight, const MaybeTensor& bias, double negative_slope) {
+    std::array<StableIValue, 9> stack{from(low),          from(low_mask),    from(skip),
+                                      from(skip_mask),    from(weight),      from(bias),
+                                      from(std::nullopt), from(int64_t(-1)), from(negative_slope)};
     return dispatch("pconv_cuda::unfused_partial_conv2d_upcat", stack);
 }
 

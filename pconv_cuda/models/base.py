@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["InpaintingNetwork", "initialise"]
 
 
-def initialise(network: nn.Module, slope: float = 0.0) -> None:
-    """He's normal weights for every convolution, and biases of 0; ``slope`` is that of the LeakyReLU."""
+def initialise(network: nn.Module, negative_slope: float = 0.0) -> None:
+    """He's normal weights for every convolution, and biases of 0; ``negative_slope`` is that of the LeakyReLU."""
     for module in network.modules():
         # on the meta device there is nothing to draw, and asking for it would import torch._dynamo, a second and a half
         if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
-            nn.init.kaiming_normal_(module.weight, a=slope)
+            nn.init.kaiming_normal_(module.weight, a=negative_slope)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

@@ -39,8 +39,10 @@ def take(way: str) -> None:
     library.pconv_emulated_operations_a_byte(ctypes.c_int64(WAYS[way]))
 
 
-def forward(t, phases: Tensor | None = None, slope: float = 1.0):
-    return emulated.partial_conv2d_upcat(t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias, phases, 0, slope)
+def forward(t, phases: Tensor | None = None, negative_slope: float = 1.0):
+    return emulated.partial_conv2d_upcat(
+        t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias, phases, 0, negative_slope
+    )
 
 
 def ours_of(t) -> list[Tensor]:
@@ -109,15 +111,15 @@ def test_phases_that_are_given_are_used() -> None:
     assert torch.equal(forward(t)[0], forward(t, phases.contiguous())[0])
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("negative_slope", [0.0, 0.2])
 @pytest.mark.parametrize("way", WAYS)
-def test_slope(slope: float, way: str) -> None:
+def test_slope(negative_slope: float, way: str) -> None:
     take(way)
     for dtype in DTYPES:
         t = make_tensors(BY_NAME["phases"], dtype).to(dtype)
-        plain, activated = forward(t)[0], forward(t, slope=slope)[0]
+        plain, activated = forward(t)[0], forward(t, negative_slope=negative_slope)[0]
         close = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 0}
-        torch.testing.assert_close(activated, reference.activation(plain, slope), **close)
+        torch.testing.assert_close(activated, reference.activation(plain, negative_slope), **close)
 
 
 # Of the short ones, those that differ in what is allocated.

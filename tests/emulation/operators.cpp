@@ -104,7 +104,7 @@ void run_case(
     const Buffer weight(kind.dtype, permuted(problem.weight, layout, g.k, cg, g.r * g.s, false));
     const Buffer grad(kind.dtype, permuted(problem.grad, layout, g.n, g.k, g.p * g.q, false));
     const Buffer bias(kind.dtype, problem.bias), mask(DType::u8, problem.mask);
-    const Buffer y(kind.dtype, g.n * g.k * g.p * g.q), ratio(ratio_type, ratios), alive(DType::u8, ratios);
+    const Buffer y(kind.dtype, g.n * g.k * g.p * g.q), ratio(ratio_type, ratios), new_mask(DType::u8, ratios);
     // A batch of nothing has no mask bytes, but it has a mask.
     static const uint8_t nothing = 0;
     const auto* mask_bytes = static_cast<const uint8_t*>(mask.data());
@@ -122,7 +122,7 @@ void run_case(
         weight_strides(g, layout),
         bias.data(),
         ratio.data(),
-        static_cast<uint8_t*>(alive.data()),
+        static_cast<uint8_t*>(new_mask.data()),
         problem.ratio_n,
         problem.ratio_groups,
         y.data()};
@@ -132,7 +132,7 @@ void run_case(
     }
     compare(what + " y", permuted(y.values(), layout, g.n, g.k, g.p * g.q, true), truth.y, kind.rounding, kind.sums);
     // Again with an activation behind the epilogue, which leaves the errors' bounds as they are.
-    forward.slope = device.multiprocessors == 1 ? 0 : 0.2;
+    forward.negative_slope = device.multiprocessors == 1 ? 0 : 0.2;
     const Buffer activated(kind.dtype, g.n * g.k * g.p * g.q);
     forward.y = activated.data();
     {
@@ -140,7 +140,7 @@ void run_case(
         if (!passed(cuda::run_forward(forward, device, workspace.data(), nullptr), what + " activated")) return;
     }
     Result true_activated = truth.y;
-    for (double& value : true_activated.value) value = value < 0 ? forward.slope * value : value;
+    for (double& value : true_activated.value) value = value < 0 ? forward.negative_slope * value : value;
     compare(
         what + " activated", permuted(activated.values(), layout, g.n, g.k, g.p * g.q, true), true_activated,
         kind.rounding, kind.sums);
@@ -149,7 +149,7 @@ void run_case(
     true_ratios.value = truth.ratio;
     for (int64_t i = 0; i < ratios; ++i) true_alive.value[i] = truth.ratio[i] > 0;
     compare(what + " ratio", ratio.values(), true_ratios, 1e-7, 0);
-    compare(what + " new mask", alive.values(), true_alive, 0, 0);
+    compare(what + " new mask", new_mask.values(), true_alive, 0, 0);
 
     const Buffer dx(kind.dtype, g.n * g.c * g.h * g.w), dw(kind.dtype, g.k * cg * g.r * g.s), db(kind.dtype, g.k);
     cuda::Backward backward{

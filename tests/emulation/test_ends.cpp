@@ -54,7 +54,7 @@ void run_shape(const Shape& shape, DType dtype, Layout layout) {
         x[layout == Layout::nchw ? channel * g.h * g.w + at : at * g.c + channel] =
             std::numeric_limits<double>::infinity();
         const Buffer source(dtype, x), y(dtype, g.k * g.p * g.q), ratio(DType::f32, g.p * g.q),
-            alive(DType::u8, g.p * g.q);
+            new_mask(DType::u8, g.p * g.q);
         const cuda::Forward call{
             g,
             {static_cast<const uint8_t*>(mask.data()), 1, 1, problem.first.data(), g.h * g.w},
@@ -64,7 +64,7 @@ void run_shape(const Shape& shape, DType dtype, Layout layout) {
             {{g.c * g.r * g.s, g.r * g.s, g.s, 1}},
             bias.data(),
             ratio.data(),
-            static_cast<uint8_t*>(alive.data()),
+            static_cast<uint8_t*>(new_mask.data()),
             1,
             1,
             y.data()};

@@ -71,7 +71,7 @@ const Geometry problems[] = {
 };
 
 struct Windows {
-    Array ratio, alive;
+    Array ratio, new_mask;
     int64_t n, groups;
     double at(const Geometry& g, int64_t image, int64_t k, int64_t p, int64_t q) const {
         const int64_t group = groups == 1 ? 0 : k / (g.k / groups);
@@ -94,7 +94,7 @@ Windows check_window_ratio(const Geometry& g, const TestMask& mask, const std::s
     const DType real = g.dtype == DType::f64 ? DType::f64 : DType::f32;
     const Windows out{Array(real, n * groups * g.p * g.q), Array(DType::u8, n * groups * g.p * g.q), n, groups};
     Check check(
-        "window_ratio", what, window_ratio(g, mask.view, out.ratio.data(), out.alive.data(), n, groups, nullptr));
+        "window_ratio", what, window_ratio(g, mask.view, out.ratio.data(), out.new_mask.data(), n, groups, nullptr));
     const int64_t sizes[4] = {n, groups, g.p, g.q};
     int64_t index = 0;
     for_each(sizes, [&](int64_t image, int64_t group, int64_t p, int64_t q) {
@@ -104,7 +104,7 @@ Windows check_window_ratio(const Geometry& g, const TestMask& mask, const std::s
         });
         const double full = double(channels * g.r * g.s), wide = count > 0 ? full / double(count) : 0;
         check.exact("ratio", out.ratio.get(index), real == DType::f64 ? wide : double(float(wide)));
-        check.exact("alive", out.alive.get(index++), count > 0);
+        check.exact("new_mask", out.new_mask.get(index++), count > 0);
     });
     return out;
 }
@@ -113,10 +113,10 @@ void check_fprop(
     const Geometry& g, const TestMask& mask, const Windows& windows, const Tensor& x, const Tensor& weight,
     const Array* bias, const std::string& what) {
     const Tensor y = make_tensor(g.dtype, g.layout, g.n, g.k, g.p, g.q);
-    const double slope = bias ? 0.2 : g.layout == Layout::nchw ? 1 : 0;
+    const double negative_slope = bias ? 0.2 : g.layout == Layout::nchw ? 1 : 0;
     const Status status = generic_fprop(
         g, mask.view, x.data(), x.strides, weight.data(), weight.strides, bias ? bias->data() : nullptr,
-        windows.ratio.data(), windows.n, windows.groups, slope, y.data(), y.strides, nullptr);
+        windows.ratio.data(), windows.n, windows.groups, negative_slope, y.data(), y.strides, nullptr);
     Check check("generic_fprop", what, status);
     for_each(y.sizes, [&](int64_t n, int64_t k, int64_t p, int64_t q) {
         const int64_t channels = g.c / g.groups, first = k / (g.k / g.groups) * channels;
@@ -129,7 +129,7 @@ void check_fprop(
                 }
         });
         const double ratio = windows.at(g, n, k, p, q), b = bias ? bias->get(k) : 0;
-        const double before = ratio > 0 ? ratio * sum + b : 0, expected = before < 0 ? slope * before : before;
+        const double before = ratio > 0 ? ratio * sum + b : 0, expected = before < 0 ? negative_slope * before : before;
         check.close("y", g.dtype, y.get(n, k, p, q), expected, ratio > 0 ? ratio * magnitude + std::fabs(b) : 0);
     });
 }

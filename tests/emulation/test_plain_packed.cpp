@@ -155,11 +155,11 @@ void check_finish_splits(DType dtype, Layout layout, Holes holes, bool forward, 
         if (!live(at...)) partial.set(index(at...), nan_value);
     });
     const bool with_bias = forward && holes != Holes::two_blocks;
-    const double slope = !forward ? 1 : with_bias ? 0.2 : 0;
+    const double negative_slope = !forward ? 1 : with_bias ? 0.2 : 0;
     const Status status = finish_splits(
         dtype, n, channels, h, w, splits, reinterpret_cast<const float*>(partial.data()),
         forward ? reinterpret_cast<const float*>(ratio.data()) : nullptr, ratio_n, with_bias ? bias.data() : nullptr,
-        float(slope), mask.view, out.data(), out.strides, nullptr);
+        float(negative_slope), mask.view, out.data(), out.strides, nullptr);
     Check check(
         "finish_splits",
         describe(
@@ -173,7 +173,7 @@ void check_finish_splits(DType dtype, Layout layout, Holes holes, bool forward, 
             if (forward) expected *= ratio.get(((ratio_n == 1 ? 0 : image) * h + y) * w + x);
             if (with_bias) expected += bias.get(c);
             size = std::fabs(expected) + 2;
-            if (expected < 0) expected *= slope;
+            if (expected < 0) expected *= negative_slope;
         }
         check.close("out", dtype, out.get(image, c, y, x), expected, size);
     });

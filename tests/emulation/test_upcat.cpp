@@ -53,25 +53,25 @@ cuda::Plan plan_of(const Tensors& t, const UpcatProblem& problem, const Kind& ki
 
 void run_case(
     const UpcatCase& spec, const UpcatProblem& problem, const UpcatTruth& truth, const Kind& kind, const Tensors& t,
-    const cuda::Device& device, const void* phases, double slope) {
+    const cuda::Device& device, const void* phases, double negative_slope) {
     const Geometry& g = t.g;
     const cuda::Plan plan = plan_of(t, problem, kind, device);
     const std::string what =
         std::string(spec.name) + " " + kind.name + (g.layout == Layout::nhwc ? " nhwc" : " nchw") + " sm_" +
         std::to_string(device.arch) + " x " + std::to_string(device.multiprocessors) +
         (plan.fast ? plan.direct ? " direct" : "" : " composed") + (phases ? " phases given" : "") +
-        (slope == 1 ? "" : " activated") +
+        (negative_slope == 1 ? "" : " activated") +
         (device.max_elements < (1 << 30) ? " in parts of " + std::to_string(device.max_elements) : "");
     const DType ratio_type = kind.dtype == DType::f64 ? DType::f64 : DType::f32;
     const Buffer y(kind.dtype, g.n * g.k * g.h * g.w), ratio(ratio_type, problem.ratio_n * g.h * g.w),
-        alive(DType::u8, problem.ratio_n * g.h * g.w);
+        new_mask(DType::u8, problem.ratio_n * g.h * g.w);
     cuda::UpcatForward call = t.call(problem, kind.tf32);
     call.phases = phases;
-    call.y = y.data(), call.ratio = ratio.data(), call.alive = static_cast<uint8_t*>(alive.data());
-    call.slope = slope;
+    call.y = y.data(), call.ratio = ratio.data(), call.new_mask = static_cast<uint8_t*>(new_mask.data());
+    call.negative_slope = negative_slope;
     if (!run(call, device, what)) return;
     std::vector<double> expected = truth.y.value, true_alive = truth.ratio;
-    for (double& value : expected) value = value < 0 ? slope * value : value;
+    for (double& value : expected) value = value < 0 ? negative_slope * value : value;
     for (double& value : true_alive) value = value > 0;
     // The phases' weights are rounded once more.
     const double weights = !plan.fast || plan.direct ? 0 : kind.tf32 ? 1.0 / 2048 : kind.rounding;
@@ -79,7 +79,7 @@ void run_case(
         what + " y", permuted(y.values(), g.layout, g.n, g.k, g.h * g.w, true), expected, truth.y.magnitude,
         kind.rounding, kind.sums + weights);
     compare(what + " ratio", ratio.values(), truth.ratio, {}, 1e-7, 0);
-    compare(what + " new mask", alive.values(), true_alive, {}, 0, 0);
+    compare(what + " new mask", new_mask.values(), true_alive, {}, 0, 0);
 }
 
 void run_devices(
@@ -136,9 +136,9 @@ void check_infinity(DType dtype, Layout layout, bool direct, bool last) {
         (in_low ? own.low : own.skip)[at % skip_channels * (in_low ? spec.h * spec.w : g.h * g.w) + pixel] =
             std::numeric_limits<double>::infinity();
         const Tensors t(own, dtype, layout);
-        const Buffer y(dtype, g.k * g.h * g.w), ratio(DType::f32, g.h * g.w), alive(DType::u8, g.h * g.w);
+        const Buffer y(dtype, g.k * g.h * g.w), ratio(DType::f32, g.h * g.w), new_mask(DType::u8, g.h * g.w);
         cuda::UpcatForward call = t.call(own, true);
-        call.y = y.data(), call.ratio = ratio.data(), call.alive = static_cast<uint8_t*>(alive.data());
+        call.y = y.data(), call.ratio = ratio.data(), call.new_mask = static_cast<uint8_t*>(new_mask.data());
         if (!run(call, device, spec.name)) return;
         const std::vector<double> values = permuted(y.values(), layout, 1, g.k, g.h * g.w, true);
         ++comparisons;

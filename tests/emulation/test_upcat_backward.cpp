@@ -120,8 +120,8 @@ int main(int argc, char** argv) {
             std::vector<double> grads(size_t(g.n * g.k * g.h * g.w));
             for (size_t i = 0; i < grads.size(); ++i) {
                 const int64_t pixel = int64_t(i) % (g.h * g.w), n = int64_t(i) / (g.h * g.w * g.k);
-                const bool alive = ratios[(problem.ratio_n > 1 ? n : 0) * g.h * g.w + pixel] > 0;
-                grads[i] = alive ? random.number() : std::numeric_limits<double>::quiet_NaN();
+                const bool new_mask = ratios[(problem.ratio_n > 1 ? n : 0) * g.h * g.w + pixel] > 0;
+                grads[i] = new_mask ? random.number() : std::numeric_limits<double>::quiet_NaN();
             }
             const UpcatGradients truth = upcat_gradients(problem, ratios, grads);
             for (const Layout layout : {Layout::nhwc, Layout::nchw}) {

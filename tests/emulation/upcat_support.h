@@ -140,7 +140,7 @@ struct Tensors {
         cuda::UpcatForward result{};
         fill(result, p, tf32);
         result.bias = bias.data();
-        result.slope = 1;
+        result.negative_slope = 1;
         return result;
     }
 };
