@@ -59,7 +59,7 @@ def extensions(torch, cpp_extension, cuda: setup_cuda.Cuda | None):
     cxx = ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-Wall", f"-ffile-prefix-map={ROOT.resolve()}/="]
     cpu = cpp_extension.CppExtension(
         "pconv_cuda._C",
-        sources("cpu/*.cpp", "torch/ops_cpu*.cpp", "torch/module.cpp", "torch/module_plan.cpp", "kernels/plan.cpp"),
+        sources("cpu/*.cpp", "torch/ops_cpu*.cpp", "torch/module.cpp", "torch/module_plan.cpp", "cuda/plan/plan.cpp"),
         depends=headers,
         define_macros=macros(torch),
         extra_compile_args=cxx,
@@ -72,7 +72,7 @@ def extensions(torch, cpp_extension, cuda: setup_cuda.Cuda | None):
     nvcc = ["-O3", "-std=c++17", "--diag-suppress=177", *setup_cuda.gencode(cuda.architectures)]
     kernels = cpp_extension.CUDAExtension(
         "pconv_cuda._C_cuda",
-        sources("kernels/*.cu", "kernels/*.cpp", "torch/ops_cuda*.cpp", "torch/unfused.cpp", "torch/module_cuda.cpp"),
+        sources("cuda/**/*.cu", "cuda/**/*.cpp", "torch/ops_cuda*.cpp", "torch/unfused.cpp", "torch/module_cuda.cpp"),
         depends=headers,
         define_macros=[*macros(torch), ("USE_CUDA", None), *built_for],
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},

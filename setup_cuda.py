@@ -40,7 +40,7 @@ NAMED = {
     "Blackwell": "10.0;10.3;12.0;12.1+PTX",
     "Rubin": "10.7+PTX",
 }
-# The toolkit headers that csrc/kernels includes.
+# The toolkit headers that csrc/cuda includes.
 TRIAL = """#include <cuda.h>
 #include <cudaTypedefs.h>
 #include <cuda_bf16.h>

@@ -85,7 +85,7 @@ def test_ptx_of_hopper_runs_on_later_devices() -> None:
 
 def test_architectures_share_ptx_where_it_is_the_same() -> None:
     flags = ["-O3", *setup_cuda.gencode(["8.0+PTX", "9.0a", "10.0", "12.0"]), "-c"]
-    assert setup_cuda.with_shared_ptx([*flags, "csrc/kernels/pack.cu"]) == [
+    assert setup_cuda.with_shared_ptx([*flags, "csrc/cuda/passes/pack.cu"]) == [
         "-O3",
         "-gencode=arch=compute_80,code=sm_80",
         "-gencode=arch=compute_80,code=compute_80",
@@ -93,9 +93,9 @@ def test_architectures_share_ptx_where_it_is_the_same() -> None:
         "-gencode=arch=compute_100,code=sm_100",
         "-gencode=arch=compute_100,code=sm_120",
         "-c",
-        "csrc/kernels/pack.cu",
+        "csrc/cuda/passes/pack.cu",
     ]
-    hopper = setup_cuda.with_shared_ptx([*flags, "csrc/kernels/sm90_wgrad.cu"])
+    hopper = setup_cuda.with_shared_ptx([*flags, "csrc/cuda/sm90/sm90_wgrad.cu"])
     assert hopper[3:6] == ["-gencode=arch=compute_90a,code=sm_90a", *setup_cuda.gencode(["10.0"]),
                            "-gencode=arch=compute_100,code=sm_120"]  # fmt: skip
     alone = [*setup_cuda.gencode(["9.0a", "12.0+PTX"]), "pack.cu"]

@@ -72,7 +72,7 @@ def test_the_inspection_finds_planted_mistakes() -> None:
     assert "no tensor-core kernel" in found(sass={"sm_80": "\t\tFunction : plain_kernel\n NOP\n"})
 
 
-WGMMA = sorted(path.name for path in (ROOT / "csrc" / "kernels").glob("sm90_*.cu"))
+WGMMA = sorted(path.name for path in (ROOT / "csrc" / "cuda" / "sm90").glob("*.cu"))
 
 
 @needs_build
@@ -81,7 +81,7 @@ def test_ptxas_does_not_serialise_wgmma(source: str, tmp_path: Path) -> None:
     """C75xx is how ptxas says that it puts a wait after every wgmma: correct, and several times slower."""
     said = subprocess.run(
         ["nvcc", "-std=c++17", "-O3", "-arch=sm_90a", f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", "-cubin"]
-        + [str(ROOT / "csrc" / "kernels" / source), "-o", str(tmp_path / "object.cubin")],
+        + [str(ROOT / "csrc" / "cuda" / "sm90" / source), "-o", str(tmp_path / "object.cubin")],
         capture_output=True,
         text=True,
     )
@@ -91,9 +91,9 @@ def test_ptxas_does_not_serialise_wgmma(source: str, tmp_path: Path) -> None:
 
 
 def test_no_torch_header_on_the_kernels_side_of_the_border() -> None:
-    sources = [path for path in (ROOT / "csrc" / "kernels").rglob("*") if path.suffix in (".h", ".cuh", ".cu", ".cpp")]
+    sources = [path for path in (ROOT / "csrc" / "cuda").rglob("*") if path.suffix in (".h", ".cuh", ".cu", ".cpp")]
     assert len(sources) > 20
-    for path in [*sources, ROOT / "csrc" / "geometry.h", ROOT / "csrc" / "launchers.h"]:
+    for path in [*sources, ROOT / "csrc" / "geometry.h", ROOT / "csrc" / "cpu" / "kernels.h"]:
         assert not re.search(r'#include *[<"](torch|ATen|c10)/', path.read_text()), path
 
 
@@ -109,6 +109,6 @@ def sources_of(path: Path, found: set[Path] | None = None) -> set[Path]:
 
 def test_only_files_named_sm90_tell_architectures_apart() -> None:
     """The others are compiled to PTX once for several architectures (setup_cuda.with_shared_ptx)."""
-    kernels = sorted((ROOT / "csrc" / "kernels").glob("*.cu"))
+    kernels = sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
     telling = [path.name for path in kernels if any("__CUDA_ARCH" in one.read_text() for one in sources_of(path))]
     assert telling == WGMMA

@@ -65,9 +65,9 @@ def emulated(session: Session, sources: list[Path]) -> tuple[Path, Done]:
 def program(session: Session, name: str) -> tuple[Path, Done]:
     """A driver for the device. It shares the kernels' objects with the extension, which has just been built."""
     if session.rehearse:
-        kernels = sorted((ROOT / "csrc" / "kernels").glob("*.c[up]*"))
+        kernels = sorted((ROOT / "csrc" / "cuda").rglob("*.c[up]*"))
         return emulated(session, [EMULATION / f"{name}.cpp", *(path for path in kernels if path.suffix != ".cuh")])
-    objects = sorted((ROOT / "build").glob("temp*/csrc/kernels/*.o"))
+    objects = sorted((ROOT / "build").glob("temp*/csrc/cuda/**/*.o"))
     return compile_program(session, name, [EMULATION / f"{name}.cpp"], objects)
 
 

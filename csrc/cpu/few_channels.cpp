@@ -3,9 +3,9 @@
 //
 // Such a layer has much output for little arithmetic: a pass before and one after a library's convolution cost it
 // 15 to 30 percent. Here y is written once, and where no window has a valid pixel nothing is multiplied.
-#include "../launchers.h"
 #include "copy_runs.h"
 #include "instruction_set.h"
+#include "kernels.h"
 #include "parallel.h"
 
 #include <algorithm>

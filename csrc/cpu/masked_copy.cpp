@@ -1,7 +1,7 @@
 // out = mask ? x : 0, on bit patterns: no arithmetic, so NaN and infinity in a hole stay there.
-#include "../launchers.h"
 #include "by_dtype.h"
 #include "copy_runs.h"
+#include "kernels.h"
 #include "numeric.h"
 #include "parallel.h"
 

@@ -1,5 +1,5 @@
 // Masks as bytes, and what the windows over them hold.
-#include "../launchers.h"
+#include "kernels.h"
 #include "numeric.h"
 #include "parallel.h"
 

@@ -1,7 +1,7 @@
 // Threads come from torch's own pool, so that torch.set_num_threads holds for us too.
 #pragma once
 
-#include "../torch/torch_api.h"
+#include "../torch_abi.h"
 
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/headeronly/util/shim_utils.h>

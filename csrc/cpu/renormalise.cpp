@@ -1,7 +1,7 @@
 // The epilogue y = ratio * y + bias and its mirror image, ratio * grad with the bias gradient.
-#include "../launchers.h"
 #include "activation.h"
 #include "by_dtype.h"
+#include "kernels.h"
 #include "numeric.h"
 #include "parallel.h"
 

@@ -2,8 +2,8 @@
 //
 // Each hole is solved by itself, small ones by one thread each, the passes over large ones shared by the threads. Sums
 // are taken over fixed chunks in a fixed order: the same bits whatever the number of threads.
-#include "../launchers.h"
 #include "by_dtype.h"
+#include "kernels.h"
 #include "smooth_solver.h"
 
 namespace pconv::cpu {

@@ -1,8 +1,8 @@
 // The passes around the library's convolutions in the decoder's stage: the forward's phases put in their places while
 // the result is renormalised, and the gradient taken apart into phases.
-#include "../launchers.h"
 #include "activation.h"
 #include "by_dtype.h"
+#include "kernels.h"
 #include "parallel.h"
 #include "phases.h"
 

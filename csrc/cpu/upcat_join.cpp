@@ -1,7 +1,7 @@
 // The decoder's stage where phases do not pay: small pictures are doubled and joined after all, masked on the way, and
 // their gradient is summed back.
-#include "../launchers.h"
 #include "by_dtype.h"
+#include "kernels.h"
 #include "parallel.h"
 
 #include <cstring>

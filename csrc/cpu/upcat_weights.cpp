@@ -1,7 +1,7 @@
 // Filters of the decoder's stage into phases, and the phases' gradient back into the filters: each the transpose of the
 // other. Sums are made in fp32 (fp64 for doubles) and rounded once.
-#include "../launchers.h"
 #include "by_dtype.h"
+#include "kernels.h"
 #include "numeric.h"
 #include "parallel.h"
 #include "phases.h"

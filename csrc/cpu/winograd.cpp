@@ -7,8 +7,8 @@
 // The matrices come from the points 0, +-a, +-b and infinity. With the usual +-1 and +-2 the rms error is 2.8 to 4.6
 // times a direct convolution's; with a = 2/3 and b = 3/2 it is 1.1 to 1.7 times (with the channels' sum in
 // parts: winograd_tile.h), and a b = 1 saves a product besides.
-#include "../launchers.h"
 #include "instruction_set.h"
+#include "kernels.h"
 #include "parallel.h"
 
 #include <algorithm>

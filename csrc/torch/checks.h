@@ -1,10 +1,10 @@
 // From tensors to plain data: layouts, dtypes, masks, with errors that name the argument.
 #pragma once
 
+#include "../torch_abi.h"
 #include "expect.h"
-#include "torch_api.h"
 
-#include "../launchers.h"
+#include "../cpu/kernels.h"
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

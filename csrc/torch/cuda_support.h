@@ -4,7 +4,7 @@
 #include "checks.h"
 #include "ops_cuda.h"
 
-#include "../kernels/run.h"
+#include "../cuda/host/run.h"
 
 #ifndef PCONV_EMULATE
 #include <cuda_runtime_api.h>

@@ -1,7 +1,7 @@
 // The Python module pconv_cuda._C: what was built. Importing it registers the operators (ops_cpu.cpp).
 // No torch header here: pybind11 and the stable ABI have nothing to do with each other.
 #include "../cpu/instruction_set.h"
-#include "../launchers.h"
+#include "../cpu/kernels.h"
 
 #include "pconv_build.h"  // made by setup.py
 

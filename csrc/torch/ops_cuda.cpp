@@ -1,4 +1,4 @@
-// The operators' CUDA kernels: tensors are checked and allocated here, csrc/kernels does the rest on the current
+// The operators' CUDA kernels: tensors are checked and allocated here, csrc/cuda does the rest on the current
 // stream. Nothing synchronises, and all memory comes from torch's allocator, so a CUDA graph may capture it.
 //
 // With PCONV_EMULATE the same file is a library of CPU operators around the emulated kernels (tests/emulation): the
@@ -7,7 +7,7 @@
 #include "cuda_support.h"
 #include "schemas.h"
 
-#include "../kernels/run.h"
+#include "../cuda/host/run.h"
 
 #include <torch/csrc/stable/library.h>
 

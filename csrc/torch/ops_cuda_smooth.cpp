@@ -1,10 +1,10 @@
-// smooth_fill's CUDA kernels (csrc/kernels/run_smooth.cpp). Nothing synchronises: that a plane has no valid pixel is
+// smooth_fill's CUDA kernels (csrc/cuda/host/run_smooth.cpp). Nothing synchronises: that a plane has no valid pixel is
 // checked by pconv_cuda.functional, and here its holes become 0.
 #include "cuda_support.h"
 #include "schemas.h"
 #include "smooth_checks.h"
 
-#include "../kernels/smooth.h"
+#include "../cuda/smooth/smooth.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -1,11 +1,11 @@
-// The decoder stage's CUDA operators: tensors are checked and allocated here, csrc/kernels/run_upcat.h does the rest.
+// The decoder stage's CUDA operators: tensors are checked and allocated here, csrc/cuda/host/run_upcat.h does the rest.
 // As in ops_cuda.cpp nothing synchronises, and with PCONV_EMULATE this is a library around the emulated kernels.
 #include "cuda_support.h"
 #include "schemas.h"
 #include "upcat_checks.h"
 
-#include "../kernels/run_upcat.h"
-#include "../kernels/upcat.h"
+#include "../cuda/host/run_upcat.h"
+#include "../cuda/upcat/upcat.h"
 
 #include <torch/csrc/stable/library.h>
 

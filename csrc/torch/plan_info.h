@@ -1,7 +1,7 @@
 // The plan in words, for `pconv info --plan`: which kernels would run, and what has to be repacked for them.
 #pragma once
 
-#include "../kernels/plan.h"
+#include "../cuda/plan/plan.h"
 
 #include <string>
 

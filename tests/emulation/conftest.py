@@ -11,19 +11,19 @@ import pytest
 from emulation import build, export_cases
 
 HERE = Path(__file__).resolve().parent
-KERNELS = HERE.parents[1] / "csrc" / "kernels"
+KERNELS = HERE.parents[1] / "csrc" / "cuda"
 PLAIN = ["counts.cu", "generic.cu", "pack.cu", "splits.cu", "scale_gradient.cu"]
 
 # The planted mistakes are compiled into the drivers, asleep; what ships is compiled without them (test_glue.py
 # in the full tier).
-ALL = [*sorted(KERNELS.glob("*.cu")), *sorted(KERNELS.glob("*.cpp"))]
+ALL = [*sorted(KERNELS.rglob("*.cu")), *sorted(KERNELS.rglob("*.cpp"))]
 SOURCES = {
     "operators": [HERE / "operators.cpp", *ALL],
     "test_ends": [HERE / "test_ends.cpp", *ALL],
     "test_upcat": [HERE / "test_upcat.cpp", *ALL],
     "test_upcat_backward": [HERE / "test_upcat_backward.cpp", *ALL],
-    "test_smooth": [HERE / "test_smooth.cpp", *sorted(KERNELS.glob("*smooth*.c*"))],
-    "test_plain": [*sorted(HERE.glob("test_plain*.cpp")), *(KERNELS / name for name in PLAIN)],
+    "test_smooth": [HERE / "test_smooth.cpp", *sorted(KERNELS.rglob("*smooth*.c*"))],
+    "test_plain": [*sorted(HERE.glob("test_plain*.cpp")), *(KERNELS / "passes" / name for name in PLAIN)],
 }
 
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/numeric.h"
-#include "kernels/run.h"
+#include "cuda/host/run.h"
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,4 +1,4 @@
-// The twins of csrc/kernels/ptx.cuh: the same names, what the instructions mean lane by lane.
+// The twins of csrc/cuda/ptx/sm80.cuh: the same names, what the instructions mean lane by lane.
 //
 // Memory is read and written here, by the lane whose address it is, so that the sanitizers see every access with
 // the kernel's line in the stack; what crosses lanes happens in the runtime.

@@ -1,4 +1,4 @@
-// The twins of csrc/kernels/ptx_hopper.cuh. Included by it.
+// The twins of csrc/cuda/ptx/sm90.cuh. Included by it.
 #pragma once
 
 #include "emulated_ptx.h"
@@ -76,7 +76,7 @@ void wgmma_f16(float (&d)[count], uint64_t a_descriptor, uint64_t b_descriptor, 
         d, a_descriptor, b_descriptor, accumulate, emu::WgmmaElement::f16, EMU_HERE("wgmma.f16"));
 }
 
-// csrc/kernels/tensor_map.cuh: a dense tensor of 16-bit elements in boxes of [box_z, 1, 64].
+// csrc/cuda/ptx/tensor_map.cuh: a dense tensor of 16-bit elements in boxes of [box_z, 1, 64].
 inline cudaError_t make_tensor_map_3d(
     TensorMap* map, const void* tensor /* [size_z, size_y, size_x] */, bool /* is_bf16 */, int64_t size_x,
     int64_t size_y, int64_t size_z, int box_z) {

@@ -2,7 +2,7 @@
 // wgmma with every operand order, width and element type; a TMA box; named barriers.
 #pragma once
 
-#include "kernels/ptx_hopper.cuh"
+#include "cuda/ptx/sm90.cuh"
 
 namespace pconv::cuda {
 

@@ -2,7 +2,7 @@
 // warpgroup loads (A by cp.async, B by TMA) into a ring of two stages, the other multiplies.
 #pragma once
 
-#include "kernels/ptx_hopper.cuh"
+#include "cuda/ptx/sm90.cuh"
 
 namespace pconv::cuda {
 

@@ -1,4 +1,4 @@
-// Whole operators, forward and backward, through csrc/kernels/run.h against loops in double: every case of the shared
+// Whole operators, forward and backward, through csrc/cuda/host/run.h against loops in double: every case of the shared
 // list, in every dtype and layout, with a device of one multiprocessor (large tiles) and of many (small tiles, split
 // reductions). Emulated on a CPU under sanitizers, or built by nvcc on a machine with a device, where compute-sanitizer
 // watches it.

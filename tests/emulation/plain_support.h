@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/numeric.h"
-#include "kernels/kernels.h"
+#include "cuda/kernels.h"
 
 #include <cmath>
 #include <cstdio>

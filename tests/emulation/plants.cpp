@@ -2,8 +2,8 @@
 // What is expected of which build stands in test_emulator.py. A pipeline as the real kernels have it carries most.
 #include <cstring>
 
-#include "kernels/launch.cuh"
-#include "kernels/ptx.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/ptx/sm80.cuh"
 #include "selftest_support.h"
 
 using namespace pconv::cuda;

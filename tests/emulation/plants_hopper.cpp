@@ -1,8 +1,8 @@
 // Mistakes in a warp-specialised pipeline of sm_90 (hopper_ring.cuh): run as `plants_hopper NAME`, see plants.cpp.
 #include <cstring>
 
+#include "cuda/launch.cuh"
 #include "hopper_ring.cuh"
-#include "kernels/launch.cuh"
 #include "selftest_support.h"
 
 using namespace pconv::cuda;

@@ -1,12 +1,12 @@
-// Runs every wrapper of ptx.cuh on fixed data and prints the raw bits, one JSON object a line:
+// Runs every wrapper of sm80.cuh on fixed data and prints the raw bits, one JSON object a line:
 //     {"wrapper": "ldmatrix_x4", "bits": ["00010000", ...]}
 // Built by nvcc it asks the hardware, built by build.py the emulator; compare_twins.py compares the two outputs bit
 // by bit. Sums of products are of small integers, so that they are exact in whatever order they are added.
 //     nvcc -std=c++17 -O3 -arch=sm_80 -Icsrc -Itests/emulation tests/emulation/ptx_twins.cu -o ptx_twins
 #include <cstring>
 
-#include "kernels/launch.cuh"
-#include "kernels/ptx.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/ptx/sm80.cuh"
 #include "twins_support.h"
 
 using namespace pconv::cuda;

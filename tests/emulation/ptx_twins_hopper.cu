@@ -3,9 +3,9 @@
 #include <cstdio>
 #include <cstring>
 
+#include "cuda/launch.cuh"
 #include "hopper_product.cuh"
 #include "hopper_ring.cuh"
-#include "kernels/launch.cuh"
 #include "twins_support.h"
 
 using namespace pconv::cuda;

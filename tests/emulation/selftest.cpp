@@ -1,12 +1,12 @@
-// Is the emulator right? Every wrapper of ptx.cuh and every intrinsic of the shim against a truth that does not
+// Is the emulator right? Every wrapper of sm80.cuh and every intrinsic of the shim against a truth that does not
 // share its code: integer matrix products, CuTe's published fragment strides, g++'s own 16-bit floats.
 // Mistakes that the emulator has to catch are in plants.cpp.
 #include <algorithm>
 #include <random>
 #include <vector>
 
-#include "kernels/launch.cuh"
-#include "kernels/ptx.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/ptx/sm80.cuh"
 #include "selftest_support.h"
 
 using namespace pconv::cuda;

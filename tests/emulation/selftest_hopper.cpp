@@ -3,8 +3,8 @@
 // That swizzle and descriptors are what the hardware means is ptx_twins_hopper.cu's question, on a device.
 #include <vector>
 
+#include "cuda/launch.cuh"
 #include "hopper_product.cuh"
-#include "kernels/launch.cuh"
 #include "selftest_support.h"
 
 using namespace pconv::cuda;

@@ -141,10 +141,10 @@ def test_coverage_names_what_never_ran_and_merges(built, tmp_path):
     assert more > total and any("lanes_kernel" in name for name in missing)
 
 
-@pytest.mark.parametrize("program, header", [("ptx_twins", "ptx"), ("ptx_twins_hopper", "ptx_hopper")])
+@pytest.mark.parametrize("program, header", [("ptx_twins", "sm80"), ("ptx_twins_hopper", "sm90")])
 def test_the_twins_programs_use_every_wrapper(built, program, header):
     assert run("rel", built("rel", f"{program}.cu")).stdout
-    wrappers = re.findall(r"^PCONV_DEV .*?(\w+)\(", (build.ROOT / f"csrc/kernels/{header}.cuh").read_text(), re.M)
+    wrappers = re.findall(r"^PCONV_DEV .*?(\w+)\(", (build.ROOT / f"csrc/cuda/ptx/{header}.cuh").read_text(), re.M)
     sources = [HERE / f"{program}.cu", *(HERE.glob("hopper_*.cuh") if "hopper" in program else [])]
     used = " ".join(path.read_text() for path in sources)
     assert len(wrappers) > 10 and not [name for name in wrappers if not re.search(rf"\b{name}[(<]", used)]

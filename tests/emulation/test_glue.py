@@ -34,7 +34,7 @@ def library(build_folder: Path, pytestconfig: pytest.Config) -> Path:
     # The short tier takes the drivers' objects, in which the planted mistakes are asleep; the full tier compiles the
     # kernels once more, as they ship.
     as_shipped = pytestconfig.getoption("--full") or pytestconfig.getoption("--only-full")
-    kernels = [*sorted((CSRC / "kernels").glob("*.cu")), *sorted((CSRC / "kernels").glob("*.cpp"))]
+    kernels = [*sorted((CSRC / "cuda").rglob("*.cu")), *sorted((CSRC / "cuda").rglob("*.cpp"))]
     return build.build(
         "rel",
         build_folder,

@@ -4,7 +4,7 @@
 //   test_smooth [PART ...]   equation, kinds, precision, pace; all of them where none is given
 #include "plain_support.h"
 
-#include "kernels/smooth.h"
+#include "cuda/smooth/smooth.h"
 
 namespace {
 

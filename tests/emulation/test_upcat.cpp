@@ -1,4 +1,4 @@
-// The decoder stage's forward through csrc/kernels/run_upcat.h against loops in double, in every dtype and layout: in
+// The decoder stage's forward through csrc/cuda/host/run_upcat.h against loops in double, in every dtype and layout: in
 // phases and direct, with phases given and made on the way, on devices of one multiprocessor (large tiles) and of many
 // (small tiles, split reductions), in parts, and the composed way. The phases themselves, to the bit. And where a valid
 // infinity gets to.
@@ -6,7 +6,7 @@
 //   test_upcat [--only NAME[,NAME...]] [--dtypes bf16,f16,f32,tf32,f64] [--shared BYTES] [--arch N] [--quick]
 #include "upcat_support.h"
 
-#include "kernels/upcat.h"
+#include "cuda/upcat/upcat.h"
 
 using namespace pconv;
 using namespace pconv::test;

@@ -1,5 +1,5 @@
-// The decoder stage's backward through csrc/kernels/run_upcat.h against loops in double, in every dtype and layout: by
-// low's own convolution and the composed way, on devices of one multiprocessor (large tiles) and of many (split
+// The decoder stage's backward through csrc/cuda/host/run_upcat.h against loops in double, in every dtype and layout:
+// by low's own convolution and the composed way, on devices of one multiprocessor (large tiles) and of many (split
 // reductions), in parts, and for every gradient alone. The weight's and the bias's gradients twice: the same bits.
 //
 //   test_upcat_backward [--only NAME[,NAME...]] [--dtypes bf16,f16,f32,tf32,f64] [--shared BYTES] [--arch N] [--quick]

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels/status.h"
+#include "cuda/status.h"
 
 inline bool went_well(const char* what, cudaError_t error) {
     if (error != cudaSuccess) std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));

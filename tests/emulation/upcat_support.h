@@ -3,7 +3,7 @@
 
 #include "upcat_reference.h"
 
-#include "kernels/run_upcat.h"
+#include "cuda/host/run_upcat.h"
 
 #include <set>
 #include <sstream>

@@ -1,0 +1,151 @@
+// The border between torch and the kernels: plain pointers and PODs, no Tensor, no allocation.
+// Both sides include this file, so that a signature that drifts does not compile.
+//
+// These run on torch's thread pool and return when they are done. The CUDA side of the border is cuda/host/run.h.
+#pragma once
+
+#include "../geometry.h"
+
+namespace pconv::cpu {
+
+// Any mask as bytes: out[i] = mask[i] < 0 || mask[i] > 0 (NaN is a hole). sizes and strides in elements.
+void mask_to_bytes(
+    const void* mask,  // [sizes] of dtype
+    DType dtype, const int64_t sizes[4], const int64_t strides[4],
+    uint8_t* out);  // [sizes], contiguous
+
+// How many elements are neither 0 nor 1, NaN included (PCONV_CHECK=1).
+int64_t count_not_binary(const void* mask, DType dtype, const int64_t sizes[4], const int64_t strides[4]);
+
+bool has_zero(const uint8_t* bytes, int64_t count);
+
+// Window sums, their ratios, and where they are not 0. Returns true where every ratio is 1, so that the
+// caller may leave out the passes that would multiply by it.
+bool window_ratio(
+    const Geometry& geometry, const Mask& mask, const Ratio& ratio,
+    uint8_t* new_mask);  // [ratio.n, ratio.groups, P, Q]
+
+// out = mask ? x : 0, a select: NaN in a hole does not get through. In place (out == x) only holes are touched.
+void masked_copy(
+    const Geometry& geometry, const Mask& mask,
+    const void* x,  // [N, C, H, W] in the layout
+    void* out);     // the same
+
+// y = ratio > 0 ? act(y * ratio + bias) : 0, in place, worked out in fp32 (fp64) and rounded once.
+void renormalise(
+    const Geometry& geometry, const Ratio& ratio,
+    const void* bias,       // [K] or nullptr
+    double negative_slope,  // act(v) = v < 0 ? negative_slope * v : v
+    void* y);               // [N, K, P, Q] in the layout
+
+// Whether few_channels below takes this problem, and is faster than masked_copy, a convolution and renormalise.
+bool suits_few_channels(const Geometry& geometry, const Mask& mask);
+
+// y = ratio > 0 ? act(ratio * convolution(mask ? x : 0, weight) + bias) : 0, for fp32 and channels_last, y written
+// once.
+void few_channels(
+    const Geometry& geometry, const Mask& mask, const Ratio& ratio,
+    const float* x,                                     // [N, H, W, C]
+    const float* weight, const int64_t weight_step[4],  // [K, C, R, S], with its strides in elements
+    const float* bias,                                  // [K] or nullptr
+    float negative_slope,                               // as above
+    float* y);                                          // [N, P, Q, K]
+
+// A 3x3 convolution of stride 1 and padding 1, or its adjoint (the convolution that is its gradient by x).
+struct Conv3x3 {
+    int64_t n, c, k, h, w;
+    bool relu, adjoint;
+};
+
+// Whether this machine has the vectors that winograd below needs.
+bool has_winograd();
+
+// y = act(convolution(gate > 0 ? x : 0, weight) + bias) for fp32 and channels_last, in a quarter of the products.
+void winograd(
+    const Conv3x3& conv,
+    const float* x,                                     // [N, H, W, C]
+    const float* gate,                                  // the same, or nullptr: open everywhere
+    const float* weight, const int64_t weight_step[4],  // [K, C, 3, 3], adjoint: [C, K, 3, 3], its strides in elements
+    const float* bias,                                  // [K] or nullptr
+    float* y);                                          // [N, H, W, K]
+
+// scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
+// The sum is taken in a fixed order: the same bits whatever the number of threads.
+void scale_gradient(
+    const Geometry& geometry, const Ratio& ratio,
+    const void* grad,  // [N, K, P, Q] in the layout
+    void* scaled,      // the same, or nullptr
+    void* bias_grad);  // [K] or nullptr
+
+// ---- the decoder's stage: a 3x3 convolution of [low, doubled | skip]. The geometry is that convolution's, with
+// c = Cu + Cs, h = p and w = q even, stride 1 and padding 1; cpu/phases.h has the index arithmetic.
+
+// The filters' low half as four 2x2 filters, one for each parity (a, b) of the output's row and column.
+void upcat_phases(
+    DType dtype, int64_t filters, int64_t low_channels, const void* weight,
+    const int64_t step[4],  // [K, C, 3, 3], its strides in elements
+    void* phases);          // [4 K, 2, 2, Cu]
+
+// Its transpose: the phases' gradient into dw's low half.
+void upcat_fold(
+    DType dtype, int64_t filters, int64_t low_channels, const void* phases_grad,
+    const int64_t phase_step[4],       // [4 K, Cu, 2, 2], dense in either layout
+    void* dw, const int64_t step[4]);  // [K, C, 3, 3]
+
+// y = ratio > 0 ? act(ratio * (y + up) + bias) : 0, in place, the phases put in their places.
+void upcat_finish(
+    const Geometry& geometry, const Ratio& ratio,
+    const void* up,    // [N, 4 K, H / 2 + 1, W / 2 + 1] in the layout
+    const void* bias,  // [K] or nullptr
+    double negative_slope,
+    void* y);  // [N, K, H, W] in the layout
+
+// Its transpose: ratio * gradient taken apart into phases, zeros where a phase has no pixel.
+void upcat_spread(
+    const Geometry& geometry,
+    const void* scaled,  // [N, K, H, W] in the layout
+    void* up);           // [N, 4 K, H / 2 + 1, W / 2 + 1] in the layout
+
+// Both masks at full resolution as two blocks; a missing one is all valid.
+void upcat_masks(
+    const Geometry& geometry, const Mask& low, const Mask& skip, int64_t batch,
+    uint8_t* out);  // [batch, 2, H, W]
+
+// joined = valid ? [low, doubled | skip] : 0
+void upcat_join(
+    const Geometry& geometry, int64_t low_channels,
+    const void* low,                       // [N, Cu, H / 2, W / 2] in the layout
+    const void* skip,                      // [N, Cs, H, W] in the layout
+    const uint8_t* valid, int64_t mask_n,  // [mask_n, 2, H, W]
+    void* joined);                         // [N, Cu + Cs, H, W] in the layout
+
+// Its transpose.
+void upcat_part(
+    const Geometry& geometry, int64_t low_channels,
+    const void* joined,  // [N, Cu + Cs, H, W] in the layout
+    void* low,           // [N, Cu, H / 2, W / 2] or nullptr
+    void* skip);         // [N, Cs, H, W] or nullptr
+
+// ---- smooth_fill: a thin plate under tension in the holes of each plane; pconv_cuda/smooth.py is the same in torch.
+
+struct SmoothFill {
+    int64_t n, c, h, w;
+    Layout layout;
+    DType dtype;
+    const uint8_t* mask;  // [mask_n, mask_c, H, W], 0 in holes, each 1 or n and 1 or c
+    int64_t mask_n, mask_c;
+    double tension;    // 0 to 1: (1 - tension) L(L(u)) = tension L(u)
+    double tolerance;  // the solution's error in the energy's norm, in parts of the start's
+    int64_t max_iterations;
+};
+
+// The first of the mask's planes that has no valid pixel, or -1.
+int64_t plane_without_valid(const SmoothFill& fill);
+
+// Writes the holes of out. What lies in the holes of in is not read.
+void smooth_fill(
+    const SmoothFill& fill,
+    const void* in,  // [N, C, H, W] in the layout
+    void* out);      // the same, a copy of in
+
+}  // namespace pconv::cpu

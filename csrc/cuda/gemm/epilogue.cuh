@@ -1,0 +1,179 @@
+// From staged fp32 sums to the output: ratio, bias and select, in the output's layout, 16 bytes a store where it
+// permits. `thread` counts from 0 to Tile::store_threads: not every kernel's threads all take part.
+#pragma once
+
+#include "../numeric.cuh"
+#include "fragments.cuh"
+#include "prologue.cuh"
+
+namespace pconv::cuda {
+
+template <Pass pass>
+constexpr bool is_forward = pass == Pass::fprop || pass == Pass::upcat;
+
+// Forward: scale > 0 ? activation of (scale * sum + bias) : 0. dgrad: a select by the mask of the column's block.
+template <Pass pass, class Math, class Tile>
+PCONV_DEV float finished(const GemmParams& p, const Tables<Tile>& tables, float sum, int row, int column) {
+    if (is_forward<pass>) {
+        const float scale = tables.row_scale[row];
+        if (PCONV_PLANT(10))
+            return sum + (p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f);
+        if (!(scale > 0.f)) return 0.f;
+        const float bias = p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f;
+        return activated(sum * scale + bias, PCONV_PLANT(150) ? 1.f : p.negative_slope);
+    }
+    int block = 0;
+    while (block < p.mask.blocks - 1 && column >= p.mask.first[block + 1]) ++block;
+    return tables.row_blocks[row] >> block & 1 ? sum : 0.f;
+}
+
+template <class T, int count>
+struct alignas(sizeof(T) * count) Run {
+    T values[count];
+};
+
+// What a thread's columns need in every row: forward the bias, dgrad the block whose mask selects the column.
+template <Pass pass, class Math>
+struct ColumnRun {
+    static constexpr int run = Math::chunk;
+    float bias[run];
+    int block[run];
+
+    PCONV_DEV ColumnRun(const GemmParams& p, int column) {
+#pragma unroll
+        for (int e = 0; e < run; ++e) {
+            bias[e] = 0.f, block[e] = 0;
+            if (is_forward<pass>) {
+                if (p.bias && column + e < p.columns)
+                    bias[e] = Math::load(static_cast<const typename Math::Storage*>(p.bias)[column + e]);
+            } else {
+                while (block[e] < p.mask.blocks - 1 && column + e >= p.mask.first[block[e] + 1]) ++block[e];
+            }
+        }
+    }
+
+    PCONV_DEV float finished(const GemmParams& p, float sum, int e, float scale, uint32_t valid_blocks) const {
+        if (is_forward<pass>) {
+            if (PCONV_PLANT(10)) return sum + bias[e];
+            return scale > 0.f ? activated(sum * scale + bias[e], PCONV_PLANT(150) ? 1.f : p.negative_slope) : 0.f;
+        }
+        return valid_blocks >> block[e] & 1 ? sum : 0.f;
+    }
+};
+
+// channels_last: neighbouring threads have neighbouring columns. A thread keeps its columns, so that a row costs it two
+// table entries, its sums as vectors, and one store.
+template <Pass pass, class Math, class Tile>
+PCONV_DEV void store_rows(
+    const GemmParams& p, const Tables<Tile>& tables, const float* staging, int column0, int thread) {
+    using T = typename Math::Storage;
+    constexpr int run = Math::chunk, runs = Tile::columns / run, row_step = Tile::store_threads / runs;
+    static_assert(Tile::store_threads % runs == 0, "a thread's rows have the same columns");
+    const int first = thread % runs * run, column = column0 + first;
+    if (column >= p.columns) return;
+    const ColumnRun<pass, Math> columns(p, column);
+    const bool whole = p.columns % run == 0 || PCONV_PLANT(11);
+    T* const out = static_cast<T*>(p.out) + column;
+#pragma unroll 4
+    for (int row = thread / runs; row < Tile::rows; row += row_step) {
+        const int place = tables.row_out[row];
+        const float scale = is_forward<pass> ? tables.row_scale[row] : 0.f;
+        const uint32_t valid_blocks = is_forward<pass> ? 0 : tables.row_blocks[row];
+        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + place;
+        float4 sums[run / 4];
+#pragma unroll
+        for (int part = 0; part < run / 4; ++part)
+            sums[part] = *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first + part * 4);
+        Run<T, run> values;
+#pragma unroll
+        for (int part = 0; part < run / 4; ++part) {
+            const float four[4] = {sums[part].x, sums[part].y, sums[part].z, sums[part].w};
+#pragma unroll
+            for (int e = 0; e < 4; ++e)
+                values.values[part * 4 + e] =
+                    Math::store(columns.finished(p, four[e], part * 4 + e, scale, valid_blocks));
+        }
+        if (place < 0) continue;
+        if (whole) {
+            *reinterpret_cast<Run<T, run>*>(out + pixel * p.columns) = values;
+        } else {
+#pragma unroll
+            for (int e = 0; e < run; ++e)
+                if (column + e < p.columns) out[pixel * p.columns + e] = values.values[e];
+        }
+    }
+}
+
+// NCHW: a thread has one column and a run of rows, which are neighbouring pixels unless an image ends among them.
+template <Pass pass, class Math, class Tile>
+PCONV_DEV void store_planes(
+    const GemmParams& p, const Tables<Tile>& tables, const float* staging, int column0, int thread) {
+    using T = typename Math::Storage;
+    constexpr int run = Math::chunk;
+    const int64_t plane = int64_t(p.out_h) * p.out_w;
+    for (int id = thread; id < Tile::rows / run * Tile::columns; id += Tile::store_threads) {
+        const int column = id % Tile::columns, first = id / Tile::columns * run, last = first + run - 1;
+        if (column0 + column >= p.columns) continue;
+        Run<T, run> values;
+#pragma unroll
+        for (int e = 0; e < run; ++e)
+            values.values[e] = Math::store(
+                finished<pass, Math>(
+                    p, tables, staging[(first + e) * Tile::staging_pitch + column], first + e, column0 + column));
+        const auto place = [&](int row) {
+            return (int64_t(tables.row_image[row]) * p.columns + column0 + column) * plane + tables.row_out[row];
+        };
+        // A tile of the decoder's stage has every other pixel, or squares of four: never a run.
+        const bool neighbours = (pass != Pass::upcat || PCONV_PLANT(158)) && tables.row_out[first] >= 0 &&
+                                tables.row_image[first] == tables.row_image[last] &&
+                                tables.row_out[last] == tables.row_out[first] + run - 1;
+        // The address itself is asked: a batch that is launched in parts begins anywhere.
+        T* const out = neighbours ? static_cast<T*>(p.out) + place(first) : nullptr;
+        if (neighbours && reinterpret_cast<uintptr_t>(out) % sizeof values == 0) {
+            *reinterpret_cast<Run<T, run>*>(out) = values;
+        } else {
+            for (int e = 0; e < run; ++e)
+                if (tables.row_out[first + e] >= 0) static_cast<T*>(p.out)[place(first + e)] = values.values[e];
+        }
+    }
+}
+
+// One split's share, finished later by finish_splits.
+template <class Tile>
+PCONV_DEV void store_partial(
+    const GemmParams& p, const Tables<Tile>& tables, const float* staging, int column0, int split, int thread) {
+    constexpr int runs = Tile::columns / 4, row_step = Tile::store_threads / runs;
+    const int first = thread % runs * 4, column = column0 + first;
+    if (column >= p.columns) return;
+    float* const out = p.partial + int64_t(split) * p.n * p.out_h * p.out_w * p.columns + column;
+    const bool whole = p.columns % 4 == 0;
+#pragma unroll 4
+    for (int row = thread / runs; row < Tile::rows; row += row_step) {
+        const int place = tables.row_out[row];
+        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + place;
+        const float4 sums = *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first);
+        if (place < 0) continue;
+        float* const to = out + pixel * p.columns;
+        if (whole) {
+            *reinterpret_cast<float4*>(to) = sums;
+        } else {
+            const float four[4] = {sums.x, sums.y, sums.z, sums.w};
+#pragma unroll
+            for (int e = 0; e < 4; ++e)
+                if (column + e < p.columns) to[e] = four[e];
+        }
+    }
+}
+
+// The ratio and the new mask, once a pixel; a mask of batch 1 has them once for all images.
+template <class Tile>
+PCONV_DEV void store_ratio(const GemmParams& p, const Tables<Tile>& tables, int thread) {
+    for (int row = thread; row < Tile::rows; row += Tile::store_threads) {
+        if (tables.row_out[row] < 0 || tables.row_image[row] >= p.ratio_n) continue;
+        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + tables.row_out[row];
+        p.ratio[pixel] = tables.row_scale[row];
+        p.new_mask[pixel] = tables.row_scale[row] > 0.f;
+    }
+}
+
+}  // namespace pconv::cuda

@@ -1,0 +1,27 @@
+// The launchers of the tensor-core kernels (fprop.cu, dgrad.cu, wgrad.cu).
+#pragma once
+
+#include "../plan/tiles.h"
+#include "params.h"
+
+namespace pconv::cuda {
+
+Status gemm_fprop(MathId math, TileId tile, const GemmParams& p, cudaStream_t stream);
+
+// transposed: filters [C, R, S, K] instead of [K, R, S, C].
+Status gemm_dgrad(MathId math, TileId tile, bool transposed, const GemmParams& p, cudaStream_t stream);
+
+// dW as a product: rows are filters, columns are (tap, channel) pairs, the reduction runs over output pixels.
+struct WgradParams {
+    const void* scaled;  // [N, P, Q, k_padded]: ratio * gradient
+    const void* x;       // [N, H, W, channels], packed
+    MaskView mask;       // over x
+    Packing packing;
+    float* partial;  // [splits, K, R * S, channels]
+    int n, h, w, channels, k, k_padded, p, q;
+    int r, s, dil_h, dil_w, pad_h, pad_w, stride_h, stride_w;
+    int splits;  // of the pixels; every split writes its own sums, reduce_wgrad adds them in order
+};
+Status gemm_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream);
+
+}  // namespace pconv::cuda

@@ -1,0 +1,102 @@
+// The kernel itself: prologue, pipeline, epilogue.
+#pragma once
+
+#include "../launch.cuh"
+#include "epilogue.cuh"
+#include "loader.cuh"
+
+namespace pconv::cuda {
+
+template <class Tile>
+constexpr size_t gemm_shared_bytes = Tile::pipeline_bytes + sizeof(Tables<Tile>);
+
+template <Pass pass, class Tile>
+dim3 gemm_grid(const GemmParams& p);
+
+// What differs between the products around one pipeline: parameters, prologue, loader and grid.
+template <Pass pass, class Math, class Tile, Filters filters>
+struct Gather {
+    using Params = GemmParams;
+    using Load = Loader<Math, Tile, filters>;
+    PCONV_DEV static void prepare(const Params& p, Tables<Tile>& tables, int tile, int parity_class) {
+        prepare_tile<pass>(p, tables, tile, parity_class, Load::depth);
+    }
+    static dim3 grid(const Params& p) { return gemm_grid<pass, Tile>(p); }
+};
+
+// Grid: x tiles of rows, y tiles of columns, z splits of the K loop (and, for dgrad, parity classes).
+template <Pass pass, class Math, class Tile, Filters filters>
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
+    gemm_kernel(const typename Gather<pass, Math, Tile, filters>::Params p) {
+    using Side = Gather<pass, Math, Tile, filters>;
+    PCONV_DYN_SMEM(shared);
+    Tables<Tile>& tables = *reinterpret_cast<Tables<Tile>*>(shared + Tile::pipeline_bytes);
+    const int split = blockIdx.z % p.splits, parity_class = blockIdx.z / p.splits;
+    const int column0 = blockIdx.y * Tile::columns;
+    Side::prepare(p, tables, blockIdx.x, parity_class);
+
+    typename Side::Load loader(p, tables, threadIdx.x, column0);
+    typename ProductOf<Math, Tile, filters>::Type product(shared, threadIdx.x);
+    const int all = loader.steps();
+    const int begin = int(int64_t(all) * split / p.splits), end = int(int64_t(all) * (split + 1) / p.splits);
+    const uint32_t pipeline = smem_u32(shared);
+    constexpr int stages = Tile::stages;
+    loader.seek(begin);
+#pragma unroll
+    for (int ahead = 0; ahead < stages - 1; ++ahead) {
+        if (begin + ahead < end) {
+            loader.load(pipeline + ahead * Tile::stage_bytes);
+            loader.advance();
+        }
+        cp_async_commit();  // empty groups too, so that "all but the newest" always means the same stage
+    }
+    int reading = 0, writing = stages - 1;
+    for (int step = begin; step < end; ++step) {
+        if (!PCONV_PLANT(12)) cp_async_wait<stages - 2>();
+        // One barrier does for both: everyone's copies of this step have landed, and the stage that is refilled below,
+        // read in the step before, is free.
+        if (!PCONV_PLANT(13)) __syncthreads();
+        if (step + stages - 1 < end) {
+            loader.load(pipeline + (PCONV_PLANT(14) ? reading : writing) * Tile::stage_bytes);
+            loader.advance();
+        }
+        cp_async_commit();
+        product.step(reading * Tile::stage_bytes);
+        reading = reading == stages - 1 ? 0 : reading + 1;
+        writing = writing == stages - 1 ? 0 : writing + 1;
+    }
+    cp_async_wait<0>();
+    if (!PCONV_PLANT(15)) __syncthreads();  // the staging reuses the pipeline's memory
+
+    float* const staging = reinterpret_cast<float*>(shared);
+    product.stage_out(staging);
+    if (!PCONV_PLANT(16)) __syncthreads();
+    if (is_forward<pass> && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, threadIdx.x);
+    if (p.partial)
+        store_partial(p, tables, staging, column0, split, threadIdx.x);
+    else if (p.out_nchw)
+        store_planes<pass, Math>(p, tables, staging, column0, threadIdx.x);
+    else
+        store_rows<pass, Math>(p, tables, staging, column0, threadIdx.x);
+}
+
+template <Pass pass, class Tile>
+dim3 gemm_grid(const GemmParams& p) {
+    // The first parity class is the largest; smaller ones have rows that are outside.
+    const int grid_h = pass == Pass::fprop ? p.out_h : (p.out_h + p.stride_h - 1) / p.stride_h;
+    const int grid_w = pass == Pass::fprop ? p.out_w : (p.out_w + p.stride_w - 1) / p.stride_w;
+    const int classes = pass == Pass::fprop ? 1 : p.stride_h * p.stride_w;
+    const int64_t patches =
+        p.patch_w > 0 ? int64_t(p.n) * ((grid_h + p.patch_h - 1) / p.patch_h) * ((grid_w + p.patch_w - 1) / p.patch_w)
+                      : (int64_t(p.n) * grid_h * grid_w + Tile::rows - 1) / Tile::rows;
+    return dim3(unsigned(patches), (p.columns + Tile::columns - 1) / Tile::columns, classes * p.splits);
+}
+
+template <Pass pass, class Math, class Tile, Filters filters>
+Status launch_gemm(const char* name, const typename Gather<pass, Math, Tile, filters>::Params& p, cudaStream_t stream) {
+    return launch(
+        name, gemm_kernel<pass, Math, Tile, filters>, Gather<pass, Math, Tile, filters>::grid(p), dim3(Tile::threads),
+        gemm_shared_bytes<Tile>, stream, p);
+}
+
+}  // namespace pconv::cuda

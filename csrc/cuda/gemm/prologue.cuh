@@ -1,0 +1,194 @@
+// The prologue of a tile: everything that depends on masks and geometry, worked out once, so that the K loop is left
+// with one bit and one addition a 16-byte copy.
+//
+//   valid[tap]   one bit a row: the tap's pixel lies in the image and is valid
+//   live list    the taps that any row of the tile needs; the others are never visited
+//   scale        sum(1) / sum(mask) of the row's window, exact integers until the division
+#pragma once
+
+#include "../plan/tile_types.h"
+#include "../plant.h"
+#include "../ptx/sm80.cuh"
+#include "params.h"
+
+namespace pconv::cuda {
+
+template <class Tile>
+struct Tables {
+    static constexpr int words = Tile::rows / 32;
+    // Bit row0 * rows_a_thread + i belongs to row row0 + i * row_step: a thread finds its rows' bits side by side.
+    uint32_t valid[max_taps][words];
+    int tap_y[max_taps], tap_x[max_taps];
+    int live_source[max_taps], live_filter[max_taps], live_tap[max_taps];  // offsets in elements
+    int live_end[max_blocks];                                              // of each block's part of the list
+    int step_end[max_blocks];                                              // of each block's part of the K loop
+    int row_source[Tile::rows];                                            // pixel of offset (0, 0)
+    int row_image[Tile::rows], row_out[Tile::rows];                        // image, pixel in it; -1: no such row
+    float row_scale[Tile::rows];                                           // fprop
+    uint32_t row_blocks[Tile::rows];                                       // dgrad: which blocks are valid here
+};
+
+struct Place {
+    int n, i, j;
+    bool inside;
+};
+
+// The grid place of a tile's row. Rows past the end have inside == false and are never loaded nor stored.
+PCONV_DEV Place place_of(const GemmParams& p, int tile, int row, int tile_rows, int grid_h, int grid_w) {
+    Place place;
+    if (p.patch_w > 0) {
+        const int across = (grid_w + p.patch_w - 1) / p.patch_w, down = (grid_h + p.patch_h - 1) / p.patch_h;
+        place.n = tile / (across * down);
+        const int patch = tile - place.n * across * down, patch_y = patch / across;
+        place.i = patch_y * p.patch_h + row / p.patch_w;
+        place.j = (patch - patch_y * across) * p.patch_w + row % p.patch_w;
+    } else {
+        const int m = tile * tile_rows + row;
+        place.n = m / (grid_h * grid_w);
+        const int rest = m - place.n * grid_h * grid_w;
+        place.i = rest / grid_w;
+        place.j = rest - place.i * grid_w;
+    }
+    place.inside = place.n < p.n && place.i < grid_h && place.j < grid_w;
+    return place.inside ? place : Place{0, 0, 0, false};  // no offset of a row that is not there may overflow
+}
+
+// Where a tap looks, relative to a row's pixel. Taps that a parity class does not use are put far outside the image,
+// where the bounds check of every row drops them.
+template <Pass pass>
+PCONV_DEV void find_tap(const GemmParams& p, int tap, int class_y, int class_x, int& y, int& x) {
+    const int r = tap / p.s, s = tap - r * p.s;
+    if (pass == Pass::fprop) {
+        y = r * p.dil_h - p.pad_h;
+        x = s * p.dil_w - p.pad_w;
+        return;
+    }
+    const int far_y = class_y + p.pad_h - r * p.dil_h, far_x = class_x + p.pad_w - s * p.dil_w;
+    const bool used = far_y % p.stride_h == 0 && far_x % p.stride_w == 0;
+    y = used ? far_y / p.stride_h : -(1 << 30);
+    x = used ? far_x / p.stride_w : -(1 << 30);
+    if (PCONV_PLANT(1)) x = far_x / p.stride_w, y = far_y / p.stride_h;
+}
+
+// One row: its bits of every tap (voted into words by the warp), its count, and where it is stored.
+template <Pass pass, class Tile>
+PCONV_DEV void describe_row(
+    const GemmParams& p, Tables<Tile>& tables, int position, const Place& place, int class_y, int class_x) {
+    const int row = position / Tile::rows_a_thread + position % Tile::rows_a_thread * Tile::row_step;
+    const int step_h = pass == Pass::fprop ? p.stride_h : 1, step_w = pass == Pass::fprop ? p.stride_w : 1;
+    const int y0 = place.i * step_h, x0 = place.j * step_w, taps = p.r * p.s;
+    const int out_y = pass == Pass::fprop ? place.i : place.i * p.stride_h + class_y;
+    const int out_x = pass == Pass::fprop ? place.j : place.j * p.stride_w + class_x;
+    const int out_pixel = out_y * p.out_w + out_x;
+    const uint8_t* const mask = p.mask.bytes ? p.mask.bytes + place.n * p.mask.batch_step : nullptr;
+
+    uint32_t own_blocks = ~0u;  // dgrad: nothing is gathered for a pixel that is a hole, its gradient is 0
+    if (pass == Pass::dgrad && mask && place.inside) {
+        own_blocks = 0;
+        for (int b = 0; b < p.mask.blocks; ++b) own_blocks |= uint32_t(mask[b * p.mask.plane + out_pixel] != 0) << b;
+    }
+    const bool wanted = place.inside && own_blocks != 0;
+    int count = 0;
+    for (int b = 0; b < p.packing.blocks; ++b) {
+        // The bytes of eight taps are asked for before any of them is needed: one latency for all eight.
+        const uint8_t* const plane = pass == Pass::fprop && mask && !PCONV_PLANT(3) ? mask + b * p.mask.plane : nullptr;
+        uint64_t bits = 0;
+#pragma unroll 8
+        for (int tap = 0; tap < taps; ++tap) {
+            const int y = y0 + tables.tap_y[tap], x = x0 + tables.tap_x[tap];
+            const bool inside =
+                wanted && unsigned(y) < unsigned(p.source_h) && (PCONV_PLANT(2) || unsigned(x) < unsigned(p.source_w));
+            const int byte = plane ? __ldg(plane + (inside ? y * p.source_w + x : 0)) : 1;
+            bits |= uint64_t(inside && byte != 0) << tap;
+        }
+#pragma unroll 4
+        for (int tap = 0; tap < taps; ++tap) {
+            const uint32_t word = __ballot_sync(0xffffffffu, bits >> tap & 1);
+            if (position % 32 == 0) tables.valid[b * taps + tap][position / 32] = word;
+        }
+        count += __popcll(bits) * (p.packing.first[b + 1] - p.packing.first[b]);
+    }
+    if (PCONV_PLANT(4) && pass == Pass::fprop) count = p.full;
+    tables.row_source[row] = (place.n * p.source_h + y0) * p.source_w + x0;
+    tables.row_image[row] = place.n;
+    tables.row_out[row] = place.inside || PCONV_PLANT(5) ? out_pixel : -1;
+    if (pass == Pass::dgrad) {
+        tables.row_blocks[row] = own_blocks;
+    } else if (p.ratio_in) {  // groups of masks that were counted elsewhere
+        const int64_t at = (int64_t(p.ratio_n > 1 ? place.n : 0) * p.out_h + out_y) * p.out_w + out_x;
+        tables.row_scale[row] = place.inside ? p.ratio_in[at] : 0.f;
+    } else {
+        tables.row_scale[row] = count > 0 ? float(p.full) / float(count) : 0.f;
+    }
+}
+
+// By a warp: of a block's taps, whose bits begin at `first_valid`, those that any row needs are handed to
+// describe(entry of the list, tap), in order. Returns the list's new end.
+template <class Tile, class Describe>
+PCONV_DEV int list_live_taps(
+    Tables<Tile>& tables, int block, int first_valid, int taps, int total, int lane, const Describe& describe) {
+    for (int first = 0; first < taps; first += 32) {
+        const int tap = first + lane;
+        uint32_t any = 0;
+        if (tap < taps)
+            for (int word = 0; word < (PCONV_PLANT(6) ? 1 : Tables<Tile>::words); ++word)
+                any |= tables.valid[first_valid + tap][word];
+        const uint32_t live = __ballot_sync(0xffffffffu, any != 0);
+        if (any) {
+            const int at = total + __popc(live & ((1u << lane) - 1));
+            tables.live_tap[at] = first_valid + tap;
+            describe(at, tap);
+        }
+        total += __popc(live);
+    }
+    if (lane == 0) tables.live_end[block] = total;
+    return total;
+}
+
+// The K loop's steps through a block: its live taps for each piece of `depth` of its channels.
+PCONV_DEV int steps_through(const GemmParams& p, int block, int live_taps, int depth) {
+    const int channels = p.packing.start[block + 1] - p.packing.start[block];
+    return (live_taps + p.taps_a_step - 1) / p.taps_a_step * ((channels + depth - 1) / depth);
+}
+
+// Block by block, in the order in which the K loop takes them.
+template <class Tile>
+PCONV_DEV void list_live_taps(const GemmParams& p, Tables<Tile>& tables, int lane, int depth) {
+    const int taps = p.r * p.s;
+    int total = 0, steps = 0;
+    for (int b = 0; b < p.packing.blocks; ++b) {
+        const int before = total;
+        total = list_live_taps(tables, b, b * taps, taps, total, lane, [&](int at, int tap) {
+            tables.live_source[at] = (tables.tap_y[tap] * p.source_w + tables.tap_x[tap]) * p.source_channels;
+            tables.live_filter[at] = tap * p.filter_channels;
+        });
+        steps += steps_through(p, b, total - before, depth);
+        if (lane == 0) tables.step_end[b] = steps;
+    }
+}
+
+// Fills the tables; ends with a barrier. depth: channels of a K step.
+template <Pass pass, class Tile>
+PCONV_DEV void prepare_tile(const GemmParams& p, Tables<Tile>& tables, int tile, int parity_class, int depth) {
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    const int class_y = pass == Pass::fprop ? 0 : parity_class / p.stride_w;
+    const int class_x = pass == Pass::fprop ? 0 : parity_class % p.stride_w;
+    const int grid_h = pass == Pass::fprop ? p.out_h : (p.out_h - class_y + p.stride_h - 1) / p.stride_h;
+    const int grid_w = pass == Pass::fprop ? p.out_w : (p.out_w - class_x + p.stride_w - 1) / p.stride_w;
+    for (int tap = thread; tap < p.r * p.s; tap += Tile::threads)
+        find_tap<pass>(p, tap, class_y, class_x, tables.tap_y[tap], tables.tap_x[tap]);
+    __syncthreads();
+    for (int unit = warp; unit < Tables<Tile>::words; unit += Tile::warps) {
+        const int position = unit * 32 + lane;
+        const int row = position / Tile::rows_a_thread + position % Tile::rows_a_thread * Tile::row_step;
+        // A class may have no pixel at all (stride larger than the image): no division by its size then.
+        Place place{0, 0, 0, false};
+        if (grid_h > 0 && grid_w > 0) place = place_of(p, tile, row, Tile::rows, grid_h, grid_w);
+        describe_row<pass>(p, tables, position, place, class_y, class_x);
+    }
+    if (!PCONV_PLANT(7)) __syncthreads();
+    if (warp == 0) list_live_taps(p, tables, lane, depth);
+    __syncthreads();
+}
+
+}  // namespace pconv::cuda

@@ -1,0 +1,103 @@
+// The weight gradient: partial[split][k][tap][c] = sum over the split's output pixels of
+// scaled[pixel][k] * (m ? x : 0)[pixel of the tap][c]. A product of K rows by R * S * C columns, reduced over pixels.
+// Splits are summed afterwards in order (reduce_wgrad): the same bits in every run.
+#include "../launch.cuh"
+#include "../sm90/sm90.h"
+#include "wgrad_loader.cuh"
+
+namespace pconv::cuda {
+namespace {
+
+template <class Math, class Tile>
+struct WgradShared {
+    static constexpr int stage = (Tile::rows + Tile::columns) / (8 * Math::chunk) * WgradStage<Math>::panel_bytes;
+    static constexpr int staging = Tile::rows * Tile::staging_pitch * 4;
+    static constexpr int pipeline = Tile::stages * stage > staging ? Tile::stages * stage : staging;
+    static constexpr size_t bytes = pipeline + sizeof(WgradTables<Math>);
+};
+
+// Grid: x tiles of columns, y tiles of filters, z splits.
+template <class Math, class Tile>
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) wgrad_kernel(const WgradParams p) {
+    PCONV_DYN_SMEM(shared);
+    using Shared = WgradShared<Math, Tile>;
+    constexpr int pixels = WgradStage<Math>::pixels, stages = Tile::stages;
+    auto& tables = *reinterpret_cast<WgradTables<Math>*>(shared + Shared::pipeline);
+    const int column0 = blockIdx.x * Tile::columns, row0 = blockIdx.y * Tile::rows;
+    // Splits are whole steps, as even as they can be.
+    const int all_pixels = p.n * p.p * p.q, all_steps = (all_pixels + pixels - 1) / pixels;
+    const int begin = int(int64_t(all_steps) * blockIdx.z / p.splits),
+              end = int(int64_t(all_steps) * (blockIdx.z + 1) / p.splits);
+    WgradLoader<Math, Tile> loader(p, tables, threadIdx.x, row0, column0, min(all_pixels, end * pixels));
+    typename WgradProduct<Math, Tile>::Type product(shared, threadIdx.x);
+    const uint32_t pipeline = smem_u32(shared);
+
+    // Three things are under way at once: places of step t + 2, offsets and mask bytes of t + 1, copies of t.
+#pragma unroll
+    for (int ahead = 0; ahead < stages; ++ahead) {
+        loader.locate((begin + ahead) * pixels, ahead & 1);
+        __syncthreads();
+        loader.prepare(ahead & 1);
+        if (ahead < stages - 1) {
+            if (begin + ahead < end) loader.load(pipeline + ahead * Shared::stage, (begin + ahead) * pixels);
+            cp_async_commit();
+        }
+    }
+    loader.locate((begin + stages) * pixels, stages & 1);
+    int reading = 0, writing = stages - 1;
+    for (int step = begin; step < end; ++step) {
+        if (!PCONV_PLANT(24)) cp_async_wait<stages - 2>();
+        if (!PCONV_PLANT(25)) __syncthreads();  // copies have landed; the refilled stage and the older places are free
+        const int coming = step + stages - 1, slot = (step - begin + stages) & 1;
+        if (coming < end)
+            loader.load(pipeline + (PCONV_PLANT(26) ? reading : writing) * Shared::stage, coming * pixels);
+        cp_async_commit();
+        loader.locate((coming + 2) * pixels, PCONV_PLANT(27) ? slot : slot ^ 1);
+        product.step(reading * Shared::stage);
+        loader.prepare(slot);
+        reading = reading == stages - 1 ? 0 : reading + 1;
+        writing = writing == stages - 1 ? 0 : writing + 1;
+    }
+    cp_async_wait<0>();
+    __syncthreads();  // the staging reuses the pipeline's memory
+
+    float* const staging = reinterpret_cast<float*>(shared);
+    product.stage_out(staging);
+    if (!PCONV_PLANT(28)) __syncthreads();
+    const int columns = p.r * p.s * p.channels;
+    float* const out = p.partial + int64_t(blockIdx.z) * p.k * columns;
+    for (int id = threadIdx.x; id < Tile::rows * Tile::columns / 4; id += Tile::threads) {
+        const int row = id / (Tile::columns / 4), column = id % (Tile::columns / 4) * 4;
+        if ((row0 + row >= p.k && !PCONV_PLANT(29)) || column0 + column >= columns) continue;  // columns % 4 == 0
+        *reinterpret_cast<float4*>(out + int64_t(row0 + row) * columns + column0 + column) =
+            *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + column);
+    }
+}
+
+template <class Math, class Tile>
+Status launch_wgrad(const char* name, const WgradParams& p, cudaStream_t stream) {
+    const int columns = p.r * p.s * p.channels;
+    const dim3 grid((columns + Tile::columns - 1) / Tile::columns, (p.k + Tile::rows - 1) / Tile::rows, p.splits);
+    return launch(name, wgrad_kernel<Math, Tile>, grid, dim3(Tile::threads), WgradShared<Math, Tile>::bytes, stream, p);
+}
+
+template <class Math, class LargeTile, class SmallTile>
+Status by_tile(TileId tile, const WgradParams& p, cudaStream_t stream) {
+    if (tile == TileId::large) return launch_wgrad<Math, LargeTile>("wgrad 128x128", p, stream);
+    return launch_wgrad<Math, SmallTile>("wgrad 64x64", p, stream);
+}
+
+}  // namespace
+
+Status gemm_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream) {
+    if (is_wgmma(tile)) return sm90_wgrad(math, tile, p, stream);
+    switch (math) {
+        case MathId::bf16: return by_tile<Bf16, Large, Small>(tile, p, stream);
+        case MathId::f16: return by_tile<Half, Large, Small>(tile, p, stream);
+        case MathId::tf32: return by_tile<Tf32, LargeTf32Wgrad, SmallRoomy>(tile, p, stream);
+        case MathId::ieee: break;
+    }
+    return launch_wgrad<Ieee, SmallRoomy>("wgrad 64x64 fp32", p, stream);
+}
+
+}  // namespace pconv::cuda

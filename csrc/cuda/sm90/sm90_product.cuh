@@ -1,0 +1,95 @@
+// The consumers' side: a warpgroup's 64 rows times all columns of the tile, by wgmma, out of the ring.
+//
+// The accumulators are never zeroed: the first step overwrites them, which is why it stands before the loop. With
+// a condition inside the loop, or zeros moved in between, ptxas serialises the products (C7515).
+#pragma once
+
+#include "../gemm/fragments.cuh"
+#include "sm90_tile.cuh"
+
+#include <type_traits>
+
+namespace pconv::cuda {
+
+constexpr int k_major = 0, mn_major = 1;  // as wgmma numbers them
+
+template <class Math, class Tile, int left_major, int right_major>
+struct WgmmaProduct {
+    static constexpr int count = Tile::columns / 2;  // of accumulators a thread
+    static constexpr int panel_bytes = 64 * 128;     // MN-major: 64 deep, 64 rows or columns wide
+    // Bytes from one 16 of the depth to the next: 16 elements of a row, or 16 rows.
+    static constexpr int left_step = left_major == k_major ? 32 : 2048, right_step = right_major == k_major ? 32 : 2048;
+
+    Ring<Tile> ring;
+    uint64_t left, right;  // descriptors of stage 0
+
+    // Either way a consumer's part of the left operand is 8192 bytes: 64 rows of 128 bytes, or one panel.
+    PCONV_DEV WgmmaProduct(const Ring<Tile>& shared_ring, int consumer)
+        : ring(shared_ring),
+          left(wgmma_descriptor(
+              shared_ring.stage(0) + consumer * panel_bytes, panel_bytes, PCONV_PLANT(44) ? 512 : 1024)),
+          right(wgmma_descriptor(
+              shared_ring.stage(0) + Tile::left_bytes, PCONV_PLANT(45) ? panel_bytes / 2 : panel_bytes, 1024)) {}
+
+    PCONV_DEV void multiply(float (&sums)[count], int stage, bool first) const {
+        const uint64_t offset = uint64_t(stage * Tile::stage_bytes) >> 4;  // addresses are counted in 16 bytes
+        if (!PCONV_PLANT(46)) wgmma_fence();
+#pragma unroll
+        for (int sixteen = 0; sixteen < 4; ++sixteen) {
+            const uint64_t a = left + offset + sixteen * left_step / 16, b = right + offset + sixteen * right_step / 16;
+            if constexpr (std::is_same<Math, Bf16>::value)
+                wgmma_bf16<left_major, right_major>(sums, a, b, !(first && sixteen == 0));
+            else
+                wgmma_f16<left_major, right_major>(sums, a, b, !(first && sixteen == 0));
+        }
+        wgmma_commit();
+    }
+
+    // The copies are ordinary writes of other threads: visible to them after the barrier, to wgmma after the fence. The
+    // producers have no place for it, for their copies arrive at the barrier by themselves.
+    PCONV_DEV void wait_full(const Turn<Tile>& turn) const {
+        if (PCONV_PLANT(42)) fence_proxy_async();
+        if (!PCONV_PLANT(41)) mbarrier_wait(ring.full(turn.stage), turn.parity);
+        if (!PCONV_PLANT(42) && !PCONV_PLANT(43)) fence_proxy_async();
+    }
+
+    // At least one step. Afterwards the sums may be read and the ring is this warpgroup's no more.
+    PCONV_DEV void run(float (&sums)[count], int steps, int thread) const {
+        Turn<Tile> turn;
+        wait_full(turn);
+        multiply(sums, turn.stage, true);
+        if (PCONV_PLANT(47)) mbarrier_arrive_if(ring.empty(turn.stage), thread % 32 == 0);
+        for (int step = 1; step < steps; ++step) {
+            const int before = turn.stage;
+            turn.advance();
+            wait_full(turn);
+            multiply(sums, turn.stage, false);
+            wgmma_pin(sums);
+            wgmma_wait<1>();  // the products of the step before have been made, this one's are under way
+            wgmma_pin(sums);
+            mbarrier_arrive_if(ring.empty(PCONV_PLANT(47) ? turn.stage : before), thread % 32 == 0);
+        }
+        wgmma_pin(sums);
+        if (!PCONV_PLANT(48)) wgmma_wait<0>();
+        wgmma_pin(sums);
+    }
+};
+
+// Which row and column of a warpgroup's 64 x columns an accumulator belongs to: four at a time, two neighbouring
+// columns of a row and the same of the row 8 below.
+PCONV_DEV int wgmma_row(int thread) { return thread % 128 / 32 * 16 + thread % 32 / 4; }
+PCONV_DEV int wgmma_column(int thread) { return thread % 4 * 2; }
+
+// The accumulators as rows of fp32 in shared memory, for the epilogue.
+template <class Tile, int count>
+PCONV_DEV void stage_accumulators(const float (&sums)[count], int consumer, int thread, float* staging) {
+    float* const first = staging + (consumer * 64 + wgmma_row(thread)) * Tile::staging_pitch + wgmma_column(thread);
+#pragma unroll
+    for (int i = 0; i < count / 4; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            *reinterpret_cast<float2*>(first + half * 8 * Tile::staging_pitch + i * 8) =
+                make_float2(sums[i * 4 + half * 2], sums[i * 4 + half * 2 + 1]);
+}
+
+}  // namespace pconv::cuda

@@ -1,0 +1,100 @@
+// What the sm_90a kernels (wgmma) have in common: the shape of a block's work and the ring of stages through which one
+// warpgroup, the producer, hands tiles to two others, the consumers.
+//
+//   producer    waits until a stage is empty, gathers the left operand by cp.async, lets TMA bring the other one
+//   consumers   wait until it is full, multiply 64 rows each, and give the stage back when the product has been made
+//
+// A stage is a tile of 128-byte rows with the 128-byte swizzle for either operand, the left one first.
+#pragma once
+
+#include "../plan/tiles.h"
+#include "../plant.h"
+#include "../ptx/sm90.cuh"
+
+namespace pconv::cuda {
+
+// 128 rows, since two consumers of 64 rows read the right operand's tile twice and no more. The register counts are
+// those after setmaxnreg; their sum over the warpgroups is what the block got at its start.
+template <int Columns, int Stages, int BlocksOnAnSm, int ProducerRegisters, int ConsumerRegisters>
+struct WgmmaTile {
+    static constexpr int rows = 128, columns = Columns, stages = Stages, blocks_on_an_sm = BlocksOnAnSm;
+    static constexpr int producers = 128, consumers = 256, threads = producers + consumers, warps = threads / 32;
+    static constexpr int producer_registers = ProducerRegisters, consumer_registers = ConsumerRegisters;
+    static constexpr int copy_threads = producers, store_threads = consumers;
+    static constexpr int row_step = producers / 8, rows_a_thread = rows / row_step;  // of the gather, as in tile.h
+    static constexpr int left_bytes = rows * 128, right_bytes = Columns * 128, stage_bytes = left_bytes + right_bytes;
+    static constexpr int staging_pitch = Columns + 8;
+    static constexpr int pipeline_bytes =
+        Stages * stage_bytes > rows * staging_pitch * 4 ? Stages * stage_bytes : rows * staging_pitch * 4;
+    static constexpr int barrier_bytes = 2 * Stages * 8;
+    static constexpr int registers_at_start = 65536 / (threads * BlocksOnAnSm) / 8 * 8;
+    static_assert(
+        ProducerRegisters + 2 * ConsumerRegisters <= 3 * registers_at_start, "setmaxnreg would wait for ever");
+    static_assert(Columns == 128 || Columns == 256, "a width of wgmma, and whole panels of 64 columns");
+};
+
+// Not as many stages as fit: what shared memory does not take is L1, where the taps of neighbouring pixels meet. Two
+// blocks of the narrow tile on a multiprocessor would leave 80 registers a thread, and wgmma m64n128 needs 90.
+using Wgmma256 = WgmmaTile<256, 3, 1, 56, 224>;
+using Wgmma128 = WgmmaTile<128, 4, 1, 56, 224>;
+// The weight gradient's producer keeps the offsets and mask bytes of a step ahead in registers.
+using Wgmma256Wgrad = WgmmaTile<256, 3, 1, 88, 208>;
+using Wgmma128Wgrad = WgmmaTile<128, 4, 1, 88, 208>;
+
+static_assert(tile_shapes[static_cast<int>(TileId::wgmma_128x256)].columns == Wgmma256::columns, "as in tiles.h");
+static_assert(tile_shapes[static_cast<int>(TileId::wgmma_128x128)].columns == Wgmma128::columns, "as in tiles.h");
+
+// Barriers of the stages, behind each other in shared memory. Both sides walk the ring in the same order.
+template <class Tile>
+struct Ring {
+    uint32_t stages, barriers;  // shared addresses
+
+    PCONV_DEV uint32_t stage(int index) const { return stages + index * Tile::stage_bytes; }
+    PCONV_DEV uint32_t full(int index) const { return barriers + index * 8; }
+    PCONV_DEV uint32_t empty(int index) const { return barriers + (Tile::stages + index) * 8; }
+
+    // By one thread; the __syncthreads that follows shows the barriers to the others.
+    PCONV_DEV void initialise() const {
+        for (int index = 0; index < Tile::stages; ++index) {
+            mbarrier_init(full(index), Tile::producers + 1);    // every producer's copies, and TMA's
+            mbarrier_init(empty(index), Tile::consumers / 32);  // every consumer warp
+        }
+        mbarrier_init_fence();
+    }
+};
+
+// A side's place in the ring. `parity` is that of the round, which is what the barriers' phases are told apart by.
+template <class Tile>
+struct Turn {
+    int stage = 0, parity = 0;
+    PCONV_DEV void advance() {
+        if (++stage == Tile::stages) stage = 0, parity ^= 1;
+    }
+};
+
+// The producers' wait. In the first round nothing has been read yet: the phase before the first one counts as ended.
+template <class Tile>
+PCONV_DEV void wait_empty(const Ring<Tile>& ring, const Turn<Tile>& turn) {
+    if (!PCONV_PLANT(40)) mbarrier_wait(ring.empty(turn.stage), turn.parity ^ 1);
+}
+
+// The same number in every lane of a warp, and known to be so: descriptors then stay in uniform registers.
+PCONV_DEV int warpgroup_index() { return __shfl_sync(0xffffffffu, int(threadIdx.x) / 128, 0); }
+
+// Whether the kernel that this device would run is the sm_90a one. In a build without that architecture it would be
+// another one's empty body, which takes few registers and leaves the output as it was.
+template <class Kernel>
+cudaError_t check_body(Kernel* kernel) {
+#ifdef PCONV_EMULATE
+    return kernel ? cudaSuccess : cudaErrorInvalidValue;
+#else
+    cudaFuncAttributes attributes{};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+    if (error != cudaSuccess) return cudaGetLastError();  // not to be taken for someone else's
+    return attributes.numRegs >= 100 ? cudaSuccess : cudaErrorNoKernelImageForDevice;  // m64n128 alone needs 90
+#endif
+}
+
+constexpr int consumers_barrier = 1, producers_barrier = 2;  // named barriers; 0 is __syncthreads
+
+}  // namespace pconv::cuda

@@ -1,0 +1,144 @@
+// The weight gradient on wgmma: the product of wgrad.cu, 128 filters by 128 or 256 (tap, channel) columns, 64 pixels a
+// step.
+//
+//   left    64 pixels x 128 filters of the scaled gradient [N * P * Q, k_padded], two TMA boxes of 64 filters
+//   right   64 pixels x columns of x, gathered by cp.async as in wgrad_loader.cuh: the mask's byte is the predicate
+//
+// Both lie with the reduction (pixels) as the slow dimension: both are MN-major operands, nothing is transposed.
+#include "../gemm/wgrad_loader.cuh"
+#include "../launch.cuh"
+#include "sm90.h"
+#include "sm90_product.cuh"
+
+namespace pconv::cuda {
+namespace {
+
+struct WgmmaWgrad {
+    TensorMap scaled;  // first: it has to be aligned to 64 bytes
+    WgradParams wgrad;
+};
+
+constexpr int pixels_a_step = 64;
+
+// By one thread: the step's pixels of the gradient. Pixels and filters that do not exist are zeros.
+template <class Tile>
+PCONV_DEV void fetch_gradient(const WgmmaWgrad& call, int row0, int first_pixel, uint32_t tile, uint32_t barrier) {
+    mbarrier_arrive_expect(barrier, Tile::left_bytes);
+#pragma unroll
+    for (int panel = 0; panel < Tile::rows / 64; ++panel)
+        tma_load_3d(
+            tile + panel * 64 * 128, &call.scaled, row0 + (PCONV_PLANT(61) ? 0 : panel * 64), 0, first_pixel, barrier);
+}
+
+// Under way at once: places of the step after the next, offsets and mask bytes of the next one, copies of this one.
+template <class Math, class Tile>
+PCONV_DEV void produce(
+    const WgmmaWgrad& call, WgradTables<Math>& tables, const Ring<Tile>& ring, int row0, int column0, int begin,
+    int end) {
+    const WgradParams& p = call.wgrad;
+    const int thread = threadIdx.x, last_pixel = min(p.n * p.p * p.q, end * pixels_a_step);
+    WgradLoader<Math, Tile> loader(
+        p, tables, thread, row0, column0, PCONV_PLANT(62) ? end * pixels_a_step : last_pixel);
+    loader.locate(begin * pixels_a_step, 0);
+    named_barrier(producers_barrier, Tile::producers);
+    loader.prepare(0);
+    loader.locate((begin + 1) * pixels_a_step, 1);
+    Turn<Tile> turn;
+    for (int step = begin; step < end; ++step) {
+        const int slot = (step - begin) & 1;
+        wait_empty(ring, turn);
+        if (thread == 0)
+            fetch_gradient<Tile>(call, row0, step * pixels_a_step, ring.stage(turn.stage), ring.full(turn.stage));
+        loader.load_x(ring.stage(turn.stage) + Tile::left_bytes);
+        cp_async_mbarrier_arrive(ring.full(turn.stage));
+        turn.advance();
+        // The next step's places have been written, and nobody looks at this one's any more.
+        if (!PCONV_PLANT(63)) named_barrier(producers_barrier, Tile::producers);
+        loader.locate((step + 2) * pixels_a_step, PCONV_PLANT(64) ? slot ^ 1 : slot);
+        loader.prepare(slot ^ 1);
+    }
+}
+
+// Straight from the registers: four lanes write 32 bytes of a row, which is what memory moves at least.
+template <class Tile, int count>
+PCONV_DEV void store_sums(
+    const WgradParams& p, const float (&sums)[count], int row0, int column0, int consumer, int thread) {
+    const int columns = p.r * p.s * p.channels, first = column0 + wgmma_column(thread);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int row = row0 + consumer * 64 + wgmma_row(thread) + half * 8;
+        if (row >= p.k && !PCONV_PLANT(65)) continue;
+        float* const out = p.partial + (int64_t(blockIdx.z) * p.k + row) * columns + first;
+#pragma unroll
+        for (int i = 0; i < count / 4; ++i)
+            if (first + i * 8 < columns)  // a multiple of 8
+                *reinterpret_cast<float2*>(out + i * 8) =
+                    make_float2(sums[i * 4 + half * 2], sums[i * 4 + half * 2 + 1]);
+    }
+}
+
+template <class Math, class Tile>
+PCONV_DEV void run_wgmma_wgrad(const WgmmaWgrad& call, uint8_t* shared) {
+    const WgradParams& p = call.wgrad;
+    auto& tables = *reinterpret_cast<WgradTables<Math>*>(shared + Tile::pipeline_bytes + Tile::barrier_bytes);
+    const Ring<Tile> ring{smem_u32(shared), smem_u32(shared) + Tile::pipeline_bytes};
+    const int column0 = blockIdx.x * Tile::columns, row0 = blockIdx.y * Tile::rows;
+    const int steps = (p.n * p.p * p.q + pixels_a_step - 1) / pixels_a_step;
+    const int begin = int(int64_t(steps) * blockIdx.z / p.splits),
+              end = int(int64_t(steps) * (blockIdx.z + 1) / p.splits);
+    if (threadIdx.x == 0) ring.initialise();
+    __syncthreads();
+    if (warpgroup_index() == 0) {
+        registers_decrease<Tile::producer_registers>();
+        produce<Math, Tile>(call, tables, ring, row0, column0, begin, end);
+    } else {
+        registers_increase<Tile::consumer_registers>();
+        const int consumer = warpgroup_index() - 1, thread = threadIdx.x - Tile::producers;
+        const WgmmaProduct<Math, Tile, mn_major, mn_major> product(ring, consumer);
+        float sums[Tile::columns / 2];
+        product.run(sums, end - begin, thread);
+        store_sums<Tile>(p, sums, row0, column0, consumer, thread);
+    }
+}
+
+// Grid: x tiles of columns, y tiles of filters, z splits of the pixels.
+template <class Math, class Tile>
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
+    wgmma_wgrad_kernel(const __grid_constant__ WgmmaWgrad call) {
+    PCONV_DYN_SMEM(shared);
+    if constexpr (hopper_instructions) run_wgmma_wgrad<Math, Tile>(call, shared);
+}
+
+template <class Math, class Tile>
+Status launch_wgmma_wgrad(const char* name, const WgradParams& p, cudaStream_t stream) {
+    static const cudaError_t body = check_body(wgmma_wgrad_kernel<Math, Tile>);
+    if (body != cudaSuccess) return {body, name};
+    const int64_t pixels = int64_t(p.n) * p.p * p.q;
+    // A split without a step would have no sums: its accumulators are overwritten, never zeroed.
+    if (p.splits > (pixels + pixels_a_step - 1) / pixels_a_step) return {cudaErrorInvalidValue, name};
+    WgmmaWgrad call{};
+    call.wgrad = p;
+    const cudaError_t mapped = make_tensor_map_3d(
+        &call.scaled, p.scaled, std::is_same<Math, Bf16>::value, p.k_padded, 1, pixels, pixels_a_step);
+    if (mapped != cudaSuccess) return {mapped, name};
+    const int columns = p.r * p.s * p.channels;
+    const dim3 grid((columns + Tile::columns - 1) / Tile::columns, (p.k + Tile::rows - 1) / Tile::rows, p.splits);
+    constexpr size_t bytes = Tile::pipeline_bytes + Tile::barrier_bytes + sizeof(WgradTables<Math>);
+    return launch(name, wgmma_wgrad_kernel<Math, Tile>, grid, dim3(Tile::threads), bytes, stream, call);
+}
+
+template <class Math>
+Status by_tile(TileId tile, const WgradParams& p, cudaStream_t stream) {
+    if (tile == TileId::wgmma_128x256) return launch_wgmma_wgrad<Math, Wgmma256Wgrad>("wgrad wgmma 128x256", p, stream);
+    return launch_wgmma_wgrad<Math, Wgmma128Wgrad>("wgrad wgmma 128x128", p, stream);
+}
+
+}  // namespace
+
+Status sm90_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream) {
+    if (math == MathId::bf16) return by_tile<Bf16>(tile, p, stream);
+    if (math == MathId::f16) return by_tile<Half>(tile, p, stream);
+    return {cudaErrorInvalidValue, "wgrad: wgmma is for half types"};
+}
+
+}  // namespace pconv::cuda

@@ -1,0 +1,231 @@
+// The gather of the decoder stage's forward: two blocks of channels with a source, a mask and filters each, in the
+// tables and the pipeline of the implicit matrix product (gemm/prologue.cuh, gemm/loader.cuh).
+//
+//   block 0   low, on its small grid    phases: 4 taps and filters of their own for each parity of the output pixel
+//                                       direct: 9 taps and the weight itself, low pixel (y >> 1, x >> 1) of each
+//   block 1   skip                      9 taps
+//
+// Phases: a tile's rows are small pixels (i, j) of one phase (a, b) = output pixels (2 i + a, 2 j + b), and the four
+// phases of a place are neighbouring blocks of the grid: they meet in the L2 cache. Direct: a tile must not read the
+// filters for one phase alone, so four neighbouring rows are one small pixel's output pixels.
+#pragma once
+
+#include "../gemm/kernel.cuh"
+#include "upcat.h"
+#include "upcat_phases.cuh"
+
+namespace pconv::cuda {
+
+constexpr int skip_taps = 9;
+
+PCONV_DEV int low_taps(const UpcatParams& p) { return p.direct ? 9 : 4; }
+
+// The phase 2 a + b of a tile's rows; direct: of one row.
+PCONV_DEV int phase_of(const UpcatParams& p, int row) { return p.direct ? row & 3 : int(blockIdx.x & 3); }
+
+// Which low pixel a tap of phase (a, b) reads, relative to (i, j).
+PCONV_DEV void find_low_tap(const UpcatParams& p, int tap, int phase, int& y, int& x) {
+    const int a = phase / 2, b = phase % 2;
+    if (p.direct) {  // output row 2 i + a + r - 1, halved downwards
+        y = ((a + tap / 3 + 1) >> 1) - 1;
+        x = ((b + tap % 3 + 1) >> 1) - 1;
+    } else {
+        y = tap / 2 - 1 + (PCONV_PLANT(160) ? 0 : a);
+        x = tap % 2 - 1 + b;
+    }
+}
+
+// How many pixels of the doubled image a tap stands for. They are both inside it or both outside, like the small one.
+PCONV_DEV int pixels_of_low_tap(const UpcatParams& p, int tap, int phase) {
+    if (p.direct || PCONV_PLANT(161)) return 1;
+    if (PCONV_PLANT(162)) phase = 3 - phase;
+    return taps_together(phase / 2, tap / 2) * taps_together(phase % 2, tap % 2);
+}
+
+// Is pixel (y, x) of a block's image there and valid? Read past the tables: their stores do not hold it up.
+// No branch around the load, so that the loads of several taps are under way together.
+PCONV_DEV bool reads(const UpcatBlock& block, int n, int y, int x) {
+    const bool inside = unsigned(y) < unsigned(block.h) && (unsigned(x) < unsigned(block.w) || PCONV_PLANT(163));
+    if (!block.mask || PCONV_PLANT(164)) return inside;
+    return __ldg(block.mask + n * block.mask_step + (inside ? y * block.w + x : 0)) != 0 && inside;
+}
+
+// One row: its bits of every tap (voted into words by the warp), its exact count, and where it is stored.
+template <class Tile>
+PCONV_DEV void describe_upcat_row(
+    const UpcatParams& p, Tables<Tile>& tables, int position, int row, const Place& place) {
+    const int phase = phase_of(p, row), out_y = 2 * place.i + phase / 2, out_x = 2 * place.j + phase % 2;
+    // All bytes are asked for before the first vote, which would wait for its own.
+    uint32_t low_bits = 0, skip_bits = 0;
+    int count = 0;
+#pragma unroll
+    for (int tap = 0; tap < skip_taps; ++tap) {
+        if (tap < low_taps(p)) {
+            int y, x;
+            find_low_tap(p, tap, phase, y, x);
+            const bool ok = place.inside && reads(p.blocks[0], place.n, place.i + y, place.j + x);
+            low_bits |= uint32_t(ok) << tap;
+            count += ok ? pixels_of_low_tap(p, tap, phase) * p.packing.first[1] : 0;
+        }
+        const bool ok = place.inside && reads(p.blocks[1], place.n, out_y + tap / 3 - 1, out_x + tap % 3 - 1);
+        skip_bits |= uint32_t(ok) << tap;
+    }
+    count += __popc(skip_bits) * (p.packing.first[2] - p.packing.first[1]);
+    const auto vote = [&](int tap, uint32_t ok) {
+        const uint32_t word = __ballot_sync(0xffffffffu, ok);
+        if (position % 32 == 0) tables.valid[tap][position / 32] = word;
+    };
+#pragma unroll
+    for (int tap = 0; tap < skip_taps; ++tap) {
+        if (tap < low_taps(p)) vote(tap, low_bits >> tap & 1);
+        vote(low_taps(p) + tap, skip_bits >> tap & 1);
+    }
+    tables.row_source[row] = (place.n * p.blocks[0].h + place.i) * p.blocks[0].w + place.j;
+    tables.row_image[row] = place.n;
+    tables.row_out[row] = place.inside || PCONV_PLANT(165) ? out_y * p.out_w + out_x : -1;
+    tables.row_scale[row] = count > 0 ? float(p.full) / float(count) : 0.f;
+}
+
+template <class Tile>
+PCONV_DEV void list_live_upcat_taps(const UpcatParams& p, Tables<Tile>& tables, int lane, int depth) {
+    const int phase = phase_of(p, 0);
+    const int end = list_live_taps(tables, 0, 0, low_taps(p), 0, lane, [&](int at, int tap) {
+        int y, x;
+        find_low_tap(p, tap, phase, y, x);  // direct: the loader knows its rows' phase
+        tables.live_source[at] = (y * p.blocks[0].w + x) * p.blocks[0].channels;
+        tables.live_filter[at] = tap * p.blocks[0].filter_channels;
+    });
+    const int all = list_live_taps(tables, 1, low_taps(p), skip_taps, end, lane, [&](int at, int tap) {
+        const int x = tap % 3 - (PCONV_PLANT(166) ? 0 : 1);
+        tables.live_source[at] = ((tap / 3 - 1) * p.blocks[1].w + x) * p.blocks[1].channels;
+        tables.live_filter[at] = tap * p.blocks[1].filter_channels;
+    });
+    const int low_steps = steps_through(p, 0, end, depth);
+    if (lane == 0)
+        tables.step_end[0] = low_steps, tables.step_end[1] = low_steps + steps_through(p, 1, all - end, depth);
+}
+
+// Fills the tables; ends with a barrier. depth: channels of a K step.
+template <class Tile>
+PCONV_DEV void prepare_upcat_tile(const UpcatParams& p, Tables<Tile>& tables, int block, int depth) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int rows_a_place = p.direct ? 4 : 1, tile = p.direct ? block : block / 4;
+    for (int unit = warp; unit < Tables<Tile>::words; unit += Tile::warps) {
+        const int position = unit * 32 + lane;
+        const int row = position / Tile::rows_a_thread + position % Tile::rows_a_thread * Tile::row_step;
+        const Place place =
+            place_of(p, tile, row / rows_a_place, Tile::rows / rows_a_place, p.blocks[0].h, p.blocks[0].w);
+        describe_upcat_row(p, tables, position, row, place);
+    }
+    if (!PCONV_PLANT(167)) __syncthreads();
+    if (warp == 0) list_live_upcat_taps(p, tables, lane, depth);
+    __syncthreads();
+}
+
+// What a thread copies for the K loop's step; what depends on the block changes with it.
+template <class Math, class Tile>
+struct UpcatLoader : LoopPlace<Math, Tile> {
+    using Base = LoopPlace<Math, Tile>;
+    using Base::tables, Base::block, Base::first_channel, Base::next, Base::depth;
+    using T = typename Math::Storage;
+
+    const UpcatParams& p;
+    const int chunk, row0, column0;
+    int source_offset[Tile::rows_a_thread];
+    const T *source, *filters;
+    int filter_step;
+    bool exists;  // this and the following: of the coming step
+    uint32_t bits;
+    int source_shift, filter_shift;
+
+    PCONV_DEV UpcatLoader(const UpcatParams& params, const Tables<Tile>& prepared, int thread, int column)
+        : Base(params, prepared), p(params), chunk(thread % 8), row0(thread / 8), column0(column) {
+        enter_block();
+    }
+
+    PCONV_DEV void enter_block() {
+        const UpcatBlock& own = p.blocks[block];
+#pragma unroll
+        for (int i = 0; i < Tile::rows_a_thread; ++i) {
+            const int row = row0 + i * Tile::row_step;
+            const int skip_pixel = tables.row_image[row] * p.out_h * p.out_w + tables.row_out[row];
+            source_offset[i] = (block == 0 ? tables.row_source[row] : skip_pixel) * own.channels + chunk * Math::chunk;
+        }
+        source = static_cast<const T*>(own.source);
+        filter_step = (block == 0 ? low_taps(p) : skip_taps) * own.filter_channels;
+        filters = static_cast<const T*>(own.filters) + int64_t(first_filter() + row0) * filter_step +
+                  own.first_channel + chunk * Math::chunk;
+    }
+
+    // The tile's first one; those of the phases follow one another.
+    PCONV_DEV int first_filter() const {
+        return (block == 0 && !p.direct && !PCONV_PLANT(168) ? phase_of(p, 0) * p.columns : 0) + column0;
+    }
+
+    // The coming step's filters as TMA fetches them.
+    PCONV_DEV FilterBox filter_box() const {
+        const int tap = tables.live_tap[next] - (block == 0 || PCONV_PLANT(175) ? 0 : low_taps(p));
+        return {PCONV_PLANT(176) ? 0 : block, p.blocks[block].first_channel + first_channel, tap, first_filter()};
+    }
+
+    PCONV_DEV void seek(int step) {
+        Base::seek(step);
+        enter_block();
+        look_up();
+    }
+
+    PCONV_DEV void advance() {
+        const int before = block;
+        Base::advance();
+        if (block != before && !PCONV_PLANT(169)) enter_block();
+        look_up();
+    }
+
+    // As in gemm/loader.cuh: what the coming step needs of the tables.
+    PCONV_DEV void look_up() {
+        const bool is_step = next < this->live_end;
+        const int index = is_step ? next : 0, tap = is_step ? tables.live_tap[index] : 0;
+        exists = is_step && (first_channel + chunk * Math::chunk < this->block_channels || PCONV_PLANT(171));
+        const int bit = row0 * Tile::rows_a_thread;
+        bits = exists ? tables.valid[tap][bit / 32] >> bit % 32 : 0;
+        filter_shift = tables.live_filter[index] + first_channel;
+        source_shift = tables.live_source[index] + first_channel;  // from a row's pixel to the tap's, in elements
+        if (p.direct && block == 0) {
+            int y, x;
+            find_low_tap(p, tap, PCONV_PLANT(170) ? 0 : phase_of(p, row0), y, x);
+            source_shift = (y * p.blocks[0].w + x) * p.blocks[0].channels + first_channel;
+        }
+    }
+
+    PCONV_DEV void load_source(uint32_t stage) const {
+        copy_rows<Tile>(stage + place_in_tile(row0, chunk), source, source_offset, source_shift, bits);
+    }
+
+    PCONV_DEV void load(uint32_t stage) const {
+        load_source(stage);
+        copy_filters<Tile>(
+            stage + Tile::rows * 128 + place_in_tile(row0, chunk), filters + filter_shift, filter_step,
+            exists ? p.columns - column0 - row0 : 0);
+    }
+};
+
+template <class Math, class Tile>
+struct Gather<Pass::upcat, Math, Tile, Filters::k_major> {
+    using Params = UpcatParams;
+    using Load = UpcatLoader<Math, Tile>;
+    static_assert(Tile::row_step % 4 == 0 && Tile::columns >= Tile::row_step, "a thread's rows have one phase");
+
+    PCONV_DEV static void prepare(const Params& p, Tables<Tile>& tables, int block, int) {
+        prepare_upcat_tile(p, tables, block, Load::depth);
+    }
+
+    static dim3 grid(const Params& p) {
+        const int h = p.blocks[0].h, w = p.blocks[0].w, rows = p.direct ? Tile::rows / 4 : Tile::rows;
+        const int64_t tiles = p.patch_w > 0
+                                  ? int64_t(p.n) * ((h + p.patch_h - 1) / p.patch_h) * ((w + p.patch_w - 1) / p.patch_w)
+                                  : (int64_t(p.n) * h * w + rows - 1) / rows;
+        return dim3(unsigned(p.direct ? tiles : 4 * tiles), (p.columns + Tile::columns - 1) / Tile::columns, p.splits);
+    }
+};
+
+}  // namespace pconv::cuda
