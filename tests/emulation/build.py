@@ -72,9 +72,10 @@ def build(variant: str, out_dir, sources, defines=(), shared: bool = False, extr
     link = [COMPILER, *SANITIZE[variant], *mode, *map(str, objects), *libraries]
     name = f"{Path(sources[0]).stem}-{variant}-{_digest(*map(str, link))}" + (".so" if shared else "")
     target = out_dir / name
-    if not target.exists():
-        _run([*link, "-o", str(_unfinished(target))])
-        os.replace(_unfinished(target), target)
+    with _alone(target):
+        if not target.exists():
+            _run([*link, "-o", str(_unfinished(target))])
+            os.replace(_unfinished(target), target)
     return target
 
 
