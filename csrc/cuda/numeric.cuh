@@ -1,7 +1,7 @@
 // Element types on the device: what each is computed in, how it is read and written, and the choice by DType.
 #pragma once
 
-#include "../geometry.h"
+#include "problem.h"
 #include "launch.cuh"
 #include "ptx/sm80.cuh"
 
