@@ -181,7 +181,7 @@ def test_a_shared_library_runs_kernels_and_keeps_its_coverage(build_folder, tmp_
 
 def test_what_does_not_compile_is_told_in_the_compilers_words(tmp_path):
     source = tmp_path / "wrong.cu"
-    source.write_text('#include "kernels/ptx.cuh"\n__global__ void wrong_kernel() { __shared__ int x[4]; }\n')
+    source.write_text('#include "cuda/ptx/sm80.cuh"\n__global__ void wrong_kernel() { __shared__ int x[4]; }\n')
     with pytest.raises(RuntimeError, match="PCONV_DYN_SMEM"):
         build.build("rel", tmp_path, [source])
     with pytest.raises(ValueError, match="variant: expected one of"):
