@@ -57,7 +57,7 @@ def emulated(session: Session, sources: list[Path]) -> tuple[Path, Done]:
     """The same program on the emulator."""
     folder = os.environ.get("PCONV_EMULATION_BUILD") or session.work / "emulated"
     # Planted mistakes sleep in these builds; the tests build them so, and objects are shared by their hash.
-    planted = [] if "twins" in sources[0].name else ["-DPCONV_PLANTS"]
+    planted = [] if "twins" in sources[0].name else ["--planted"]
     done = session.run([sys.executable, EMULATION / "build.py", "rel", folder, *sources, *planted], limit=600)
     return Path(done.last_line), done
 

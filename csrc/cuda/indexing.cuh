@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels.h"
-#include "plant.h"
 #include "ptx/sm80.cuh"
 
 #include <cstdint>
@@ -89,7 +88,7 @@ PCONV_DEV int64_t source_channel(const Packing& packing, int64_t packed) {
         last = packing.first[b + 1];
     }
     const int64_t channel = first + packed - start;
-    return PCONV_PLANT(120) || channel < last ? channel : -1;
+    return channel < last ? channel : -1;
 }
 
 // The pixels of a tensor under one running number. Rows that follow one another without a gap are one long row: that

@@ -1,8 +1,8 @@
 // Element types on the device: what each is computed in, how it is read and written, and the choice by DType.
 #pragma once
 
-#include "problem.h"
 #include "launch.cuh"
+#include "problem.h"
 #include "ptx/sm80.cuh"
 
 #include <cstdint>

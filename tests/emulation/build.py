@@ -5,7 +5,7 @@
     tsan  -O1, ThreadSanitizer; run it with `run_environment("tsan")` and behind `command_prefix("tsan")`
 
 Objects are kept by the hash of everything that went into them, so a second build costs a preprocessor run a file.
-As a program: python build.py VARIANT OUT_DIR SOURCE... [-DNAME ...] [--shared]
+As a program: python build.py VARIANT OUT_DIR SOURCE... [-DNAME ...] [--planted] [--shared]
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))
+
+from emulation import rewrites  # noqa: E402
+
 ROOT = HERE.parents[1]
 COMPILER = os.environ.get("CXX", "g++")
 AT_MOST_AT_ONCE = 2
@@ -32,7 +37,6 @@ COMMON = [
     "-g1",  # lines and inlined calls, which is all that reports need
     "-DPCONV_EMULATE",
     f"-I{HERE}",
-    f"-I{ROOT / 'csrc'}",
     "-Wall",
     "-Wno-unknown-pragmas",  # #pragma unroll
     "-fno-strict-aliasing",  # as nvcc: shared memory is bytes that kernels see as many types
@@ -51,22 +55,26 @@ RUNTIME_DEFINE = {"rel": [], "asan": ["-DEMU_ASAN"], "tsan": ["-DEMU_TSAN"]}
 RUNTIME_FLAGS = ["-O2", "-fno-tree-loop-distribute-patterns"]
 
 
-def build(variant: str, out_dir, sources, defines=(), shared: bool = False, extra=(), libraries=()) -> Path:
+def build(
+    variant: str, out_dir, sources, defines=(), planted: bool = False, shared: bool = False, extra=(), libraries=()
+) -> Path:
     """The path of the executable (or shared library) made of `sources` in this variant.
 
     `defines` are NAME or NAME=VALUE, `extra` more compiler flags, for the sources alone; `libraries` go to the
-    linker. RuntimeError with the compiler's words where something does not compile."""
+    linker. `planted` compiles csrc with all planted mistakes in it, asleep (rewrites.py). RuntimeError with the
+    compiler's words where something does not compile."""
     if variant not in OPTIMISE:
         raise ValueError(f"variant: expected one of {', '.join(OPTIMISE)}, got {variant!r}")
     if shared and variant != "rel":
         raise ValueError("a shared library is built of the rel variant only: a sanitizer must be there from the start")
-    out_dir = Path(out_dir)
+    out_dir = Path(out_dir).resolve()
     out_dir.mkdir(parents=True, exist_ok=True)
-    own = [*OPTIMISE[variant], *SANITIZE[variant], *(f"-D{name}" for name in defines), *extra]
-    jobs = [(Path(source).resolve(), own) for source in sources]
+    csrc = rewrites.plant(out_dir) if planted else rewrites.CSRC
+    own = [f"-I{csrc}", *OPTIMISE[variant], *SANITIZE[variant], *(f"-D{name}" for name in defines), *extra]
+    jobs = [(_inside(csrc, Path(source).resolve()), own) for source in sources]
     jobs += [(path, [*RUNTIME_FLAGS, *RUNTIME_DEFINE[variant]]) for path in sorted((HERE / "runtime").glob("*.cpp"))]
     with ThreadPoolExecutor(AT_MOST_AT_ONCE) as pool:
-        objects = list(pool.map(lambda job: _object(out_dir, *job), jobs))
+        objects = list(pool.map(lambda job: _object(out_dir, csrc, *job), jobs))
 
     mode = ["-shared", "-Wl,-z,defs"] if shared else ["-pie"]
     link = [COMPILER, *SANITIZE[variant], *mode, *map(str, objects), *libraries]
@@ -97,11 +105,16 @@ def run_environment(variant: str, policy: int | None = None) -> dict[str, str]:
     return environment
 
 
-def _object(out_dir: Path, source: Path, flags: list[str]) -> Path:
+def _inside(csrc: Path, source: Path) -> Path:
+    return csrc / source.relative_to(rewrites.CSRC) if source.is_relative_to(rewrites.CSRC) else source
+
+
+def _object(out_dir: Path, csrc: Path, source: Path, flags: list[str]) -> Path:
     # The preprocessed text holds every header, so its hash is that of all that matters; line marks included. Where
-    # headers were looked for does not matter: kernels are the same in drivers and in torch's library.
+    # headers were looked for does not matter: kernels are the same in drivers and in torch's library. Nor does the
+    # name of a copy of csrc, which changes with every file of it.
     command = [COMPILER, *COMMON, *flags, "-x", "c++"]
-    text = _run([*command, "-E", str(source)])
+    text = _run([*command, "-E", str(source)]).replace(str(csrc), "csrc")
     target = out_dir / f"{source.stem}-{_digest(*(word for word in command if word[:2] != '-I'), text)}.o"
     with _alone(target):
         if not target.exists():
@@ -139,11 +152,12 @@ def main() -> None:
     parser.add_argument("out_dir")
     parser.add_argument("sources", nargs="+")
     parser.add_argument("-D", dest="defines", action="append", default=[], metavar="NAME[=VALUE]")
+    parser.add_argument("--planted", action="store_true", help="with the planted mistakes, asleep")
     parser.add_argument("--shared", action="store_true")
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     try:
-        print(build(arguments.variant, arguments.out_dir, arguments.sources, arguments.defines, arguments.shared))
-    except RuntimeError as error:
+        print(build(given.variant, given.out_dir, given.sources, given.defines, given.planted, given.shared))
+    except (RuntimeError, ValueError) as error:
         sys.exit(str(error))
 
 

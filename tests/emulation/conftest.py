@@ -14,8 +14,8 @@ HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "csrc" / "cuda"
 PLAIN = ["counts.cu", "generic.cu", "pack.cu", "splits.cu", "scale_gradient.cu"]
 
-# The planted mistakes are compiled into the drivers, asleep; what ships is compiled without them (test_glue.py
-# in the full tier).
+# The planted mistakes are compiled into the drivers, asleep (rewrites.py); what ships is compiled without them
+# (test_glue.py in the full tier).
 ALL = [*sorted(KERNELS.rglob("*.cu")), *sorted(KERNELS.rglob("*.cpp"))]
 SOURCES = {
     "operators": [HERE / "operators.cpp", *ALL],
@@ -53,7 +53,7 @@ def run_kernels(build_folder: Path, cases_files: dict[str, Path], coverage_folde
     ):
         with building:
             if (variant, name) not in programs:
-                programs[variant, name] = build.build(variant, build_folder, SOURCES[name], defines=["PCONV_PLANTS"])
+                programs[variant, name] = build.build(variant, build_folder, SOURCES[name], planted=True)
         program = programs[variant, name]
         environment = {**build.run_environment(variant, policy), **variables}
         if plant:

@@ -39,7 +39,7 @@ def library(build_folder: Path, pytestconfig: pytest.Config) -> Path:
         "rel",
         build_folder,
         [*sorted((CSRC / "torch").glob("ops_cuda*.cpp")), CSRC / "torch" / "unfused.cpp", *kernels],
-        defines=[] if as_shipped else ["PCONV_PLANTS"],
+        planted=not as_shipped,
         shared=True,
         extra=[f"-I{TORCH / 'include'}"],
         libraries=[f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{TORCH / 'lib'}"],

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from emulation import build, coverage
+from emulation import build, coverage, rewrites
 
 HERE = Path(__file__).resolve().parent
 pytestmark = [
@@ -26,12 +26,12 @@ pytestmark = [
 
 # Which driver a table of planted mistakes is for; the others are for operators.
 DRIVER_OF = {
-    "plants_plain": "test_plain",
-    "plants_smooth": "test_smooth",
-    "plants_upcat": "test_upcat",
-    "plants_upcat_last": "test_upcat",
-    "plants_upcat_wgmma": "test_upcat",
-    "plants_upcat_gradient": "test_upcat_backward",
+    "plain": "test_plain",
+    "smooth": "test_smooth",
+    "upcat": "test_upcat",
+    "upcat_last": "test_upcat",
+    "upcat_wgmma": "test_upcat",
+    "upcat_gradient": "test_upcat_backward",
 }
 PLANT_TEST = "test_a_planted_mistake_is_caught"
 
@@ -268,29 +268,20 @@ def test_every_instantiation_ran(run_kernels, coverage_folder: Path, capsys: pyt
 # Planted mistakes -------------------------------------------------------------------------------------------------
 
 
-def lines_of_the_tables() -> list[tuple[str, str, int, str, str, str, list[str]]]:
-    """(driver, arch, id, file, part, mistake, builds) of each planted mistake."""
-    found = []
-    for table in sorted(HERE.glob("plants_*.txt")):
-        for line in table.read_text().splitlines():
-            if line.startswith("#") or not line.strip():
-                continue
-            number, file, _, part, mistake, builds = (field.strip() for field in line.split("|"))
-            driver = part if part == "test_ends" else DRIVER_OF.get(table.stem, "operators")
-            arch = "90" if table.stem.endswith("wgmma") else "80"
-            found.append((driver, arch, int(number), file, part, mistake, builds.split(", ")))
-    return found
+MISTAKES = rewrites.read_tables()
 
 
 def plants() -> list:
     """Each mistake with each build that has to catch it; the short tier has one mistake of each source."""
     found, files = [], set()
-    for driver, arch, number, file, part, mistake, builds in lines_of_the_tables():
-        for variant in builds:
-            short = variant == "rel" and file not in files
-            files |= {file} if short else set()
-            name = f"{number}-{file}-{mistake}-{variant}".replace(" ", "_")
-            values = (driver, arch, number, part, mistake, variant)
+    for mistake in MISTAKES:
+        driver = mistake.part if mistake.part == "test_ends" else DRIVER_OF.get(mistake.table, "operators")
+        arch = "90" if mistake.table.endswith("wgmma") else "80"
+        for variant in mistake.builds:
+            short = variant == "rel" and mistake.file not in files
+            files |= {mistake.file} if short else set()
+            name = f"{mistake.id}-{mistake.file}-{mistake.what}-{variant}".replace(" ", "_")
+            values = (driver, arch, mistake.id, mistake.part, mistake.what, variant)
             found.append(pytest.param(*values, id=name, marks=() if short else MORE_MISTAKES))
     return found
 
@@ -319,12 +310,6 @@ def plant_runs(request: pytest.FixtureRequest, run_kernels) -> Iterator[dict[tup
 def test_a_planted_mistake_is_caught(plant_runs, driver, arch, number, part, mistake, variant) -> None:
     assert plant_runs[number, variant].result(), f"not caught by {variant}"
     CAUGHT[number, mistake].append(variant)
-
-
-def test_no_planted_mistake_shares_its_id() -> None:
-    ids = [line[2] for line in lines_of_the_tables()]
-    assert len(ids) > 150 and len(ids) == len(set(ids)), "an id is used twice"
-    assert all(line[-1] and set(line[-1]) <= {"rel", "asan", "tsan"} for line in lines_of_the_tables())
 
 
 def test_table_of_planted_mistakes(capsys: pytest.CaptureFixture[str]) -> None:

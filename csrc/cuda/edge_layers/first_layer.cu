@@ -26,7 +26,7 @@ namespace {
 
 // sum(1) / sum(mask) of the window of this lane's pixel.
 PCONV_DEV float window_scale(const FirstLayerParams& p, const uint64_t* words, int tile_row, int tile_column) {
-    const uint64_t window = PCONV_PLANT(81) ? ~uint64_t(0) : (uint64_t(1) << p.conv.s) - 1;
+    const uint64_t window = (uint64_t(1) << p.conv.s) - 1;
     int pixels = 0;
     for (int r = 0; r < p.conv.r; ++r)
         pixels += __popcll(words[tile_row * p.conv.stride_h + r] >> (tile_column * p.conv.stride_w) & window);
@@ -37,8 +37,7 @@ PCONV_DEV float window_scale(const FirstLayerParams& p, const uint64_t* words, i
 PCONV_DEV uint32_t live_filter_rows(const FirstLayerParams& p, const uint64_t* words, int lane, int first_tile_row) {
     uint64_t any = 0;
     if (lane < p.conv.r)
-        for (int i = 0; i < (PCONV_PLANT(82) ? 1 : tile_rows_a_warp); ++i)
-            any |= words[(first_tile_row + i) * p.conv.stride_h + lane];
+        for (int i = 0; i < tile_rows_a_warp; ++i) any |= words[(first_tile_row + i) * p.conv.stride_h + lane];
     return __ballot_sync(0xffffffffu, any != 0);
 }
 
@@ -72,7 +71,7 @@ PCONV_DEV void multiply_patch(
     for (int r = 0; r < p.conv.r; ++r) {
         if (!(live_rows >> r & 1)) continue;
         for (int step = 0; step < p.steps_a_row; ++step) {
-            const bool last = step == p.steps_a_row - 1 && !PCONV_PLANT(83);
+            const bool last = step == p.steps_a_row - 1;
             const uint32_t near_mask = last ? keep_near : ~0u, far_mask = last ? keep_far : ~0u;
             uint32_t a[tile_rows_a_warp][4];
 #pragma unroll
@@ -103,7 +102,7 @@ PCONV_DEV void store_run(T* out, const T* staged, int exist) {
     if (exist == run && reinterpret_cast<uintptr_t>(out) % sizeof(Run<T, run>) == 0) {
         *reinterpret_cast<Run<T, run>*>(out) = *reinterpret_cast<const Run<T, run>*>(staged);
     } else {
-        for (int e = 0; e < run && (e < exist || PCONV_PLANT(84)); ++e) out[e] = staged[e];
+        for (int e = 0; e < run && e < exist; ++e) out[e] = staged[e];
     }
 }
 
@@ -177,15 +176,15 @@ PCONV_DEV void store_tile(
                 for (int j = 0; j < Layer::staged_columns / 8; ++j) {
                     const int column = j * 8 + lane % 4 * 2;
                     const float* const two = &sums[i][part_column / 8 + j][half * 2];
-                    const bool new_mask = own_scale > 0.f || PCONV_PLANT(85);
+                    const bool new_mask = own_scale > 0.f;
                     const float* const own_bias = bias + part_column + column;
-                    const float negative_slope = PCONV_PLANT(153) ? 1.f : p.conv.negative_slope;
+                    const float negative_slope = p.conv.negative_slope;
                     const float low = new_mask ? activated(two[0] * own_scale + own_bias[0], negative_slope) : 0.f;
                     const float high = new_mask ? activated(two[1] * own_scale + own_bias[1], negative_slope) : 0.f;
                     stage_pair<Math>(p.conv.out_nchw, staging, pixel, column, low, high);
                 }
             }
-            if (!PCONV_PLANT(86)) __syncwarp();
+            __syncwarp();
             store_staged<Math>(p, at, staging, first_tile_row + i, column0 + part_column);
             __syncwarp();  // before the next part overwrites the staging
         }
@@ -204,7 +203,7 @@ __global__ void __launch_bounds__(first_threads, 2) first_layer_kernel(const Fir
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         const TileAt at = locate_tile(p, tile);
         stage_patch<Math>(p, at, shared);
-        if (!PCONV_PLANT(87)) __syncthreads();  // the first one also covers the filters
+        __syncthreads();  // the first one also covers the filters
 
         const int tile_row = first_tile_row + lane / first_tile, tile_column = lane % first_tile;
         const int y = at.i0 + tile_row, x = at.j0 + tile_column;
@@ -218,7 +217,7 @@ __global__ void __launch_bounds__(first_threads, 2) first_layer_kernel(const Fir
         float sums[tile_rows_a_warp][Layer::columns / 8][4] = {};
         const uint32_t live_rows = live_filter_rows(p, words, lane, first_tile_row);
         multiply_patch<Math, aligned_pixels>(p, shared, live_rows, first_tile_row, pairs, sums);
-        if (!PCONV_PLANT(88)) __syncthreads();  // everyone has read the patch; the next one may come
+        __syncthreads();  // everyone has read the patch; the next one may come
         store_tile<Math>(p, at, shared, scale, first_tile_row, column0, sums);
     }
 }

@@ -156,7 +156,7 @@ PCONV_DEV void stage_patch_rows(const FirstLayerParams& p, const TileAt& at, int
             Run<Bits, 4> kept;
 #pragma unroll
             for (int c = 0; c < 4; ++c)
-                kept.values[c] = kept_here || PCONV_PLANT(80) ? as_operand<Math>(loaded[i][chunk].values[c]) : Bits(0);
+                kept.values[c] = kept_here ? as_operand<Math>(loaded[i][chunk].values[c]) : Bits(0);
             uint8_t* const pixel =
                 shared + p.patch_at + (row * p.patch_pixels + column) * FirstLayer<Math>::pixel_bytes;
             *reinterpret_cast<Run<Bits, 4>*>(pixel) = kept;

@@ -34,8 +34,7 @@ PCONV_DEV float window_scale(const LastParams& p, const Patch& patch, int first_
         }
     int count = 0;
     for (int b = 0; b < p.conv.packing.blocks; ++b)
-        count += int(pixels >> (8 * b) & 255) *
-                 (PCONV_PLANT(92) ? p.conv.packing.first[1] : p.conv.packing.first[b + 1] - p.conv.packing.first[b]);
+        count += int(pixels >> (8 * b) & 255) * (p.conv.packing.first[b + 1] - p.conv.packing.first[b]);
     return count > 0 ? float(p.conv.full) / float(count) : 0.f;
 }
 
@@ -65,8 +64,8 @@ PCONV_DEV void store_pixels(const LastParams& p, const TileAt& at, const Patch& 
         for (int k = 0; k < last_max_filters; ++k) {
             if (k >= conv.columns) break;
             const float bias = conv.bias ? Math::load(static_cast<const T*>(conv.bias)[k]) : 0.f;
-            const float value = activated(sums[k] * scale + bias, PCONV_PLANT(154) ? 1.f : conv.negative_slope);
-            out[k * (conv.out_nchw ? plane : 1)] = Math::store(scale > 0.f || PCONV_PLANT(93) ? value : 0.f);
+            const float value = activated(sums[k] * scale + bias, conv.negative_slope);
+            out[k * (conv.out_nchw ? plane : 1)] = Math::store(scale > 0.f ? value : 0.f);
         }
         if (conv.ratio && at.n < conv.ratio_n) {
             conv.ratio[int64_t(at.n) * plane + pixel] = scale;
@@ -84,7 +83,7 @@ __global__ void __launch_bounds__(Tile::threads, 2) last_layer_kernel(const Last
     const int chunks = prepare_patch<Tile>(p, at, patch) ? p.chunks : 0;
     float* const products = reinterpret_cast<float*>(shared);
     make_products<Math, Tile>(p, at, patch, chunks, shared, products, [] {});
-    if (!PCONV_PLANT(98)) __syncthreads();
+    __syncthreads();
     store_pixels<Math, Tile>(p, at, patch, products);
 }
 

@@ -85,9 +85,9 @@ PCONV_DEV void load_chunk(const LastParams& p, const Patch& patch, int n, int ch
     const int piece = threadIdx.x % 8, channels = conv.source_channels;
     const int channel = (chunk * 8 + piece) * Math::chunk;
     const bool exists = channel < channels;
-    if (!exists && (piece % 2 == 0 || channel - Math::chunk >= channels || PCONV_PLANT(90))) return;
+    if (!exists && (piece % 2 == 0 || channel - Math::chunk >= channels)) return;
     int block = 0;
-    while (block < conv.packing.blocks - 1 && channel >= conv.packing.start[block + 1] && !PCONV_PLANT(91)) ++block;
+    while (block < conv.packing.blocks - 1 && channel >= conv.packing.start[block + 1]) ++block;
     const T* const source = static_cast<const T*>(conv.source) + int64_t(n) * conv.source_h * conv.source_w * channels +
                             (exists ? channel : 0);
     const T* const filters = static_cast<const T*>(conv.filters) + (exists ? channel : 0);
@@ -161,15 +161,13 @@ PCONV_DEV void make_products(
     for (int chunk = 0; chunk < chunks; ++chunk) {
         const int reading = chunk % p.stages * Tile::stage_bytes;
         if (chunk + 1 < chunks)
-            load_chunk<Math, Tile>(
-                p, patch, at.n, chunk + 1,
-                pipeline + (PCONV_PLANT(94) ? 0 : (chunk + 1) % p.stages * Tile::stage_bytes));
+            load_chunk<Math, Tile>(p, patch, at.n, chunk + 1, pipeline + (chunk + 1) % p.stages * Tile::stage_bytes);
         cp_async_commit();  // an empty group at the end, so that all but the newest is always this chunk
-        if (!PCONV_PLANT(95)) cp_async_wait<1>();
-        if (!PCONV_PLANT(96)) __syncthreads();
+        cp_async_wait<1>();
+        __syncthreads();
         const int pieces = (p.conv.source_channels - chunk * 8 * Math::chunk) / Math::chunk;
         multiply_chunk<Math, Tile>(pipeline + reading, (pieces + 1) / 2, sums);
-        if (!PCONV_PLANT(97)) __syncthreads();  // this stage is refilled next, or holds the products
+        __syncthreads();  // this stage is refilled next, or holds the products
     }
     cp_async_wait<0>();
     stage_products<Tile>(p, sums, products);

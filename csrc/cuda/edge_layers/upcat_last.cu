@@ -83,7 +83,7 @@ PCONV_DEV void stage_skip(const UpcatLastParams<Channels>& p, const TileAt& at, 
             const int pixel = inside ? y * skip.w + x : 0;
             const float value = Math::load(source[p.low.conv.out_nchw ? c * plane + pixel : pixel * Channels + c]);
             const int byte = mask ? __ldg(mask + pixel) : 1;
-            valid[i] = inside && (byte != 0 || PCONV_PLANT(240));
+            valid[i] = inside && byte != 0;
             values[i] = valid[i] ? Rounded<Math>::of(value) : 0.f;
         }
 #pragma unroll
@@ -113,8 +113,7 @@ PCONV_DEV void add_low(const float* products, int patch_w, int i, int j, int a, 
     for (int k = 0; k < Channels; ++k)
 #pragma unroll
         for (int tap = 0; tap < 4; ++tap) {
-            const int x = PCONV_PLANT(241) ? 1 - tap % 2 : tap % 2;
-            sums[k] += own[(k * 4 + tap) * products_pitch + tap / 2 * patch_w + x];
+            sums[k] += own[(k * 4 + tap) * products_pitch + tap / 2 * patch_w + tap % 2];
         }
 }
 
@@ -148,7 +147,7 @@ PCONV_DEV float stage_scale(
     int of_low = 0, of_skip = 0;
 #pragma unroll
     for (int tap = 0; tap < 4; ++tap) {
-        const int pixels = PCONV_PLANT(242) ? 1 : taps_together(a, tap / 2) * taps_together(b, tap % 2);
+        const int pixels = taps_together(a, tap / 2) * taps_together(b, tap % 2);
         of_low += (small.valid[(i + a + tap / 2) * p.low.patch_w + j + b + tap % 2] & 1) * pixels;
     }
 #pragma unroll
@@ -167,12 +166,12 @@ PCONV_DEV void store_stage(
     for (int id = threadIdx.x; id < 2 * p.low.tile_h * last_tile_w; id += Tile::threads) {
         const int j = id % last_tile_w, row = id / last_tile_w, i = row / 2, a = row % 2;
         const int y = 2 * at.i0 + row, x = 2 * (at.j0 + j);
-        if (y >= conv.out_h || (x >= conv.out_w && !PCONV_PLANT(243))) continue;
+        if (y >= conv.out_h || x >= conv.out_w) continue;
         float sums[2][Channels] = {}, scale[2];
         add_skip(skip, row, j, sums);
 #pragma unroll
         for (int b = 0; b < 2; ++b) {
-            add_low<Channels>(products, p.low.patch_w, i, j, PCONV_PLANT(244) ? 1 - a : a, b, sums[b]);
+            add_low<Channels>(products, p.low.patch_w, i, j, a, b, sums[b]);
             scale[b] = stage_scale(p, small, skip, i, j, a, b);
         }
         T values[2][Channels];
@@ -181,7 +180,7 @@ PCONV_DEV void store_stage(
 #pragma unroll
             for (int k = 0; k < Channels; ++k) {
                 const float bias = conv.bias ? Math::load(static_cast<const T*>(conv.bias)[k]) : 0.f;
-                const float own = PCONV_PLANT(245) ? scale[0] : scale[b];
+                const float own = scale[b];
                 const float value = activated(sums[b][k] * own + bias, conv.negative_slope);
                 values[b][k] = Math::store(own > 0.f ? value : 0.f);
             }
@@ -213,7 +212,7 @@ __global__ void __launch_bounds__(Tile::threads, 2) upcat_last_kernel(const Upca
     const int chunks = prepare_patch<Tile>(p.low, at, small) ? p.low.chunks : 0;
     float* const products = reinterpret_cast<float*>(shared);
     make_products<Math, Tile>(p.low, at, small, chunks, shared, products, [&] { stage_skip<Math, Tile>(p, at, skip); });
-    if (!PCONV_PLANT(246)) __syncthreads();
+    __syncthreads();
     store_stage<Math, Tile>(p, at, small, skip, products);
 }
 

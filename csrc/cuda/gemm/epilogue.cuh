@@ -16,11 +16,9 @@ template <Pass pass, class Math, class Tile>
 PCONV_DEV float finished(const GemmParams& p, const Tables<Tile>& tables, float sum, int row, int column) {
     if (is_forward<pass>) {
         const float scale = tables.row_scale[row];
-        if (PCONV_PLANT(10))
-            return sum + (p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f);
         if (!(scale > 0.f)) return 0.f;
         const float bias = p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f;
-        return activated(sum * scale + bias, PCONV_PLANT(150) ? 1.f : p.negative_slope);
+        return activated(sum * scale + bias, p.negative_slope);
     }
     int block = 0;
     while (block < p.mask.blocks - 1 && column >= p.mask.first[block + 1]) ++block;
@@ -54,8 +52,7 @@ struct ColumnRun {
 
     PCONV_DEV float finished(const GemmParams& p, float sum, int e, float scale, uint32_t valid_blocks) const {
         if (is_forward<pass>) {
-            if (PCONV_PLANT(10)) return sum + bias[e];
-            return scale > 0.f ? activated(sum * scale + bias[e], PCONV_PLANT(150) ? 1.f : p.negative_slope) : 0.f;
+            return scale > 0.f ? activated(sum * scale + bias[e], p.negative_slope) : 0.f;
         }
         return valid_blocks >> block[e] & 1 ? sum : 0.f;
     }
@@ -72,7 +69,7 @@ PCONV_DEV void store_rows(
     const int first = thread % runs * run, column = column0 + first;
     if (column >= p.columns) return;
     const ColumnRun<pass, Math> columns(p, column);
-    const bool whole = p.columns % run == 0 || PCONV_PLANT(11);
+    const bool whole = p.columns % run == 0;
     T* const out = static_cast<T*>(p.out) + column;
 #pragma unroll 4
     for (int row = thread / runs; row < Tile::rows; row += row_step) {
@@ -124,7 +121,7 @@ PCONV_DEV void store_planes(
             return (int64_t(tables.row_image[row]) * p.columns + column0 + column) * plane + tables.row_out[row];
         };
         // A tile of the decoder's stage has every other pixel, or squares of four: never a run.
-        const bool neighbours = (pass != Pass::upcat || PCONV_PLANT(158)) && tables.row_out[first] >= 0 &&
+        const bool neighbours = pass != Pass::upcat && tables.row_out[first] >= 0 &&
                                 tables.row_image[first] == tables.row_image[last] &&
                                 tables.row_out[last] == tables.row_out[first] + run - 1;
         // The address itself is asked: a batch that is launched in parts begins anywhere.

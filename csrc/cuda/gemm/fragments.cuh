@@ -6,7 +6,6 @@
 #pragma once
 
 #include "../plan/tile.h"
-#include "../plant.h"
 #include "../ptx/sm80.cuh"
 
 namespace pconv::cuda {
@@ -118,7 +117,7 @@ struct TensorCoreProduct : WarpTile<Tile> {
 #pragma unroll
             for (int j = 0; j < (across + 1) / 2; ++j) {
                 if (filters == Filters::mn_major) {
-                    const int chunk = warp_column % 64 / 8 + j * 2 + (PCONV_PLANT(8) ? 0 : lane / 16);
+                    const int chunk = warp_column % 64 / 8 + j * 2 + lane / 16;
                     ldmatrix_x4_trans(b[j], stage + b_first + depth * 16 * 128 + ((chunk ^ (lane & 7)) << 4));
                 } else if (across > 1) {
                     ldmatrix_x4(b[j], ((stage + b_first) ^ (depth << 5)) + j * 16 * 128);

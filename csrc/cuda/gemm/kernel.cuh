@@ -52,12 +52,12 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
     }
     int reading = 0, writing = stages - 1;
     for (int step = begin; step < end; ++step) {
-        if (!PCONV_PLANT(12)) cp_async_wait<stages - 2>();
+        cp_async_wait<stages - 2>();
         // One barrier does for both: everyone's copies of this step have landed, and the stage that is refilled below,
         // read in the step before, is free.
-        if (!PCONV_PLANT(13)) __syncthreads();
+        __syncthreads();
         if (step + stages - 1 < end) {
-            loader.load(pipeline + (PCONV_PLANT(14) ? reading : writing) * Tile::stage_bytes);
+            loader.load(pipeline + writing * Tile::stage_bytes);
             loader.advance();
         }
         cp_async_commit();
@@ -66,11 +66,11 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
         writing = writing == stages - 1 ? 0 : writing + 1;
     }
     cp_async_wait<0>();
-    if (!PCONV_PLANT(15)) __syncthreads();  // the staging reuses the pipeline's memory
+    __syncthreads();  // the staging reuses the pipeline's memory
 
     float* const staging = reinterpret_cast<float*>(shared);
     product.stage_out(staging);
-    if (!PCONV_PLANT(16)) __syncthreads();
+    __syncthreads();
     if (is_forward<pass> && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, threadIdx.x);
     if (p.partial)
         store_partial(p, tables, staging, column0, split, threadIdx.x);

@@ -121,7 +121,7 @@ struct Loader : LoopPlace<Math, Tile> {
 
     PCONV_DEV void look_up() {
         const int entry = next + tap_of_chunk, channel = first_channel + channel_of_chunk;
-        exists = entry < this->live_end && (PCONV_PLANT(9) || channel < this->block_channels);
+        exists = entry < this->live_end && channel < this->block_channels;
         // A thread whose own chunk is missing may still copy filters of the first tap; past the last step is nothing.
         const int index = exists ? entry : next < this->live_end ? next : 0;
         const int bit = row0 * Tile::rows_a_thread;
@@ -147,9 +147,9 @@ struct Loader : LoopPlace<Math, Tile> {
     }
 
     PCONV_DEV FilterBox filter_box() const {
-        const int tap = PCONV_PLANT(49) ? next : tables.live_tap[next] - block * p.r * p.s;
-        const int channel = (PCONV_PLANT(50) ? 0 : p.packing.start[block]) + first_channel;
-        return {0, channel, tap, PCONV_PLANT(51) ? 0 : column0};
+        const int tap = tables.live_tap[next] - block * p.r * p.s;
+        const int channel = p.packing.start[block] + first_channel;
+        return {0, channel, tap, column0};
     }
 
     PCONV_DEV void load(uint32_t stage) const {

@@ -7,7 +7,6 @@
 #pragma once
 
 #include "../plan/tile_types.h"
-#include "../plant.h"
 #include "../ptx/sm80.cuh"
 #include "params.h"
 
@@ -67,7 +66,6 @@ PCONV_DEV void find_tap(const GemmParams& p, int tap, int class_y, int class_x, 
     const bool used = far_y % p.stride_h == 0 && far_x % p.stride_w == 0;
     y = used ? far_y / p.stride_h : -(1 << 30);
     x = used ? far_x / p.stride_w : -(1 << 30);
-    if (PCONV_PLANT(1)) x = far_x / p.stride_w, y = far_y / p.stride_h;
 }
 
 // One row: its bits of every tap (voted into words by the warp), its count, and where it is stored.
@@ -91,13 +89,12 @@ PCONV_DEV void describe_row(
     int count = 0;
     for (int b = 0; b < p.packing.blocks; ++b) {
         // The bytes of eight taps are asked for before any of them is needed: one latency for all eight.
-        const uint8_t* const plane = pass == Pass::fprop && mask && !PCONV_PLANT(3) ? mask + b * p.mask.plane : nullptr;
+        const uint8_t* const plane = pass == Pass::fprop && mask ? mask + b * p.mask.plane : nullptr;
         uint64_t bits = 0;
 #pragma unroll 8
         for (int tap = 0; tap < taps; ++tap) {
             const int y = y0 + tables.tap_y[tap], x = x0 + tables.tap_x[tap];
-            const bool inside =
-                wanted && unsigned(y) < unsigned(p.source_h) && (PCONV_PLANT(2) || unsigned(x) < unsigned(p.source_w));
+            const bool inside = wanted && unsigned(y) < unsigned(p.source_h) && unsigned(x) < unsigned(p.source_w);
             const int byte = plane ? __ldg(plane + (inside ? y * p.source_w + x : 0)) : 1;
             bits |= uint64_t(inside && byte != 0) << tap;
         }
@@ -108,10 +105,9 @@ PCONV_DEV void describe_row(
         }
         count += __popcll(bits) * (p.packing.first[b + 1] - p.packing.first[b]);
     }
-    if (PCONV_PLANT(4) && pass == Pass::fprop) count = p.full;
     tables.row_source[row] = (place.n * p.source_h + y0) * p.source_w + x0;
     tables.row_image[row] = place.n;
-    tables.row_out[row] = place.inside || PCONV_PLANT(5) ? out_pixel : -1;
+    tables.row_out[row] = place.inside ? out_pixel : -1;
     if (pass == Pass::dgrad) {
         tables.row_blocks[row] = own_blocks;
     } else if (p.ratio_in) {  // groups of masks that were counted elsewhere
@@ -131,8 +127,7 @@ PCONV_DEV int list_live_taps(
         const int tap = first + lane;
         uint32_t any = 0;
         if (tap < taps)
-            for (int word = 0; word < (PCONV_PLANT(6) ? 1 : Tables<Tile>::words); ++word)
-                any |= tables.valid[first_valid + tap][word];
+            for (int word = 0; word < Tables<Tile>::words; ++word) any |= tables.valid[first_valid + tap][word];
         const uint32_t live = __ballot_sync(0xffffffffu, any != 0);
         if (any) {
             const int at = total + __popc(live & ((1u << lane) - 1));
@@ -186,7 +181,7 @@ PCONV_DEV void prepare_tile(const GemmParams& p, Tables<Tile>& tables, int tile,
         if (grid_h > 0 && grid_w > 0) place = place_of(p, tile, row, Tile::rows, grid_h, grid_w);
         describe_row<pass>(p, tables, position, place, class_y, class_x);
     }
-    if (!PCONV_PLANT(7)) __syncthreads();
+    __syncthreads();
     if (warp == 0) list_live_taps(p, tables, lane, depth);
     __syncthreads();
 }

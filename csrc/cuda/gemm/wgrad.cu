@@ -46,13 +46,12 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) wgrad_ke
     loader.locate((begin + stages) * pixels, stages & 1);
     int reading = 0, writing = stages - 1;
     for (int step = begin; step < end; ++step) {
-        if (!PCONV_PLANT(24)) cp_async_wait<stages - 2>();
-        if (!PCONV_PLANT(25)) __syncthreads();  // copies have landed; the refilled stage and the older places are free
+        cp_async_wait<stages - 2>();
+        __syncthreads();  // copies have landed; the refilled stage and the older places are free
         const int coming = step + stages - 1, slot = (step - begin + stages) & 1;
-        if (coming < end)
-            loader.load(pipeline + (PCONV_PLANT(26) ? reading : writing) * Shared::stage, coming * pixels);
+        if (coming < end) loader.load(pipeline + writing * Shared::stage, coming * pixels);
         cp_async_commit();
-        loader.locate((coming + 2) * pixels, PCONV_PLANT(27) ? slot : slot ^ 1);
+        loader.locate((coming + 2) * pixels, slot ^ 1);
         product.step(reading * Shared::stage);
         loader.prepare(slot);
         reading = reading == stages - 1 ? 0 : reading + 1;
@@ -63,12 +62,12 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) wgrad_ke
 
     float* const staging = reinterpret_cast<float*>(shared);
     product.stage_out(staging);
-    if (!PCONV_PLANT(28)) __syncthreads();
+    __syncthreads();
     const int columns = p.r * p.s * p.channels;
     float* const out = p.partial + int64_t(blockIdx.z) * p.k * columns;
     for (int id = threadIdx.x; id < Tile::rows * Tile::columns / 4; id += Tile::threads) {
         const int row = id / (Tile::columns / 4), column = id % (Tile::columns / 4) * 4;
-        if ((row0 + row >= p.k && !PCONV_PLANT(29)) || column0 + column >= columns) continue;  // columns % 4 == 0
+        if (row0 + row >= p.k || column0 + column >= columns) continue;  // columns % 4 == 0
         *reinterpret_cast<float4*>(out + int64_t(row0 + row) * columns + column0 + column) =
             *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + column);
     }

@@ -52,7 +52,7 @@ struct WgradLoader {
         column_exists = tap < p.r * p.s;
         channel = column - tap * p.channels;
         tap_y = tap / p.s * p.dil_h;
-        tap_x = tap % p.s * (PCONV_PLANT(21) ? 1 : p.dil_w);
+        tap_x = tap % p.s * p.dil_w;
         filter = row0 + chunk * Math::chunk;
         int block = 0;
         while (block < p.packing.blocks - 1 && channel >= p.packing.start[block + 1]) ++block;
@@ -80,19 +80,17 @@ struct WgradLoader {
         for (int i = 0; i < pixels_a_thread; ++i) {
             const PixelPlace found = tables.places[slot][pixel0 + i * pixel_step];
             const int y = found.y + tap_y, x = found.x + tap_x;
-            const bool inside = column_exists && found.n >= 0 && unsigned(y) < unsigned(p.h) &&
-                                (PCONV_PLANT(22) || unsigned(x) < unsigned(p.w));
+            const bool inside =
+                column_exists && found.n >= 0 && unsigned(y) < unsigned(p.h) && unsigned(x) < unsigned(p.w);
             const int in_image = y * p.w + x;
             source[i] = inside ? (found.n * p.h * p.w + in_image) * p.channels + channel : 0;
             valid[i] = inside;
-            if (inside && mask && !PCONV_PLANT(23)) valid[i] = mask[found.n * p.mask.batch_step + in_image];
+            if (inside && mask) valid[i] = mask[found.n * p.mask.batch_step + in_image];
         }
     }
 
     // Where the i-th of this thread's pixels lies in a tile.
-    PCONV_DEV uint32_t place_of(int i) const {
-        return (place ^ (i % 2 && !PCONV_PLANT(60) ? swizzle_flip : 0)) + i * (pixel_step * 128);
-    }
+    PCONV_DEV uint32_t place_of(int i) const { return (place ^ (i % 2 ? swizzle_flip : 0)) + i * (pixel_step * 128); }
 
     PCONV_DEV void load_x(uint32_t tile) const {
 #pragma unroll

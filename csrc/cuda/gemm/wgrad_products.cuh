@@ -44,8 +44,7 @@ struct WgradHalfProduct : WarpTile<Tile> {
             const int a_pixel = depth * 16 + lane % 8 + lane / 16 * 8, b_pixel = depth * 16 + lane % 16;
 #pragma unroll
             for (int i = 0; i < down; ++i)
-                ldmatrix_x4_trans(
-                    a[i], address(left, a_pixel, warp_row / 8 + i * 2 + (PCONV_PLANT(20) ? 0 : lane / 8 % 2)));
+                ldmatrix_x4_trans(a[i], address(left, a_pixel, warp_row / 8 + i * 2 + lane / 8 % 2));
 #pragma unroll
             for (int j = 0; j < across / 2; ++j)
                 ldmatrix_x4_trans(b[j], address(right, b_pixel, warp_column / 8 + j * 2 + lane / 16));

@@ -5,7 +5,6 @@
 //
 // Workspace of the paper's layers at batch 6: the scaled gradient (the output's size), low's filters (16 K Cu numbers)
 // and the partial sums, at most 32 MiB a half (plan.cpp).
-#include "../plant.h"
 #include "../upcat/upcat.h"
 #include "run_upcat.h"
 #include "wgrad_parts.h"
@@ -53,8 +52,7 @@ struct Ordinary {
         call.mask = stage.skip_mask;
         call.mask.first = first;
         call.x = stage.skip;
-        if (!PCONV_PLANT(200))
-            call.weight = static_cast<const uint8_t*>(call.weight) + low * stage.weight_strides.at[1] * element;
+        call.weight = static_cast<const uint8_t*>(call.weight) + low * stage.weight_strides.at[1] * element;
         if (stage.dw) call.dw = static_cast<uint8_t*>(stage.dw) + low * stage.dw_strides.at[1] * element;
         call.dx = stage.dskip;
         call.is_scaled = true;
@@ -102,8 +100,7 @@ Buffers cut(const UpcatBackward& call, const Device& device, Arena& arena) {
 Status low_validity(const UpcatBackward& call, const Buffers& b, cudaStream_t stream) {
     const Geometry& low = b.low_convolution;
     return mask_as_ratio(
-        PCONV_PLANT(199) ? nullptr : call.low_mask.bytes, images_of(call.low_mask) * low.p * low.q,
-        static_cast<float*>(b.low_valid), stream);
+        call.low_mask.bytes, images_of(call.low_mask) * low.p * low.q, static_cast<float*>(b.low_valid), stream);
 }
 
 Status run_low_gradient(const UpcatBackward& call, const Buffers& b, cudaStream_t stream) {
@@ -130,7 +127,7 @@ Status run_low_gradient(const UpcatBackward& call, const Buffers& b, cudaStream_
         const int64_t images = std::min(plan.images_a_launch, g.n - first), pixels = g.p * g.q;
         p.n = int(images);
         p.source = static_cast<const uint8_t*>(b.scaled) + first * g.h * g.w * g.c * element;
-        p.ratio_in = static_cast<const float*>(b.low_valid) + (shared_mask || PCONV_PLANT(201) ? 0 : first * pixels);
+        p.ratio_in = static_cast<const float*>(b.low_valid) + (shared_mask ? 0 : first * pixels);
         p.ratio_n = int(shared_mask ? 1 : images);
         p.out = static_cast<uint8_t*>(call.dlow) + first * pixels * g.k * element;
         status = gemm_fprop(plan.math, plan.tile, p, stream);

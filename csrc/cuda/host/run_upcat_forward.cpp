@@ -1,5 +1,4 @@
 // The decoder stage's forward as a sequence of launches: the weight in phases where nobody gave them, then one product.
-#include "../plant.h"
 #include "../upcat/upcat.h"
 #include "run_upcat.h"
 #include "workspace.h"
@@ -161,7 +160,7 @@ Status run_parts(const UpcatForward& call, UpcatParams p, const Plan& plan, cuda
             const UpcatBlock& from = whole.blocks[b];
             p.blocks[b].source =
                 static_cast<const uint8_t*>(from.source) + first * from.h * from.w * from.channels * element;
-            if (from.mask && !PCONV_PLANT(172)) p.blocks[b].mask = from.mask + first * from.mask_step;
+            if (from.mask) p.blocks[b].mask = from.mask + first * from.mask_step;
         }
         const int64_t ratio_at = call.ratio_n > 1 ? first * pixels : 0;
         float* const ratio = static_cast<float*>(call.ratio) + ratio_at;

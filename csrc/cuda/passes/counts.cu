@@ -3,7 +3,6 @@
 #include "../kernels.h"
 #include "../launch.cuh"
 #include "../numeric.cuh"
-#include "../plant.h"
 
 namespace pconv::cuda {
 namespace {
@@ -45,9 +44,9 @@ PCONV_DEV accumulator_t<T> mask_value(const StridedMask& mask, int64_t item) {
 // Valid is what is less or more than zero: NaN is a hole, as everywhere in the project.
 template <class T>
 __global__ void mask_to_bytes_kernel(const StridedMask mask, uint8_t* out) {
-    for (int64_t item = first_item(); item < mask.total; item += PCONV_PLANT(101) ? 2 * item_step() : item_step()) {
+    for (int64_t item = first_item(); item < mask.total; item += item_step()) {
         const accumulator_t<T> value = mask_value<T>(mask, item);
-        out[item] = value > 0 || (value < 0 && !PCONV_PLANT(100)) || (PCONV_PLANT(149) && value != 0);
+        out[item] = value > 0 || value < 0;
     }
 }
 
@@ -56,18 +55,12 @@ __global__ void count_not_binary_kernel(const StridedMask mask, unsigned long lo
     unsigned count = 0;
     for (int64_t item = first_item(); item < mask.total; item += item_step()) {
         const accumulator_t<T> value = mask_value<T>(mask, item);
-        if (PCONV_PLANT(102))
-            count += value < 0 || value > 1 || (value > 0 && value < 1);
-        else
-            count += !(value == 0 || value == 1);
+        count += !(value == 0 || value == 1);
     }
     // One atomic a warp; and none for masks that are what they should be, which is nearly always.
     for (int lane = warp_threads / 2; lane > 0; lane /= 2) count += __shfl_xor_sync(~0u, count, lane);
     if (threadIdx.x % warp_threads == 0 && count > 0) {
-        if (PCONV_PLANT(103))
-            *odd += count;
-        else
-            atomicAdd(odd, static_cast<unsigned long long>(count));
+        atomicAdd(odd, static_cast<unsigned long long>(count));
     }
 }
 
@@ -81,9 +74,7 @@ __global__ void spread_block_kernel(const SpreadArguments a) {
     const int64_t total = a.batches * a.wide * a.plane;
     for (int64_t item = first_item(); item < total; item += item_step()) {
         const Position at = unravel(item, false, a.wide, 1, a.plane);
-        const int64_t channel = PCONV_PLANT(105) ? at.c : a.first + at.c;
-        const int64_t step = PCONV_PLANT(104) ? a.plane : a.block_batch_step;
-        a.out[(at.n * a.channels + channel) * a.plane + at.w] = a.block[at.n * step + at.w];
+        a.out[(at.n * a.channels + a.first + at.c) * a.plane + at.w] = a.block[at.n * a.block_batch_step + at.w];
     }
 }
 
@@ -104,7 +95,7 @@ PCONV_DEV int64_t valid_in_row(const RatioArguments& a, int64_t block, const Pos
     int64_t valid = 0;
     for (int64_t s = 0; s < g.s; ++s) {
         const int64_t w = left + s * g.dil_w;
-        if (w < 0 || (!PCONV_PLANT(106) && w >= g.w)) continue;
+        if (w < 0 || w >= g.w) continue;
         const uint8_t* bytes = a.mask.bytes;
         valid += bytes == nullptr || bytes[window.n * a.mask.batch_step + block * a.mask.plane + h * g.w + w] != 0;
     }
@@ -141,18 +132,18 @@ __global__ void window_ratio_kernel(const RatioArguments a) {
         int64_t count = 0;
         for (int64_t row = slice; row < blocks * g.r; row += slices) {
             const int64_t block = block_begin + row / g.r;
-            const int64_t weight = PCONV_PLANT(108) ? 1 : channels_in_block(a.mask, block, from, to);
+            const int64_t weight = channels_in_block(a.mask, block, from, to);
             if (weight > 0) count += weight * valid_in_row(a, block, window, row % g.r);
         }
         counts[slice * windows_per_block + lane] = count;
-        if (!PCONV_PLANT(107)) __syncthreads();
+        __syncthreads();
         if (slice == 0 && item < total) {
             for (int other = 1; other < slices; ++other) count += counts[other * windows_per_block + lane];
             const int64_t full = group_channels * g.r * g.s;
             static_cast<Real*>(a.ratio)[item] = count > 0 ? Real(full) / Real(count) : Real(0);
             a.new_mask[item] = count > 0;
         }
-        if (!PCONV_PLANT(109)) __syncthreads();  // before the next windows' counts take their place
+        __syncthreads();  // before the next windows' counts take their place
     }
 }
 

@@ -10,7 +10,6 @@
 #include "../kernels.h"
 #include "../launch.cuh"
 #include "../numeric.cuh"
-#include "../plant.h"
 
 namespace pconv::cuda {
 namespace {
@@ -21,7 +20,6 @@ constexpr int wgrad_threads = 128;  // wgrad: one block an element
 // A select, never a product: what lies under a hole may be NaN.
 template <class T>
 PCONV_DEV accumulator_t<T> masked(bool valid, const T* x) {
-    if (PCONV_PLANT(110)) return Value<T>::load(*x) * accumulator_t<T>(valid);
     return valid ? Value<T>::load(*x) : accumulator_t<T>(0);
 }
 
@@ -65,7 +63,7 @@ PCONV_DEV accumulator_t<T> window_sum(const FpropArguments& a, const Position& o
         if (h < 0 || h >= g.h) continue;
         for (int64_t s = 0; s < g.s; ++s) {
             const int64_t w = out.w * g.stride_w - g.pad_w + s * g.dil_w;
-            if (w < 0 || (!PCONV_PLANT(117) && w >= g.w)) continue;
+            if (w < 0 || w >= g.w) continue;
             sum += dot_channels<T>(
                 a, x + h * a.x_strides.at[2] + w * a.x_strides.at[3],
                 weight + r * a.w_strides.at[2] + s * a.w_strides.at[3], out.n, first_channel, h * g.w + w);
@@ -93,10 +91,8 @@ __global__ void generic_fprop_kernel(const FpropArguments a) {
         const Sum ratio = ratio_of<T>(a, out);
         Sum value = 0;
         if (ratio > 0) value = ratio * window_sum<T>(a, out);
-        if (a.bias != nullptr && (ratio > 0 || PCONV_PLANT(111)))
-            value += Value<T>::load(static_cast<const T*>(a.bias)[out.c]);
-        static_cast<T*>(a.y)[offset_of(a.y_strides, out)] =
-            Value<T>::store(activated(value, PCONV_PLANT(152) ? Sum(1) : Sum(a.negative_slope)));
+        if (a.bias != nullptr && ratio > 0) value += Value<T>::load(static_cast<const T*>(a.bias)[out.c]);
+        static_cast<T*>(a.y)[offset_of(a.y_strides, out)] = Value<T>::store(activated(value, Sum(a.negative_slope)));
     }
 }
 
@@ -114,7 +110,7 @@ struct DgradArguments {
 PCONV_DEV int64_t
 window_reaching(int64_t at, int64_t tap, int64_t stride, int64_t pad, int64_t dilation, int64_t windows) {
     const int64_t from = at + pad - tap * dilation;
-    if (from < 0 || (!PCONV_PLANT(112) && from % stride != 0)) return -1;
+    if (from < 0 || from % stride != 0) return -1;
     return from / stride < windows ? from / stride : -1;
 }
 
@@ -150,7 +146,7 @@ __global__ void generic_dgrad_kernel(const DgradArguments a) {
     for (int64_t item = first_item(); item < total; item += item_step()) {
         const Position in = unravel(item, a.channels_last, g.c, g.h, g.w);
         accumulator_t<T> value = 0;
-        if (PCONV_PLANT(113) || is_valid(a.mask, in.n, in.c, in.h * g.w + in.w)) value = gathered_gradient<T>(a, in);
+        if (is_valid(a.mask, in.n, in.c, in.h * g.w + in.w)) value = gathered_gradient<T>(a, in);
         static_cast<T*>(a.dx)[offset_of(a.dx_strides, in)] = Value<T>::store(value);
     }
 }
@@ -168,7 +164,7 @@ struct WgradArguments {
 template <class T>
 PCONV_DEV accumulator_t<T> weight_gradient_part(const WgradArguments& a, const Position& to) {
     const Geometry& g = a.g;
-    const int64_t channel = (PCONV_PLANT(115) ? 0 : to.n / (g.k / g.groups)) * (g.c / g.groups) + to.c;
+    const int64_t channel = to.n / (g.k / g.groups) * (g.c / g.groups) + to.c;
     const T* scaled = static_cast<const T*>(a.scaled) + to.n * a.scaled_strides.at[1];
     const T* x = static_cast<const T*>(a.x) + channel * a.x_strides.at[1];
     const int64_t windows = g.n * g.p * g.q;
@@ -191,11 +187,11 @@ template <class Sum>
 PCONV_DEV Sum block_sum(Sum value, Sum* warp_sums) {
     for (int lane = warp_threads / 2; lane > 0; lane /= 2) value += __shfl_xor_sync(~0u, value, lane);
     if (threadIdx.x % warp_threads == 0) warp_sums[threadIdx.x / warp_threads] = value;
-    if (!PCONV_PLANT(114)) __syncthreads();
+    __syncthreads();
     Sum sum = 0;
     if (threadIdx.x == 0)
         for (int warp = 0; warp < wgrad_threads / warp_threads; ++warp) sum += warp_sums[warp];
-    if (!PCONV_PLANT(116)) __syncthreads();  // before the next element's sums take their place
+    __syncthreads();  // before the next element's sums take their place
     return sum;
 }
 

@@ -3,7 +3,6 @@
 #include "../kernels.h"
 #include "../launch.cuh"
 #include "../numeric.cuh"
-#include "../plant.h"
 #include "vector_tile.cuh"
 
 namespace pconv::cuda {
@@ -28,7 +27,7 @@ struct ActivationArguments {
 template <class Raw>
 PCONV_DEV Raw masked_element(const ActivationArguments& a, const PixelAt& at, int64_t packed) {
     const int64_t channel = source_channel(a.packing, packed);
-    if (channel < 0 || !(PCONV_PLANT(121) || is_valid(a.mask, at.n, channel, at.pixel))) return Raw(0);
+    if (channel < 0 || !is_valid(a.mask, at.n, channel, at.pixel)) return Raw(0);
     return static_cast<const Raw*>(a.x)[at.offset + channel * a.pixels.strides.at[1]];
 }
 
@@ -37,7 +36,7 @@ template <class Raw>
 PCONV_DEV Vector<Raw> masked_vector(const ActivationArguments& a, const PixelAt& at, int64_t packed) {
     constexpr int size = Vector<Raw>::size;
     const int64_t channel = source_channel(a.packing, packed);
-    const bool whole = PCONV_PLANT(129) || source_channel(a.packing, packed + size - 1) >= 0;
+    const bool whole = source_channel(a.packing, packed + size - 1) >= 0;
     Vector<Raw> out;
     if (a.in_vectors && whole) {
         out = *reinterpret_cast<const Vector<Raw>*>(static_cast<const Raw*>(a.x) + at.offset + channel);
@@ -63,12 +62,12 @@ __global__ void pack_activation_kernel(const ActivationArguments a) {
         const int64_t first_vector = tile % plan.channel_tiles << plan.vectors_log2;
         const int64_t first_pixel = tile / plan.channel_tiles << plan.pixels_log2;
         if (!a.channels_last) {
-            if (!PCONV_PLANT(122)) __syncthreads();  // the tile before this one has been read
+            __syncthreads();  // the tile before this one has been read
             stage_tile(staged, plan, a.pixels, first_pixel, [&](const PixelAt& at, int row) {
                 const int64_t packed = first_vector * size + row;
                 return packed < plan.packed_vectors * size ? masked_element<Raw>(a, at, packed) : Raw(0);
             });
-            if (!PCONV_PLANT(123)) __syncthreads();
+            __syncthreads();
         }
         for (int slot = int(threadIdx.x); slot < tile_slots; slot += tile_threads) {
             const int vector = slot & ((1 << plan.vectors_log2) - 1), pixel = slot >> plan.vectors_log2;
@@ -93,7 +92,7 @@ template <class Raw>
 __global__ void pack_weight_kernel(const WeightArguments a) {
     const int64_t channels = a.packing.start[a.packing.blocks], total = a.k * a.r * a.s * channels;
     for (int64_t item = first_item(); item < total; item += item_step()) {
-        Position at = unravel(item, true, channels, PCONV_PLANT(128) ? a.s : a.r, PCONV_PLANT(128) ? a.r : a.s);
+        Position at = unravel(item, true, channels, a.r, a.s);
         at.c = source_channel(a.packing, at.c);
         static_cast<Raw*>(a.packed)[item] =
             at.c < 0 ? Raw(0) : static_cast<const Raw*>(a.weight)[offset_of(a.strides, at)];
@@ -121,7 +120,7 @@ __global__ void transpose_weight_kernel(const WeightArguments a) {
                             tap / a.s * a.strides.at[2] + tap % a.s * a.strides.at[3];
         for (int row = warp; row < square; row += warps) {
             const int64_t k = first_k + row;
-            const bool inside = column < columns && (PCONV_PLANT(124) || k < a.k);
+            const bool inside = column < columns && k < a.k;
             staged[row * (square + 1) + lane] = inside ? source[k * a.strides.at[0]] : Raw(0);
         }
         __syncthreads();
@@ -131,7 +130,7 @@ __global__ void transpose_weight_kernel(const WeightArguments a) {
             const int64_t at = channels_first ? out_column : out_column % a.c * taps + out_column / a.c;
             static_cast<Raw*>(a.packed)[at * a.k_padded + k] = staged[lane * (square + 1) + row];
         }
-        if (!PCONV_PLANT(125)) __syncthreads();  // before the next square takes this one's place
+        __syncthreads();  // before the next square takes this one's place
     }
 }
 
@@ -149,9 +148,7 @@ __global__ void apply_mask_kernel(const ApplyMaskArguments a) {
     const int64_t total = a.n * a.c * a.h * a.w;
     for (int64_t item = first_item(); item < total; item += item_step()) {
         const Position at = unravel(item, a.channels_last, a.c, a.h, a.w);
-        const int64_t pixel = PCONV_PLANT(127) ? at.w * a.h + at.h : at.h * a.w + at.w;
-        if (!is_valid(a.mask, PCONV_PLANT(126) ? 0 : at.n, at.c, pixel))
-            static_cast<Raw*>(a.x)[offset_of(a.strides, at)] = Raw(0);
+        if (!is_valid(a.mask, at.n, at.c, at.h * a.w + at.w)) static_cast<Raw*>(a.x)[offset_of(a.strides, at)] = Raw(0);
     }
 }
 

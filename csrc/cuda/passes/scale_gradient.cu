@@ -8,7 +8,6 @@
 #include "../kernels.h"
 #include "../launch.cuh"
 #include "../numeric.cuh"
-#include "../plant.h"
 #include "vector_tile.cuh"
 
 namespace pconv::cuda {
@@ -48,8 +47,7 @@ template <class T>
 PCONV_DEV Vector<T> gradient_vector(const ScaleArguments& a, const PixelAt& at, int64_t channel) {
     constexpr int size = Vector<T>::size;
     const T* grad = static_cast<const T*>(a.grad) + at.offset;
-    if (a.in_vectors && (PCONV_PLANT(148) || channel + size <= a.k))
-        return *reinterpret_cast<const Vector<T>*>(grad + channel);
+    if (a.in_vectors && channel + size <= a.k) return *reinterpret_cast<const Vector<T>*>(grad + channel);
     Vector<T> out;
 #pragma unroll
     for (int i = 0; i < size; ++i)
@@ -61,7 +59,7 @@ template <class T>
 PCONV_DEV accumulator_t<T> ratio_at(const ScaleArguments& a, const PixelAt& at, int64_t channel) {
     const int64_t image = a.ratio_n == 1 ? 0 : at.n;
     const int64_t group = a.ratio_groups == 1 || channel >= a.k ? 0 : channel / (a.k / a.ratio_groups);
-    const int64_t plane = image * a.ratio_groups + (PCONV_PLANT(140) ? 0 : group);
+    const int64_t plane = image * a.ratio_groups + group;
     return static_cast<const accumulator_t<T>*>(a.ratio)[plane * a.pixels.plane + at.pixel];
 }
 
@@ -75,8 +73,8 @@ PCONV_DEV void scale_vector(
         if (i > 0 && a.ratio_groups > 1) ratio = ratio_at<T>(a, at, channel + i);
         const accumulator_t<T> grad = Value<T>::load(vector.at[i]);
         const bool live = ratio > 0;
-        if (live || PCONV_PLANT(141)) sums[i] += grad;
-        vector.at[i] = Value<T>::store(live || PCONV_PLANT(142) ? ratio * grad : accumulator_t<T>(0));
+        if (live) sums[i] += grad;
+        vector.at[i] = Value<T>::store(live ? ratio * grad : accumulator_t<T>(0));
     }
 }
 
@@ -110,7 +108,7 @@ PCONV_DEV void write_partial_sums(
         for (int step = warp_threads / 2; step >= vectors; step /= 2) sums[i] += __shfl_xor_sync(~0u, sums[i], step);
     if (lane < vectors)
         for (int i = 0; i < size; ++i) by_warp[(int(threadIdx.x) / warp_threads * vectors + lane) * size + i] = sums[i];
-    if (!PCONV_PLANT(143)) __syncthreads();
+    __syncthreads();
     for (int column = int(threadIdx.x); column < vectors * size; column += tile_threads) {
         const int64_t channel = first_vector * size + column;
         if (channel >= a.k) continue;
@@ -136,13 +134,13 @@ __global__ void scale_gradient_kernel(const ScaleArguments a) {
         const int64_t first_pixel = (piece * a.pieces.tiles + i) << plan.pixels_log2;
         if (first_pixel >= a.pixels.count) break;  // the same for the whole block
         if (!a.channels_last) {
-            if (!PCONV_PLANT(144)) __syncthreads();  // the tile before this one has been read
+            __syncthreads();  // the tile before this one has been read
             const T* grad = static_cast<const T*>(a.grad);
             stage_tile(staged, plan, a.pixels, first_pixel, [&](const PixelAt& at, int row) {
                 const int64_t channel = first_vector * size + row;
                 return channel < a.k ? grad[at.offset + channel * a.pixels.strides.at[1]] : Value<T>::store(0);
             });
-            if (!PCONV_PLANT(145)) __syncthreads();
+            __syncthreads();
         }
         scale_tile(a, staged, first_vector, first_pixel, sums);
     }
@@ -172,10 +170,9 @@ __global__ void sum_pieces_kernel(const SumArguments a) {
         for (int64_t piece = slice; piece < a.pieces; piece += slices) sum += double(partial[piece * a.k + channel]);
     }
     sums[slice * channels_per_block + column] = sum;
-    if (!PCONV_PLANT(146)) __syncthreads();
+    __syncthreads();
     if (slice != 0 || channel >= a.k) return;
-    for (int other = 1; other < (PCONV_PLANT(147) ? 1 : slices); ++other)
-        sum += sums[other * channels_per_block + column];
+    for (int other = 1; other < slices; ++other) sum += sums[other * channels_per_block + column];
     static_cast<T*>(a.db)[channel] = Value<T>::store(accumulator_t<T>(sum));
 }
 

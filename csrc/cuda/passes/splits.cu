@@ -4,7 +4,6 @@
 #include "../kernels.h"
 #include "../launch.cuh"
 #include "../numeric.cuh"
-#include "../plant.h"
 
 namespace pconv::cuda {
 namespace {
@@ -19,7 +18,7 @@ constexpr size_t square_bytes = square * pitch * sizeof(float);
 PCONV_DEV float sum_of_splits(const float* partial, int64_t splits, int64_t step) {
     float sum = 0;
 #pragma unroll 4
-    for (int64_t split = PCONV_PLANT(132) ? 1 : 0; split < splits; ++split) sum += partial[split * step];
+    for (int64_t split = 0; split < splits; ++split) sum += partial[split * step];
     return sum;
 }
 
@@ -77,10 +76,9 @@ __global__ void sum_splits_kernel(const SumArguments a) {
         }
         if (shares > 1) {
             sums[share * warp_threads + lane] = sum;
-            if (!PCONV_PLANT(137)) __syncthreads();
+            __syncthreads();
             if (share == 0)
-                for (int other = PCONV_PLANT(138) ? 2 : 1; other < shares; ++other)
-                    sum = plus(sum, sums[other * warp_threads + lane]);
+                for (int other = 1; other < shares; ++other) sum = plus(sum, sums[other * warp_threads + lane]);
         }
         if (at < a.size && share == 0) {
             if (in_place)
@@ -133,7 +131,7 @@ __global__ void reduce_wgrad_kernel(const WgradArguments a) {
                 const int64_t at = (k * taps + first_tap + tap) * channels + first_channel + lane;
                 sums[tap * pitch + lane] = sum_of_splits(a.partial + at, a.splits, a.k * taps * channels);
             }
-        if (!PCONV_PLANT(130)) __syncthreads();
+        __syncthreads();
         for (int item = int(threadIdx.x); item < square * tile_taps; item += threads) {
             // In the order of dw's memory, whichever it is.
             const int channel = a.channels_last ? item % square : item / tile_taps;
@@ -144,7 +142,7 @@ __global__ void reduce_wgrad_kernel(const WgradArguments a) {
             const Position at{k, to, (first_tap + tap) / a.s, (first_tap + tap) % a.s};
             static_cast<T*>(a.dw)[offset_of(a.strides, at)] = Value<T>::store(sums[tap * pitch + channel]);
         }
-        if (!PCONV_PLANT(131)) __syncthreads();  // before the next tile's sums take their place
+        __syncthreads();  // before the next tile's sums take their place
     }
 }
 
@@ -164,10 +162,9 @@ struct FinishArguments {
 template <class T>
 PCONV_DEV float finished(const FinishArguments& a, const PixelAt& at, int64_t channel, float sum) {
     if (a.ratio == nullptr) return is_valid(a.mask, at.n, channel, at.pixel) ? sum : 0.f;
-    const float ratio = a.ratio[(a.ratio_n == 1 || PCONV_PLANT(133) ? 0 : at.n) * a.pixels.plane + at.pixel];
+    const float ratio = a.ratio[(a.ratio_n == 1 ? 0 : at.n) * a.pixels.plane + at.pixel];
     const float bias = a.bias == nullptr ? 0.f : Value<T>::load(static_cast<const T*>(a.bias)[channel]);
-    if (PCONV_PLANT(134)) return ratio * sum + bias;
-    return ratio > 0 ? activated(ratio * sum + bias, PCONV_PLANT(151) ? 1.f : a.negative_slope) : 0.f;
+    return ratio > 0 ? activated(ratio * sum + bias, a.negative_slope) : 0.f;
 }
 
 template <class T>
@@ -184,7 +181,7 @@ __global__ void finish_splits_kernel(const FinishArguments a) {
             if (first_pixel + row < a.pixels.count && first_channel + lane < a.channels)
                 sums[row * pitch + lane] = sum_of_splits(a.partial + at, a.splits, a.pixels.count * a.channels);
         }
-        if (!PCONV_PLANT(135)) __syncthreads();
+        __syncthreads();
         for (int row = warp; row < square; row += warps) {
             const int channel = a.channels_last ? lane : row, pixel = a.channels_last ? row : lane;
             if (first_pixel + pixel >= a.pixels.count || first_channel + channel >= a.channels) continue;
@@ -193,7 +190,7 @@ __global__ void finish_splits_kernel(const FinishArguments a) {
             const float value = finished<T>(a, at, to, sums[pixel * pitch + channel]);
             static_cast<T*>(a.out)[at.offset + to * a.pixels.strides.at[1]] = Value<T>::store(value);
         }
-        if (!PCONV_PLANT(136)) __syncthreads();  // before the next tile's sums take their place
+        __syncthreads();  // before the next tile's sums take their place
     }
 }
 

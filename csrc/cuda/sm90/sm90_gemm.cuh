@@ -35,9 +35,7 @@ PCONV_DEV void fetch_filters(const TensorMap* filters, const FilterBox& box, uin
     } else {
 #pragma unroll
         for (int panel = 0; panel < Tile::columns / 64; ++panel)
-            tma_load_3d(
-                tile + panel * 64 * 128, filters, box.filter + panel * (PCONV_PLANT(52) ? 32 : 64), box.tap,
-                box.channel, barrier);
+            tma_load_3d(tile + panel * 64 * 128, filters, box.filter + panel * 64, box.tap, box.channel, barrier);
     }
 }
 
@@ -46,7 +44,7 @@ PCONV_DEV void produce(
     const WgmmaGemm<typename Side::Params>& call, const Tables<Tile>& tables, const Ring<Tile>& ring, int column0,
     int thread, Steps steps) {
     typename Side::Load loader(call.gemm, tables, thread, column0);
-    loader.seek(PCONV_PLANT(53) ? 0 : steps.begin);
+    loader.seek(steps.begin);
     Turn<Tile> turn;
     for (int step = steps.begin; step < steps.end; ++step) {
         wait_empty(ring, turn);
@@ -71,12 +69,12 @@ PCONV_DEV void consume(
         float sums[Tile::columns / 2];
         product.run(sums, steps.end - steps.begin, thread);
         // The staging takes the memory of the stages, which the other consumer may still be reading.
-        if (!PCONV_PLANT(54)) named_barrier(consumers_barrier, Tile::consumers);
+        named_barrier(consumers_barrier, Tile::consumers);
         stage_accumulators<Tile>(sums, consumer, thread, staging);
-    } else if (!PCONV_PLANT(55)) {  // nothing but holes, or a split without a step
+    } else {  // nothing but holes, or a split without a step
         for (int i = thread; i < Tile::rows * Tile::staging_pitch; i += Tile::consumers) staging[i] = 0.f;
     }
-    if (!PCONV_PLANT(56)) named_barrier(consumers_barrier, Tile::consumers);
+    named_barrier(consumers_barrier, Tile::consumers);
     if (is_forward<pass> && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, thread);
     if (p.partial)
         store_partial(p, tables, staging, column0, split, thread);

@@ -26,14 +26,12 @@ struct WgmmaProduct {
     // Either way a consumer's part of the left operand is 8192 bytes: 64 rows of 128 bytes, or one panel.
     PCONV_DEV WgmmaProduct(const Ring<Tile>& shared_ring, int consumer)
         : ring(shared_ring),
-          left(wgmma_descriptor(
-              shared_ring.stage(0) + consumer * panel_bytes, panel_bytes, PCONV_PLANT(44) ? 512 : 1024)),
-          right(wgmma_descriptor(
-              shared_ring.stage(0) + Tile::left_bytes, PCONV_PLANT(45) ? panel_bytes / 2 : panel_bytes, 1024)) {}
+          left(wgmma_descriptor(shared_ring.stage(0) + consumer * panel_bytes, panel_bytes, 1024)),
+          right(wgmma_descriptor(shared_ring.stage(0) + Tile::left_bytes, panel_bytes, 1024)) {}
 
     PCONV_DEV void multiply(float (&sums)[count], int stage, bool first) const {
         const uint64_t offset = uint64_t(stage * Tile::stage_bytes) >> 4;  // addresses are counted in 16 bytes
-        if (!PCONV_PLANT(46)) wgmma_fence();
+        wgmma_fence();
 #pragma unroll
         for (int sixteen = 0; sixteen < 4; ++sixteen) {
             const uint64_t a = left + offset + sixteen * left_step / 16, b = right + offset + sixteen * right_step / 16;
@@ -48,9 +46,8 @@ struct WgmmaProduct {
     // The copies are ordinary writes of other threads: visible to them after the barrier, to wgmma after the fence. The
     // producers have no place for it, for their copies arrive at the barrier by themselves.
     PCONV_DEV void wait_full(const Turn<Tile>& turn) const {
-        if (PCONV_PLANT(42)) fence_proxy_async();
-        if (!PCONV_PLANT(41)) mbarrier_wait(ring.full(turn.stage), turn.parity);
-        if (!PCONV_PLANT(42) && !PCONV_PLANT(43)) fence_proxy_async();
+        mbarrier_wait(ring.full(turn.stage), turn.parity);
+        fence_proxy_async();
     }
 
     // At least one step. Afterwards the sums may be read and the ring is this warpgroup's no more.
@@ -58,7 +55,6 @@ struct WgmmaProduct {
         Turn<Tile> turn;
         wait_full(turn);
         multiply(sums, turn.stage, true);
-        if (PCONV_PLANT(47)) mbarrier_arrive_if(ring.empty(turn.stage), thread % 32 == 0);
         for (int step = 1; step < steps; ++step) {
             const int before = turn.stage;
             turn.advance();
@@ -67,10 +63,10 @@ struct WgmmaProduct {
             wgmma_pin(sums);
             wgmma_wait<1>();  // the products of the step before have been made, this one's are under way
             wgmma_pin(sums);
-            mbarrier_arrive_if(ring.empty(PCONV_PLANT(47) ? turn.stage : before), thread % 32 == 0);
+            mbarrier_arrive_if(ring.empty(before), thread % 32 == 0);
         }
         wgmma_pin(sums);
-        if (!PCONV_PLANT(48)) wgmma_wait<0>();
+        wgmma_wait<0>();
         wgmma_pin(sums);
     }
 };

@@ -8,7 +8,6 @@
 #pragma once
 
 #include "../plan/tiles.h"
-#include "../plant.h"
 #include "../ptx/sm90.cuh"
 
 namespace pconv::cuda {
@@ -75,7 +74,7 @@ struct Turn {
 // The producers' wait. In the first round nothing has been read yet: the phase before the first one counts as ended.
 template <class Tile>
 PCONV_DEV void wait_empty(const Ring<Tile>& ring, const Turn<Tile>& turn) {
-    if (!PCONV_PLANT(40)) mbarrier_wait(ring.empty(turn.stage), turn.parity ^ 1);
+    mbarrier_wait(ring.empty(turn.stage), turn.parity ^ 1);
 }
 
 // The same number in every lane of a warp, and known to be so: descriptors then stay in uniform registers.

@@ -26,8 +26,7 @@ PCONV_DEV void fetch_gradient(const WgmmaWgrad& call, int row0, int first_pixel,
     mbarrier_arrive_expect(barrier, Tile::left_bytes);
 #pragma unroll
     for (int panel = 0; panel < Tile::rows / 64; ++panel)
-        tma_load_3d(
-            tile + panel * 64 * 128, &call.scaled, row0 + (PCONV_PLANT(61) ? 0 : panel * 64), 0, first_pixel, barrier);
+        tma_load_3d(tile + panel * 64 * 128, &call.scaled, row0 + panel * 64, 0, first_pixel, barrier);
 }
 
 // Under way at once: places of the step after the next, offsets and mask bytes of the next one, copies of this one.
@@ -37,8 +36,7 @@ PCONV_DEV void produce(
     int end) {
     const WgradParams& p = call.wgrad;
     const int thread = threadIdx.x, last_pixel = min(p.n * p.p * p.q, end * pixels_a_step);
-    WgradLoader<Math, Tile> loader(
-        p, tables, thread, row0, column0, PCONV_PLANT(62) ? end * pixels_a_step : last_pixel);
+    WgradLoader<Math, Tile> loader(p, tables, thread, row0, column0, last_pixel);
     loader.locate(begin * pixels_a_step, 0);
     named_barrier(producers_barrier, Tile::producers);
     loader.prepare(0);
@@ -53,8 +51,8 @@ PCONV_DEV void produce(
         cp_async_mbarrier_arrive(ring.full(turn.stage));
         turn.advance();
         // The next step's places have been written, and nobody looks at this one's any more.
-        if (!PCONV_PLANT(63)) named_barrier(producers_barrier, Tile::producers);
-        loader.locate((step + 2) * pixels_a_step, PCONV_PLANT(64) ? slot ^ 1 : slot);
+        named_barrier(producers_barrier, Tile::producers);
+        loader.locate((step + 2) * pixels_a_step, slot);
         loader.prepare(slot ^ 1);
     }
 }
@@ -67,7 +65,7 @@ PCONV_DEV void store_sums(
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int row = row0 + consumer * 64 + wgmma_row(thread) + half * 8;
-        if (row >= p.k && !PCONV_PLANT(65)) continue;
+        if (row >= p.k) continue;
         float* const out = p.partial + (int64_t(blockIdx.z) * p.k + row) * columns + first;
 #pragma unroll
         for (int i = 0; i < count / 4; ++i)

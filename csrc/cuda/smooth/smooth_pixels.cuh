@@ -18,7 +18,7 @@ PCONV_DEV SmoothPixel smooth_pixel(const SmoothLevel& level, int64_t item) {
 
 PCONV_DEV int64_t mask_plane(const SmoothLevel& level, int64_t plane) {
     const int64_t n = plane / level.channels, c = plane % level.channels;
-    return (level.mask_n == 1 ? 0 : n) * level.mask_c + (level.mask_c == 1 || PCONV_PLANT(400) ? 0 : c);
+    return (level.mask_n == 1 ? 0 : n) * level.mask_c + (level.mask_c == 1 ? 0 : c);
 }
 
 PCONV_DEV bool is_unknown(const SmoothLevel& level, const SmoothPixel& at) {
@@ -27,7 +27,7 @@ PCONV_DEV bool is_unknown(const SmoothLevel& level, const SmoothPixel& at) {
 
 // The picture goes on by reflection, its border pixels repeated. A side of one pixel is that pixel everywhere.
 PCONV_DEV int64_t reflected(int64_t i, int64_t size) {
-    const int64_t inside = i < 0 ? (PCONV_PLANT(401) ? -i : -1 - i) : i >= size ? 2 * size - 1 - i : i;
+    const int64_t inside = i < 0 ? -1 - i : i >= size ? 2 * size - 1 - i : i;
     return inside < 0 ? 0 : inside >= size ? size - 1 : inside;
 }
 

@@ -29,7 +29,7 @@ __global__ void load_kernel(
     accumulator_t<V>* weight) {
     for (int64_t item = first_item(); item < level.planes * level.h * level.w; item += item_step()) {
         const SmoothPixel at = smooth_pixel(level, item);
-        const bool valid = !is_unknown(level, at) || PCONV_PLANT(402);
+        const bool valid = !is_unknown(level, at);
         bool beside = false;
         for (int64_t y = at.y - 1; y <= at.y + 1; ++y)
             for (int64_t x = at.x - 1; x <= at.x + 1; ++x)
@@ -80,8 +80,7 @@ __global__ void store_kernel(
     for (int64_t item = first_item(); item < level.planes * level.h * level.w; item += item_step()) {
         const SmoothPixel at = smooth_pixel(level, item);
         const Position position{at.plane / level.channels, at.plane % level.channels, at.y, at.x};
-        if (is_unknown(level, at) || PCONV_PLANT(403))
-            out[offset_of(strides, position)] = Value<V>::store(picture[item] + sum[item]);
+        if (is_unknown(level, at)) out[offset_of(strides, position)] = Value<V>::store(picture[item] + sum[item]);
     }
 }
 

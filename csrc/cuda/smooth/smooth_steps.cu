@@ -35,7 +35,7 @@ __global__ void restrict_kernel(
                 const double weight = doubling_weight(y, at.y, coarse.h) * doubling_weight(x, at.x, coarse.w);
                 sum += T(weight) * r[(at.plane * fine.h + y) * fine.w + x];
             }
-        coarse_r[item] = PCONV_PLANT(407) ? sum / 4 : sum;
+        coarse_r[item] = sum;
     }
 }
 
@@ -69,7 +69,7 @@ template <class T>
 __global__ void direction_kernel(const SmoothLevel level, const SmoothState* state, const T* z, T* p) {
     for (int64_t item = first_item(); item < level.planes * level.h * level.w; item += item_step()) {
         const int64_t plane = item / (level.h * level.w);
-        if (state[plane].going) p[item] = z[item] + T(PCONV_PLANT(408) ? 0 : state[plane].turn) * p[item];
+        if (state[plane].going) p[item] = z[item] + T(state[plane].turn) * p[item];
     }
 }
 
@@ -87,7 +87,7 @@ PCONV_DEV void sum_part(const SmoothLevel& level, uint8_t* shared, int64_t parts
     __syncthreads();
     for (int step = smooth_threads / 2; step > 0; step /= 2) {
         if (int(threadIdx.x) < step) sums[threadIdx.x] += sums[threadIdx.x + step];
-        if (!PCONV_PLANT(409)) __syncthreads();
+        __syncthreads();
     }
     if (threadIdx.x == 0) result[blockIdx.x] = sums[0];
 }
@@ -148,7 +148,7 @@ __global__ void state_kernel(
             // Polak and Ribiere's form, (r - previous r) z / previous r z, with r - previous r = -step q.
             now.turn = -now.step * sum(1) / now.rz;
             now.rz = sum(0);
-            now.going = !(now.rz <= now.goal || now.rz > smooth_grown * now.least) || PCONV_PLANT(410);
+            now.going = !(now.rz <= now.goal || now.rz > smooth_grown * now.least);
             if (now.rz < now.least) now.least = now.rz;
         }
     }

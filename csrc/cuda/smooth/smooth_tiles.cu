@@ -89,7 +89,7 @@ PCONV_DEV void further_steps(const TileArguments& a, SmoothTile<T>& t, int64_t p
             t.r[i] -= plate_in_tile(a, t, t.d, y, column);
             t.next[i] = keep * t.d[i] + add * t.r[i];
         });
-        if (!PCONV_PLANT(404)) __syncthreads();
+        __syncthreads();
         T* const swapped = t.d;
         t.d = t.next, t.next = swapped;
         for_pixels(a, t, 0, [&](int i, int64_t y, int64_t column) { x[y * a.level.w + column] += t.d[i]; });
@@ -143,11 +143,8 @@ __global__ void smooth_up_kernel(const TileArguments a) {
         if (corrects) t.r[i] -= plate_in_tile(a, t, t.d, y, column);
         t.next[i] = t.r[i] / T(a.range.centre);
     });
-    if (!PCONV_PLANT(405)) __syncthreads();
-    for_pixels(a, t, 0, [&](int i, int64_t y, int64_t column) {
-        x[y * a.level.w + column] += t.d[i] + t.next[i];
-        if (PCONV_PLANT(406)) x[y * a.level.w + column] -= t.d[i];
-    });
+    __syncthreads();
+    for_pixels(a, t, 0, [&](int i, int64_t y, int64_t column) { x[y * a.level.w + column] += t.d[i] + t.next[i]; });
     T* const swapped = t.d;
     t.d = t.next, t.next = swapped;
     __syncthreads();

@@ -30,23 +30,22 @@ PCONV_DEV void find_low_tap(const UpcatParams& p, int tap, int phase, int& y, in
         y = ((a + tap / 3 + 1) >> 1) - 1;
         x = ((b + tap % 3 + 1) >> 1) - 1;
     } else {
-        y = tap / 2 - 1 + (PCONV_PLANT(160) ? 0 : a);
+        y = tap / 2 - 1 + a;
         x = tap % 2 - 1 + b;
     }
 }
 
 // How many pixels of the doubled image a tap stands for. They are both inside it or both outside, like the small one.
 PCONV_DEV int pixels_of_low_tap(const UpcatParams& p, int tap, int phase) {
-    if (p.direct || PCONV_PLANT(161)) return 1;
-    if (PCONV_PLANT(162)) phase = 3 - phase;
+    if (p.direct) return 1;
     return taps_together(phase / 2, tap / 2) * taps_together(phase % 2, tap % 2);
 }
 
 // Is pixel (y, x) of a block's image there and valid? Read past the tables: their stores do not hold it up.
 // No branch around the load, so that the loads of several taps are under way together.
 PCONV_DEV bool reads(const UpcatBlock& block, int n, int y, int x) {
-    const bool inside = unsigned(y) < unsigned(block.h) && (unsigned(x) < unsigned(block.w) || PCONV_PLANT(163));
-    if (!block.mask || PCONV_PLANT(164)) return inside;
+    const bool inside = unsigned(y) < unsigned(block.h) && unsigned(x) < unsigned(block.w);
+    if (!block.mask) return inside;
     return __ldg(block.mask + n * block.mask_step + (inside ? y * block.w + x : 0)) != 0 && inside;
 }
 
@@ -82,7 +81,7 @@ PCONV_DEV void describe_upcat_row(
     }
     tables.row_source[row] = (place.n * p.blocks[0].h + place.i) * p.blocks[0].w + place.j;
     tables.row_image[row] = place.n;
-    tables.row_out[row] = place.inside || PCONV_PLANT(165) ? out_y * p.out_w + out_x : -1;
+    tables.row_out[row] = place.inside ? out_y * p.out_w + out_x : -1;
     tables.row_scale[row] = count > 0 ? float(p.full) / float(count) : 0.f;
 }
 
@@ -96,8 +95,7 @@ PCONV_DEV void list_live_upcat_taps(const UpcatParams& p, Tables<Tile>& tables, 
         tables.live_filter[at] = tap * p.blocks[0].filter_channels;
     });
     const int all = list_live_taps(tables, 1, low_taps(p), skip_taps, end, lane, [&](int at, int tap) {
-        const int x = tap % 3 - (PCONV_PLANT(166) ? 0 : 1);
-        tables.live_source[at] = ((tap / 3 - 1) * p.blocks[1].w + x) * p.blocks[1].channels;
+        tables.live_source[at] = ((tap / 3 - 1) * p.blocks[1].w + tap % 3 - 1) * p.blocks[1].channels;
         tables.live_filter[at] = tap * p.blocks[1].filter_channels;
     });
     const int low_steps = steps_through(p, 0, end, depth);
@@ -117,7 +115,7 @@ PCONV_DEV void prepare_upcat_tile(const UpcatParams& p, Tables<Tile>& tables, in
             place_of(p, tile, row / rows_a_place, Tile::rows / rows_a_place, p.blocks[0].h, p.blocks[0].w);
         describe_upcat_row(p, tables, position, row, place);
     }
-    if (!PCONV_PLANT(167)) __syncthreads();
+    __syncthreads();
     if (warp == 0) list_live_upcat_taps(p, tables, lane, depth);
     __syncthreads();
 }
@@ -158,14 +156,12 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
     }
 
     // The tile's first one; those of the phases follow one another.
-    PCONV_DEV int first_filter() const {
-        return (block == 0 && !p.direct && !PCONV_PLANT(168) ? phase_of(p, 0) * p.columns : 0) + column0;
-    }
+    PCONV_DEV int first_filter() const { return (block == 0 && !p.direct ? phase_of(p, 0) * p.columns : 0) + column0; }
 
     // The coming step's filters as TMA fetches them.
     PCONV_DEV FilterBox filter_box() const {
-        const int tap = tables.live_tap[next] - (block == 0 || PCONV_PLANT(175) ? 0 : low_taps(p));
-        return {PCONV_PLANT(176) ? 0 : block, p.blocks[block].first_channel + first_channel, tap, first_filter()};
+        const int tap = tables.live_tap[next] - (block == 0 ? 0 : low_taps(p));
+        return {block, p.blocks[block].first_channel + first_channel, tap, first_filter()};
     }
 
     PCONV_DEV void seek(int step) {
@@ -177,7 +173,7 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
     PCONV_DEV void advance() {
         const int before = block;
         Base::advance();
-        if (block != before && !PCONV_PLANT(169)) enter_block();
+        if (block != before) enter_block();
         look_up();
     }
 
@@ -185,14 +181,14 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
     PCONV_DEV void look_up() {
         const bool is_step = next < this->live_end;
         const int index = is_step ? next : 0, tap = is_step ? tables.live_tap[index] : 0;
-        exists = is_step && (first_channel + chunk * Math::chunk < this->block_channels || PCONV_PLANT(171));
+        exists = is_step && first_channel + chunk * Math::chunk < this->block_channels;
         const int bit = row0 * Tile::rows_a_thread;
         bits = exists ? tables.valid[tap][bit / 32] >> bit % 32 : 0;
         filter_shift = tables.live_filter[index] + first_channel;
         source_shift = tables.live_source[index] + first_channel;  // from a row's pixel to the tap's, in elements
         if (p.direct && block == 0) {
             int y, x;
-            find_low_tap(p, tap, PCONV_PLANT(170) ? 0 : phase_of(p, row0), y, x);
+            find_low_tap(p, tap, phase_of(p, row0), y, x);
             source_shift = (y * p.blocks[0].w + x) * p.blocks[0].channels + first_channel;
         }
     }

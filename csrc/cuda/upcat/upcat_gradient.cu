@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(threads) upcat_gradient_filters_kernel(const W
             *place_in_squares(squares, at.tap, at.c, at.k) =
                 exists ? Value<T>::load(static_cast<const T*>(a.weight)[offset_of(a.strides, from)]) : 0.f;
         }
-        if (!PCONV_PLANT(190)) __syncthreads();
+        __syncthreads();
         for (int c = warp; c < square; c += warps) {
             if (first_c + c >= a.low_channels || first_k + lane >= a.k_padded) continue;
             T* const out = static_cast<T*>(a.other) + (first_c + c) * 16 * a.k_padded + first_k + lane;
@@ -66,13 +66,13 @@ __global__ void __launch_bounds__(threads) upcat_gradient_filters_kernel(const W
             for (int i = 0; i < 4; ++i)
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    const float sum = phase_sum<float>(
-                        PCONV_PLANT(191) ? i % 2 : 1 - i % 2, 1 - j % 2, 1 - i / 2, 1 - j / 2,
-                        [&](int r, int s) { return *place_in_squares(squares, r * 3 + s, c, lane); });
+                    const float sum = phase_sum<float>(1 - i % 2, 1 - j % 2, 1 - i / 2, 1 - j / 2, [&](int r, int s) {
+                        return *place_in_squares(squares, r * 3 + s, c, lane);
+                    });
                     out[(i * 4 + j) * a.k_padded] = Value<T>::store(sum);
                 }
         }
-        if (!PCONV_PLANT(192)) __syncthreads();  // the squares are filled again
+        __syncthreads();  // the squares are filled again
     }
 }
 
@@ -91,19 +91,19 @@ __global__ void __launch_bounds__(threads) upcat_gradient_fold_kernel(const Weig
                 static_cast<const float*>(a.other) + (first_c + c) * 16 * a.k_padded + first_k + lane;
             float sums[16];
 #pragma unroll
-            for (int tap = 0; tap < 16; ++tap) sums[tap] = PCONV_PLANT(193) && tap == 5 ? 0.f : given[tap * a.k_padded];
+            for (int tap = 0; tap < 16; ++tap) sums[tap] = given[tap * a.k_padded];
 #pragma unroll
             for (int tap = 0; tap < 9; ++tap) {
-                const int i = 2 - tap / 3, j = (PCONV_PLANT(194) ? 0 : 2) - (PCONV_PLANT(194) ? 0 : tap % 3);
+                const int i = 2 - tap / 3, j = 2 - tap % 3;
                 *place_in_squares(squares, tap, c, lane) =
                     sums[i * 4 + j] + sums[i * 4 + j + 1] + (sums[i * 4 + j + 4] + sums[i * 4 + j + 5]);
             }
         }
-        if (!PCONV_PLANT(195)) __syncthreads();
+        __syncthreads();
         for (int item = int(threadIdx.x); item < 9 * square * square; item += threads) {
             const SquareItem at = square_item(a.strides, item);
             const int64_t k = first_k + at.k, c = first_c + at.c;
-            if (k >= a.k || (c >= a.low_channels && !PCONV_PLANT(196))) continue;
+            if (k >= a.k || c >= a.low_channels) continue;
             const Position to{k, c, at.tap / 3, at.tap % 3};
             static_cast<T*>(a.weight)[offset_of(a.strides, to)] =
                 Value<T>::store(*place_in_squares(squares, at.tap, at.c, at.k));
@@ -128,7 +128,7 @@ __global__ void upcat_part_low_kernel(const PartArguments a) {
         const Position at = unravel(item, a.channels_last, a.low_channels, a.h, a.w);
         accumulator_t<T> sum = 0;
 #pragma unroll
-        for (int i = 0; i < (PCONV_PLANT(197) ? 3 : 4); ++i) {
+        for (int i = 0; i < 4; ++i) {
             const Position from{at.n, at.c, 2 * at.h + i / 2, 2 * at.w + i % 2};
             sum += Value<T>::load(joined[offset_of(a.joined_strides, from)]);
         }
@@ -140,7 +140,7 @@ template <class T>
 __global__ void upcat_part_skip_kernel(const PartArguments a) {
     for (int64_t item = first_item(); item < a.n * a.skip_channels * 4 * a.h * a.w; item += item_step()) {
         const Position at = unravel(item, a.channels_last, a.skip_channels, 2 * a.h, 2 * a.w);
-        const Position from{at.n, at.c + (PCONV_PLANT(198) ? 0 : a.low_channels), at.h, at.w};
+        const Position from{at.n, at.c + a.low_channels, at.h, at.w};
         static_cast<T*>(a.skip)[offset_of(a.skip_strides, at)] =
             static_cast<const T*>(a.joined)[offset_of(a.joined_strides, from)];
     }

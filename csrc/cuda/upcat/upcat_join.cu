@@ -26,7 +26,7 @@ __global__ void upcat_join_kernel(const JoinArguments a) {
     for (int64_t item = first_item(); item < total; item += item_step()) {
         const Position at = unravel(item, a.channels_last, a.channels, a.h, a.w);
         const bool from_low = at.c < a.low_channels;
-        const Position small{at.n, at.c, at.h / 2, PCONV_PLANT(173) ? (at.w + 1) / 2 : at.w / 2};
+        const Position small{at.n, at.c, at.h / 2, at.w / 2};
         const Position own{at.n, at.c - a.low_channels, at.h, at.w};
         const Raw value = from_low ? static_cast<const Raw*>(a.low)[offset_of(a.low_strides, small)]
                                    : static_cast<const Raw*>(a.skip)[offset_of(a.skip_strides, own)];
@@ -46,7 +46,7 @@ __global__ void upcat_join_masks_kernel(const JoinMasksArguments a) {
         const Position at = unravel(item, false, 2, a.h, a.w);
         const int64_t small = at.h / 2 * (a.w / 2) + at.w / 2, own = at.h * a.w + at.w;
         const uint8_t* const mask = at.c == 0 ? a.low : a.skip;
-        const int64_t place = at.c == 0 || PCONV_PLANT(174) ? at.n * a.low_step + small : at.n * a.skip_step + own;
+        const int64_t place = at.c == 0 ? at.n * a.low_step + small : at.n * a.skip_step + own;
         a.joined[item] = !mask || mask[place] != 0;
     }
 }

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(threads) upcat_phases_kernel(const PhasesArgum
         for (int tap = 0; tap < 9; ++tap)
             // Padding is zero, and nothing is read for it: the weight's next channels are the skip's.
             taps[tap] =
-                channel < a.low_channels || PCONV_PLANT(155)
+                channel < a.low_channels
                     ? Value<T>::load(
                           static_cast<const T*>(a.weight)[offset_of(a.strides, Position{k, channel, tap / 3, tap % 3})])
                     : Sum(0);
@@ -37,9 +37,8 @@ __global__ void __launch_bounds__(threads) upcat_phases_kernel(const PhasesArgum
         for (int phase = 0; phase < 4; ++phase)
 #pragma unroll
             for (int place = 0; place < 4; ++place) {
-                const int row = PCONV_PLANT(156) ? 1 - phase / 2 : phase / 2;
-                const Sum sum =
-                    phase_sum<Sum>(row, phase % 2, place / 2, place % 2, [&](int r, int s) { return taps[r * 3 + s]; });
+                const Sum sum = phase_sum<Sum>(
+                    phase / 2, phase % 2, place / 2, place % 2, [&](int r, int s) { return taps[r * 3 + s]; });
                 static_cast<T*>(a.phases)[((phase * a.k + k) * 4 + place) * a.padded + channel] = Value<T>::store(sum);
             }
     }
