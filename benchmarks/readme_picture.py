@@ -1,56 +1,70 @@
-"""The README's first picture: `pconv inpaint` without --weights, on photographs that no network was trained on.
+"""The pictures of the packaged networks, on photographs and drawn pages that no network was trained on.
 
-python -m benchmarks.readme_picture        writes docs/images/inpaint.png and prints PSNR inside the holes
+python -m benchmarks.readme_picture        writes docs/images/inpaint.png and document.png, prints PSNR inside the holes
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from pconv_cuda import inpaint
+from pconv_cuda.data.documents import damage_mask, document_pages
 from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.data.packaged import packaged_images, split
-from pconv_cuda.named import DEFAULT
 
 SIZE, GAP, HEAD = 256, 6, 20
 SHARES = ((0.05, 0.1), (0.1, 0.15), (0.15, 0.2))  # one a row: thin holes to wider ones
-COLUMNS = ("before", "hole", "after", "truth")
+IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+Case = tuple[str, np.ndarray, np.ndarray]  # name, (SIZE, SIZE, 3) uint8, its hole
 
 
-def rows() -> list[tuple[np.ndarray, ...]]:
-    """(before, hole, after, truth) of each held-out photograph, (SIZE, SIZE, 3) uint8."""
+def photographs() -> Iterator[Case]:
     _, held_out = split(packaged_images())
-    found = []
     for number, (photograph, share) in enumerate(zip(held_out, SHARES, strict=True)):
         height, width = photograph.array.shape[:2]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         square = Image.fromarray(photograph.array[top : top + side, left : left + side])
         truth = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
-        hole = ~draw_mask(SIZE, np.random.default_rng([2026, number]), "mixed", share)
+        yield photograph.name, truth, ~draw_mask(SIZE, np.random.default_rng([2026, number]), "mixed", share)
+
+
+def pages() -> Iterator[Case]:
+    for number, (truth, share) in enumerate(zip(document_pages(len(SHARES), SIZE, seed=2026), SHARES, strict=True)):
+        yield f"page {number}", truth, ~damage_mask(SIZE, SIZE, np.random.default_rng([2026, number]), share)
+
+
+def filled(truth: np.ndarray, hole: np.ndarray, name: str) -> tuple[np.ndarray, float]:
+    """The picture with its hole filled by ``name``, and the PSNR inside it."""
+    result = inpaint(name, np.where(hole[..., None], np.uint8(255), truth), hole)
+    error = np.square(result[hole].astype(float) - truth[hole]).mean()
+    return result, 10 * np.log10(255**2 / error)
+
+
+def sheet(cases: Iterator[Case], columns: dict[str, str], out: Path) -> None:
+    """A row a case: before, hole, by each network of ``columns`` (label -> name), truth."""
+    rows = []
+    for case, truth, hole in cases:
+        results = {label: filled(truth, hole, name) for label, name in columns.items()}
+        said = ", ".join(f"{psnr:.2f} dB with {columns[label]}" for label, (_, psnr) in results.items())
+        print(f"{case}: {hole.mean():.1%} hole, {said}")
+        white_hole = np.where(hole[..., None], np.uint8(255), np.uint8(0)).repeat(3, 2)
         before = np.where(hole[..., None], np.uint8(255), truth)
-        after = inpaint(DEFAULT, before, hole)
-        error = np.square(after[hole].astype(float) - truth[hole]).mean()
-        print(f"{photograph.name}: {hole.mean():.1%} hole, {10 * np.log10(255**2 / error):.2f} dB with {DEFAULT}")
-        found.append((before, np.where(hole[..., None], np.uint8(255), np.uint8(0)).repeat(3, 2), after, truth))
-    return found
-
-
-def main(out: Path) -> None:
-    pictures = rows()
-    size = (GAP + len(COLUMNS) * (SIZE + GAP), HEAD + len(pictures) * (SIZE + GAP))
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    for column, label in enumerate(COLUMNS):
+        rows.append((before, white_hole, *(picture for picture, _ in results.values()), truth))
+    labels = ("before", "hole", *columns, "truth")
+    image = Image.new("RGB", (GAP + len(labels) * (SIZE + GAP), HEAD + len(rows) * (SIZE + GAP)), "white")
+    pen = ImageDraw.Draw(image)
+    for column, label in enumerate(labels):
         pen.text((GAP + column * (SIZE + GAP), 4), label, fill="black")
-        for row, each in enumerate(pictures):
-            sheet.paste(Image.fromarray(each[column]), (GAP + column * (SIZE + GAP), HEAD + row * (SIZE + GAP)))
-    sheet.save(out)
+        for row, each in enumerate(rows):
+            image.paste(Image.fromarray(each[column]), (GAP + column * (SIZE + GAP), HEAD + row * (SIZE + GAP)))
+    image.save(out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images/inpaint.png"))
+    sheet(photographs(), {"after": "photo"}, IMAGES / "inpaint.png")
+    sheet(pages(), {"smooth": "smooth", "document": "document"}, IMAGES / "document.png")

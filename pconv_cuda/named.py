@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,17 +35,18 @@ def _smooth(device: torch.device) -> SmoothFiller:
     return SmoothFiller(device)
 
 
-@lru_cache(maxsize=4)
-def _photo(device: torch.device) -> InpaintingNetwork:
+@lru_cache(maxsize=8)
+def _packaged(name: str, device: torch.device) -> InpaintingNetwork:
     from pconv_cuda.models import load_network
     from pconv_cuda.weights import PRETRAINED
 
-    return load_network(PRETRAINED / "photo.safetensors", device=device)
+    return load_network(PRETRAINED / f"{name}.safetensors", device=device)
 
 
 NAMED = {
     "smooth": Named("the smoothest surface through the known pixels", _smooth),
-    "photo": Named("a small network for photographs, which adds to smooth", _photo),
+    "photo": Named("a network for photographs, which adds to smooth", partial(_packaged, "photo")),
+    "document": Named("a network for pages of old documents, which adds to smooth", partial(_packaged, "document")),
 }
 DEFAULT = "photo"  # what `pconv inpaint` takes without --weights
 

@@ -242,7 +242,9 @@ def test_a_hole_over_everything_and_none() -> None:
 
 @pytest.mark.parametrize("word", ["Smooth", "photos", "", "model.safetensors"])
 def test_other_words_are_refused_with_those_that_there_are(word: str) -> None:
-    with pytest.raises(PConvError, match="model: expected a network or one of the words smooth, photo, but") as caught:
+    with pytest.raises(
+        PConvError, match="model: expected a network or one of the words smooth, photo, document, but"
+    ) as caught:
         inpaint(word, PICTURE, HOLE)
     assert repr(word) in str(caught.value)
 
@@ -299,7 +301,7 @@ def test_a_name_comes_before_a_folder_of_that_name(place: Path) -> None:
 def test_names_that_there_are_not(place: Path, capsys: pytest.CaptureFixture) -> None:
     for word in ("Smooth", "photos", "nowhere"):
         assert main(["inpaint", "pictures/a.png", "--mask", "masks/a.png", "-o", "x.png", "--weights", word]) == 1
-        assert "--weights: expected one of the names smooth, photo, a .safetensors file or a folder" in (
+        assert "--weights: expected one of the names smooth, photo, document, a .safetensors file or a folder" in (
             error := capsys.readouterr().err
         ) and f"{word} does not exist" in error  # fmt: skip
     assert not Path("x.png").exists()

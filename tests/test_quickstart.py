@@ -38,7 +38,7 @@ def test_it_writes_what_it_promises(result):
     names = {path.name for path in out.iterdir()}
     assert names >= {"sheet.png", "report.json", "model.safetensors", "config.json", "log.jsonl"}
     written = json.loads((out / "report.json").read_text())
-    keys = {"psnr_hole_smooth", "psnr_hole_after", "psnr_hole_mean", "psnr_hole_biharmonic"}
+    keys = {f"psnr_hole_{name}" for name in ("smooth", "packaged", "after", "mean", "biharmonic")}
     assert set(report) == keys
     assert {key: written[key] for key in keys} == report
     assert all(np.isfinite(value) for value in report.values())
@@ -48,11 +48,12 @@ def test_it_is_above_biharmonic_filling(result):
     _, report, _ = result
     assert report["psnr_hole_after"] > report["psnr_hole_biharmonic"] > report["psnr_hole_mean"]
     assert report["psnr_hole_after"] != report["psnr_hole_smooth"]  # it has learned something
+    assert report["psnr_hole_packaged"] > report["psnr_hole_smooth"] + 0.3
 
 
 def test_it_shows_a_result_first_and_says_where_it_stands(result):
     _, report, lines = result
-    assert "sheet.png" in lines[0] and "smooth fill" in lines[0]
+    assert "sheet.png" in lines[0] and "smooth fill" in lines[0] and "by photo" in lines[0]
     text = "\n".join(lines)
     assert f"training added {report['psnr_hole_after'] - report['psnr_hole_smooth']:+.2f} dB to the smooth fill" in text
     assert "dB above biharmonic filling" in text
@@ -80,10 +81,10 @@ def test_the_sheet_shows_the_columns(result):
     cases = q.held_out_cases()
     sheet = np.asarray(Image.open(out / "sheet.png"))
     size = cases[0].truth.shape[0]
-    assert sheet.shape[1] == 5 * (size + 6) + 6
+    assert sheet.shape[1] == 6 * (size + 6) + 6
     assert sheet.shape[0] == 22 + len(cases) * (size + 6)
-    columns = (sheet[22:, 6 + column * (size + 6) :][:size, :size] for column in range(5))
-    before, mask, smooth, after, truth = columns
+    columns = (sheet[22:, 6 + column * (size + 6) :][:size, :size] for column in range(6))
+    before, mask, smooth, packaged, after, truth = columns
     valid = cases[0].valid
     assert np.array_equal(truth, cases[0].truth)
     assert np.array_equal(mask[..., 0], np.where(valid, 0, 255))
@@ -91,6 +92,7 @@ def test_the_sheet_shows_the_columns(result):
     assert np.array_equal(before[valid], truth[valid])
     assert np.array_equal(after[valid], truth[valid])
     assert np.array_equal(smooth, q.restore("smooth", cases[0]))
+    assert np.array_equal(packaged, q.restore("photo", cases[0]))
     assert not np.array_equal(after[~valid], truth[~valid])
     assert (sheet[:22] != 255).any()  # the labels
 

@@ -251,7 +251,7 @@ def test_weights_to_begin_from_that_do_not_fit(pictures: Path, tmp_path) -> None
         ({"model__weights": str(run), "model__width": 5}, f"expected a network with width 5, .* but {run} has 2"),
         ({"model__weights": "photo", "model__network": "unet"}, "expected a network with .*, but photo has"),
         ({"model__weights": "smooth"}, "expected a network, but smooth has no weights"),
-        ({"model__weights": "missing"}, "model.weights: expected one of the names smooth, photo"),
+        ({"model__weights": "missing"}, "model.weights: expected one of the names smooth, photo, document"),
     ):
         with pytest.raises(PConvError, match=message):
             build_network(small(pictures, **changes))
