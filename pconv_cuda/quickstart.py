@@ -29,7 +29,7 @@ __all__ = ["PRESETS", "Case", "held_out_cases", "hole_psnr", "quickstart", "quic
 
 PRESETS = {"photographs": "photo", "document": "document"}  # and the packaged network for it
 
-STEPS = 3000  # measured on two cores: 17 a second without VGG16's terms, so 3 minutes
+STEPS = 3000  # measured on two cores: 24 a second without VGG16's terms, so 2 minutes
 STEPS_WITH_VGG = 1500
 
 _PICTURE = 192  # side of the pictures to restore, pixels
