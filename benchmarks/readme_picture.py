@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from pconv_cuda import inpaint
 from pconv_cuda.data.documents import damage_mask, document_pages
 from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.data.packaged import packaged_images, split
+from pconv_cuda.quickstart import Case, hole_psnr, restore, write_sheet
 
-SIZE, GAP, HEAD = 256, 6, 20
+SIZE = 256
 SHARES = ((0.05, 0.1), (0.1, 0.15), (0.15, 0.2))  # one a row: thin holes to wider ones
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-Case = tuple[str, np.ndarray, np.ndarray]  # name, (SIZE, SIZE, 3) uint8, its hole
 
 
 def photographs() -> Iterator[Case]:
@@ -30,41 +29,23 @@ def photographs() -> Iterator[Case]:
         top, left = (height - side) // 2, (width - side) // 2
         square = Image.fromarray(photograph.array[top : top + side, left : left + side])
         truth = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
-        yield photograph.name, truth, ~draw_mask(SIZE, np.random.default_rng([2026, number]), "mixed", share)
+        yield Case(photograph.name, truth, draw_mask(SIZE, np.random.default_rng([2026, number]), "mixed", share))
 
 
 def pages() -> Iterator[Case]:
     for number, (truth, share) in enumerate(zip(document_pages(len(SHARES), SIZE, seed=2026), SHARES, strict=True)):
-        yield f"page {number}", truth, ~damage_mask(SIZE, SIZE, np.random.default_rng([2026, number]), share)
+        yield Case(f"page {number}", truth, damage_mask(SIZE, SIZE, np.random.default_rng([2026, number]), share))
 
 
-def filled(truth: np.ndarray, hole: np.ndarray, name: str) -> tuple[np.ndarray, float]:
-    """The picture with its hole filled by ``name``, and the PSNR inside it."""
-    result = inpaint(name, np.where(hole[..., None], np.uint8(255), truth), hole)
-    error = np.square(result[hole].astype(float) - truth[hole]).mean()
-    return result, 10 * np.log10(255**2 / error)
-
-
-def sheet(cases: Iterator[Case], columns: dict[str, str], out: Path) -> None:
-    """A row a case: before, hole, by each network of ``columns`` (label -> name), truth."""
-    rows = []
-    for case, truth, hole in cases:
-        results = {label: filled(truth, hole, name) for label, name in columns.items()}
-        said = ", ".join(f"{psnr:.2f} dB with {columns[label]}" for label, (_, psnr) in results.items())
-        print(f"{case}: {hole.mean():.1%} hole, {said}")
-        white_hole = np.where(hole[..., None], np.uint8(255), np.uint8(0)).repeat(3, 2)
-        before = np.where(hole[..., None], np.uint8(255), truth)
-        rows.append((before, white_hole, *(picture for picture, _ in results.values()), truth))
-    labels = ("before", "hole", *columns, "truth")
-    image = Image.new("RGB", (GAP + len(labels) * (SIZE + GAP), HEAD + len(rows) * (SIZE + GAP)), "white")
-    pen = ImageDraw.Draw(image)
-    for column, label in enumerate(labels):
-        pen.text((GAP + column * (SIZE + GAP), 4), label, fill="black")
-        for row, each in enumerate(rows):
-            image.paste(Image.fromarray(each[column]), (GAP + column * (SIZE + GAP), HEAD + row * (SIZE + GAP)))
-    image.save(out)
+def sheet(cases: list[Case], columns: dict[str, str], out: Path) -> None:
+    """A row a case; ``columns``: label -> what fills the holes."""
+    results = {label: [restore(name, case) for case in cases] for label, name in columns.items()}
+    for row, case in enumerate(cases):
+        said = ", ".join(f"{hole_psnr(results[label][row], case):.2f} dB with {columns[label]}" for label in columns)
+        print(f"{case.name}: {1 - case.valid.mean():.1%} hole, {said}")
+    write_sheet(out, cases, results)
 
 
 if __name__ == "__main__":
-    sheet(photographs(), {"after": "photo"}, IMAGES / "inpaint.png")
-    sheet(pages(), {"smooth": "smooth", "document": "document"}, IMAGES / "document.png")
+    sheet(list(photographs()), {"after": "photo"}, IMAGES / "inpaint.png")
+    sheet(list(pages()), {"smooth": "smooth", "document": "document"}, IMAGES / "document.png")

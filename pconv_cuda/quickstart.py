@@ -25,7 +25,16 @@ from pconv_cuda.models import InpaintingNetwork, load_network
 from pconv_cuda.training.config import TrainingConfig, load_config
 from pconv_cuda.training.loop import train
 
-__all__ = ["PRESETS", "Case", "held_out_cases", "hole_psnr", "quickstart", "quickstart_config", "restore"]
+__all__ = [
+    "PRESETS",
+    "Case",
+    "held_out_cases",
+    "hole_psnr",
+    "quickstart",
+    "quickstart_config",
+    "restore",
+    "write_sheet",
+]
 
 PRESETS = {"photographs": "photo", "document": "document"}  # and the packaged network for it
 
@@ -162,13 +171,13 @@ def quickstart(
     packaged = PRESETS[preset]
     results = {name: [restore(name, case) for case in cases] for name in ("smooth", packaged)}
     out.mkdir(parents=True, exist_ok=True)
-    _write_sheet(out / "sheet.png", cases, results)
+    write_sheet(out / "sheet.png", cases, results)
     say(f"{out / 'sheet.png'}: {len(cases)} pictures, by the smooth fill, which needs no weights, and by {packaged}")
     say(f"{packaged} comes with the package; now a small network learns the same")
     train(config, out)
     trained = load_network(out)
     results["result"] = [restore(trained, case) for case in cases]
-    _write_sheet(out / "sheet.png", cases, results)
+    write_sheet(out / "sheet.png", cases, results)
     for method in baselines(("mean", "biharmonic")):
         results[method.name] = [_composite(method.fill, case) for case in cases]
     names = {"smooth": "smooth", "packaged": packaged, "after": "result", "mean": "mean", "biharmonic": "biharmonic"}
@@ -203,7 +212,7 @@ def _report_lines(report: dict[str, float], packaged: str, count: int) -> list[s
     return lines
 
 
-def _write_sheet(path: Path, cases: Sequence[Case], filled: Mapping[str, Sequence[np.ndarray]]) -> None:
+def write_sheet(path: Path, cases: Sequence[Case], filled: Mapping[str, Sequence[np.ndarray]]) -> None:
     """One row a picture: before (holes white), hole (white), a column for each of ``filled``, truth."""
     pil_image, draw = require("PIL.Image", "quickstart"), require("PIL.ImageDraw", "quickstart")
     size, gap, head = cases[0].truth.shape[0], 6, 22
