@@ -126,14 +126,16 @@ def partial_conv2d_sources(
     joined = torch.cat(list(inputs), dim=1)
     check_convolution(joined, weight, bias, 1)
     small: list[Tensor] = []
-    mask_channels: list[int] = []  # how many channels of `joined` each channel of the joined mask stands for
     for source, mask in zip(inputs, masks, strict=True):
         if mask is None:
             mask = source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool)
-        mask = compact(checked_mask(mask, source))
-        small.append(as_valid(mask))
-        mask_channels += [source.shape[1] // mask.shape[1]] * mask.shape[1]
+        small.append(as_valid(compact(checked_mask(mask, source))))
     batch = 1 if all(mask.shape[0] == 1 for mask in small) else joined.shape[0]
+    mask_channels: list[int] = []  # how many channels of `joined` each channel of the joined mask stands for
+    if len(inputs) == 2 and all(mask.shape[1] == 1 for mask in small):
+        mask_channels = [source.shape[1] for source in inputs]
+    else:  # a mask for each channel: the kernels know no more than two blocks of channels otherwise
+        small = [mask.expand(-1, source.shape[1], -1, -1) for source, mask in zip(inputs, small, strict=True)]
     joined_mask = torch.cat([mask.expand(batch, -1, -1, -1) for mask in small], dim=1)
     stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
     check_fits(joined, weight, stride, padding, dilation)

@@ -119,34 +119,30 @@ using MaybeTensor = std::optional<Tensor>;
 // A mask argument as bytes, and what has to stay alive while they are used.
 struct MaskBytes {
     std::optional<Tensor> owner;
-    std::vector<int64_t> first;
-    Mask mask{nullptr, 1, 1, nullptr, 0};
+    Mask mask;
+    int64_t images = 1;
     bool holes = false;
 };
 
-// Where each of the mask's channels begins among the input's.
-inline Ints mask_blocks(const Geometry& g, const Tensor& input, const Tensor& mask, const Ints& mask_channels) {
+// Where the second of the mask's two channels begins among the input's.
+inline int64_t second_block(const Geometry& g, const Tensor& input, const Tensor& mask, const Ints& mask_channels) {
     PCONV_EXPECT(mask.device() == input.device(), "mask: expected a tensor on the input's device");
     PCONV_EXPECT(
         mask.dim() == 4 && (mask.size(0) == 1 || mask.size(0) == g.n) && mask.size(2) == g.h && mask.size(3) == g.w,
         "mask: expected (", g.n, "|1, channels, ", g.h, ", ", g.w, "), got ", shape_of(mask));
     const int64_t blocks = mask.size(1);
-    Ints first;
-    if (mask_channels.empty()) {  // all blocks alike: one for everything, or one for each channel
+    if (mask_channels.empty()) {  // one for everything, or one for each channel
         PCONV_EXPECT(
             blocks > 0 && (blocks == 1 || blocks == g.c), "mask: expected 1 or ", g.c, " channels, got ", blocks);
-        for (int64_t b = 0; b <= blocks; ++b) first.push_back(b * (g.c / blocks));
-        return first;
+        return 1;
     }
     PCONV_EXPECT(
-        int64_t(mask_channels.size()) == blocks && g.groups == 1,
-        "mask_channels: expected one number for each of the mask's ", blocks, " channels, and groups 1");
-    first.push_back(0);
-    for (const int64_t channels : mask_channels) {
-        PCONV_EXPECT(channels > 0, "mask_channels: expected positive numbers, got ", channels);
-        first.push_back(first.back() + channels);
-    }
-    PCONV_EXPECT(first.back() == g.c, "mask_channels: expected a sum of ", g.c, ", got ", first.back());
+        mask_channels.size() == 2 && blocks == 2 && g.groups == 1,
+        "mask_channels: expected two numbers, for a mask of two channels, and groups 1");
+    const int64_t first = mask_channels[0], second = mask_channels[1];
+    PCONV_EXPECT(
+        first > 0 && second > 0 && first + second == g.c, "mask_channels: expected positive numbers, ", g.c,
+        " in all, got ", first, " and ", second);
     return first;
 }
 
@@ -181,7 +177,7 @@ inline void check_gradient(const Geometry& g, const Tensor& grad, const Tensor& 
 // mask's batch, so that a mask of batch 1 stays small; users get an expanded view.
 inline Ints ratio_size(const Geometry& g, const MaskBytes& mask, const Ints& mask_channels) {
     const bool grouped = mask.owner && mask_channels.empty() && g.groups > 1 && mask.mask.blocks > 1;
-    return {mask.mask.n, grouped ? g.groups : 1, g.p, g.q};
+    return {mask.images, grouped ? g.groups : 1, g.p, g.q};
 }
 
 inline Tensor empty_of(const Tensor& like, const Ints& size, ScalarType dtype) {

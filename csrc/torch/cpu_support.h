@@ -114,7 +114,7 @@ inline std::tuple<Tensor, Tensor> convolution_backward(
 }
 
 // A mask's bytes, without a copy where they are bytes already, and whether there are holes among them.
-inline Mask bytes_of_mask(MaskBytes& result, const Tensor& given, const char* name) {
+inline void read_mask(MaskBytes& result, const Tensor& given, const char* name, int64_t second = 0) {
     const DType dtype = dtype_of(given, name);
     const auto sizes = given.sizes(), strides = given.strides();
     if (wants_binary_check()) {
@@ -130,16 +130,15 @@ inline Mask bytes_of_mask(MaskBytes& result, const Tensor& given, const char* na
     }
     const auto* bytes = static_cast<const uint8_t*>(result.owner->const_data_ptr());
     result.holes = cpu::has_zero(bytes, given.numel());
-    return Mask{bytes, given.size(0), given.size(1), nullptr, given.size(2) * given.size(3)};
+    result.images = given.size(0);
+    result.mask = mask_of(bytes, given.size(0), given.size(2) * given.size(3), given.size(1), second);
 }
 
 inline MaskBytes mask_bytes(
     const Geometry& g, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels) {
     MaskBytes result;
     if (!mask) return result;
-    result.first = mask_blocks(g, input, *mask, mask_channels);
-    result.mask = bytes_of_mask(result, *mask, "mask");
-    result.mask.first = result.first.data();
+    read_mask(result, *mask, "mask", second_block(g, input, *mask, mask_channels));
     return result;
 }
 

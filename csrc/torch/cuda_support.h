@@ -114,8 +114,9 @@ inline void check_binary(const Geometry& g, const Tensor& mask, const char* name
 }
 
 // A mask's bytes, without a copy where they are bytes already; `result` owns them.
-inline Mask bytes_of_mask(
-    MaskBytes& result, const Geometry& g, const Tensor& given, const char* name, const Place& place) {
+inline void read_mask(
+    MaskBytes& result, const Geometry& g, const Tensor& given, const char* name, const Place& place,
+    int64_t second = 0) {
     const DType dtype = dtype_of(given, name);
     if (wants_binary_check()) check_binary(g, given, name, dtype, place);
     result.owner = given;
@@ -126,7 +127,8 @@ inline Mask bytes_of_mask(
         check(mask_to_bytes(given.const_data_ptr(), dtype, sizes.data(), strides.data(), bytes, place.stream), g);
     }
     const auto* bytes = static_cast<const uint8_t*>(result.owner->const_data_ptr());
-    return Mask{bytes, given.size(0), given.size(1), nullptr, given.size(2) * given.size(3)};
+    result.images = given.size(0);
+    result.mask = mask_of(bytes, given.size(0), given.size(2) * given.size(3), given.size(1), second);
 }
 
 inline Strides strides_of(const Tensor& tensor) {

@@ -25,7 +25,6 @@ struct Stage {
     Geometry g, low_geometry, skip_geometry;
     int64_t low_channels, ratio_n;
     MaskBytes low_mask, skip_mask;
-    Ints first;    // of the two blocks of channels
     Tensor valid;  // [ratio_n, 2, H, W], both masks at full resolution
     Tensor low, skip, weight;
 
@@ -43,8 +42,7 @@ struct Stage {
         skip_geometry.c = g.c - low_channels;
         read_mask("low_mask", given_low_mask, low, low_mask);
         read_mask("skip_mask", given_skip_mask, skip, skip_mask);
-        ratio_n = std::max(low_mask.mask.n, skip_mask.mask.n);
-        first = {0, low_channels, g.c};
+        ratio_n = std::max(low_mask.images, skip_mask.images);
         valid = empty_of(low, {ratio_n, 2, g.h, g.w}, ScalarType::Byte);
         auto* bytes = static_cast<uint8_t*>(valid.mutable_data_ptr());
         cpu::upcat_masks(g, low_mask.mask, skip_mask.mask, ratio_n, bytes);
@@ -53,13 +51,11 @@ struct Stage {
     static void read_mask(const char* name, const MaybeTensor& given, const Tensor& source, MaskBytes& result) {
         if (!given) return;
         check_upcat_mask(name, *given, source);
-        result.first = {0, source.size(1)};
-        result.mask = bytes_of_mask(result, *given, name);
-        result.mask.first = result.first.data();
+        pconv::read_mask(result, *given, name);
     }
 
     Mask both() const {
-        return {static_cast<const uint8_t*>(valid.const_data_ptr()), ratio_n, 2, first.data(), g.h * g.w};
+        return mask_of(static_cast<const uint8_t*>(valid.const_data_ptr()), ratio_n, g.h * g.w, 2, low_channels);
     }
 
     Tensor masked_low() const { return low_mask.holes ? masked_copy(low_geometry, low_mask.mask, low) : low; }

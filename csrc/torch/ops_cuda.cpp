@@ -23,9 +23,7 @@ MaskBytes mask_bytes(
     const Geometry& g, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Place& place) {
     MaskBytes result;
     if (!mask) return result;
-    result.first = mask_blocks(g, input, *mask, mask_channels);
-    result.mask = bytes_of_mask(result, g, *mask, "mask", place);
-    result.mask.first = result.first.data();
+    read_mask(result, g, *mask, "mask", place, second_block(g, input, *mask, mask_channels));
     return result;
 }
 

@@ -36,12 +36,10 @@ struct Stage {
     void read_mask(const char* name, const MaybeTensor& given, const Tensor& source, MaskBytes& result) const {
         if (!given) return;
         check_upcat_mask(name, *given, source);
-        result.first = {0, source.size(1)};
-        result.mask = bytes_of_mask(result, g, *given, name, place);
-        result.mask.first = result.first.data();
+        cuda::read_mask(result, g, *given, name, place);
     }
 
-    int64_t ratio_n() const { return std::max(low_mask.mask.n, skip_mask.mask.n); }
+    int64_t ratio_n() const { return std::max(low_mask.images, skip_mask.images); }
 
     void fill(Upcat& call, int64_t allow_tf32) const {
         call.geometry = g;

@@ -35,7 +35,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SHAPES = [*CASES, *(case for case in KERNEL_CASES if case.h * case.w * case.c * case.k < 40000)]
 # One of every way through the glue.
 SHORT = ["plain3x3", "enc1", "last", "groups", "grouped_channel_mask", "no_mask", "mask_of_batch_1", "empty_batch"]
-SHORT += ["two_blocks_of_odd_size", "five_blocks"]
+SHORT += ["two_blocks_of_odd_size"]
 MORE = pytest.mark.full("the operators' glue in more cases")
 EACH_SHAPE = [pytest.param(case, id=case.name, marks=() if case.name in SHORT else MORE) for case in SHAPES]
 

@@ -109,9 +109,8 @@ void run_case(
     static const uint8_t nothing = 0;
     const auto* mask_bytes = static_cast<const uint8_t*>(mask.data());
     if (problem.blocks > 0 && !mask_bytes) mask_bytes = &nothing;
-    const Mask view{
-        problem.blocks ? mask_bytes : nullptr, problem.mask_n, problem.blocks ? problem.blocks : 1,
-        problem.first.data(), g.h * g.w};
+    Mask view;
+    if (problem.blocks > 0) view = mask_of(mask_bytes, problem.mask_n, g.h * g.w, problem.blocks, problem.first[1]);
 
     cuda::Forward forward{
         g,

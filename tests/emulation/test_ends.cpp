@@ -57,7 +57,7 @@ void run_shape(const Shape& shape, DType dtype, Layout layout) {
             new_mask(DType::u8, g.p * g.q);
         const cuda::Forward call{
             g,
-            {static_cast<const uint8_t*>(mask.data()), 1, 1, problem.first.data(), g.h * g.w},
+            mask_of(static_cast<const uint8_t*>(mask.data()), 1, g.h * g.w),
             true,
             source.data(),
             weight.data(),

@@ -23,14 +23,14 @@ namespace {
 using Narrow = LastTile<last_narrow_columns, 4>;
 using ManyColumns = LastTile<last_wide_columns, 8>;
 
-// sum(1) / sum(mask) of a window. Up to four blocks are counted side by side in the bytes of one word: a window has at
-// most 25 pixels.
+// sum(1) / sum(mask) of a window. Both blocks are counted side by side in the bytes of one word: a window has at most
+// 25 pixels.
 PCONV_DEV float window_scale(const LastParams& p, const Patch& patch, int first_row) {
     uint32_t pixels = 0;
     for (int r = 0; r < p.conv.r; ++r)
         for (int s = 0; s < p.conv.s; ++s) {
             const uint32_t valid = patch.valid[first_row + r * p.patch_w + s];
-            pixels += (valid & 1) | (valid & 2) << 7 | (valid & 4) << 14 | (valid & 8) << 21;
+            pixels += (valid & 1) | (valid & 2) << 7;
         }
     int count = 0;
     for (int b = 0; b < p.conv.packing.blocks; ++b)

@@ -20,8 +20,7 @@ PCONV_DEV float finished(const GemmParams& p, const Tables<Tile>& tables, float 
         const float bias = p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f;
         return activated(sum * scale + bias, p.negative_slope);
     }
-    int block = 0;
-    while (block < p.mask.blocks - 1 && column >= p.mask.first[block + 1]) ++block;
+    const int block = p.mask.blocks == 2 && column >= p.mask.second;
     return tables.row_blocks[row] >> block & 1 ? sum : 0.f;
 }
 
@@ -45,7 +44,7 @@ struct ColumnRun {
                 if (p.bias && column + e < p.columns)
                     bias[e] = Math::load(static_cast<const typename Math::Storage*>(p.bias)[column + e]);
             } else {
-                while (block[e] < p.mask.blocks - 1 && column + e >= p.mask.first[block[e] + 1]) ++block[e];
+                block[e] = p.mask.blocks == 2 && column + e >= p.mask.second;
             }
         }
     }

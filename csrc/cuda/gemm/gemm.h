@@ -15,7 +15,7 @@ Status gemm_dgrad(MathId math, TileId tile, bool transposed, const GemmParams& p
 struct WgradParams {
     const void* scaled;  // [N, P, Q, k_padded]: ratio * gradient
     const void* x;       // [N, H, W, channels], packed
-    MaskView mask;       // over x
+    Mask mask;       // over x
     Packing packing;
     float* partial;  // [splits, K, R * S, channels]
     int n, h, w, channels, k, k_padded, p, q;

@@ -18,7 +18,7 @@ struct GemmParams {
     const void* source;  // [N, source_h, source_w, source_channels], packed
     const void*
         filters;       // [columns][R * S][filter_channels] (K-major), or [channels][R * S][filter_channels] (MN-major)
-    MaskView mask;     // fprop: over source; dgrad: over out
+    Mask mask;     // fprop: over source; dgrad: over out
     Packing packing;   // fprop: of source's channels; dgrad: one block
     const void* bias;  // [columns] or nullptr
     float negative_slope = 1;  // fprop: of the activation, 1: none

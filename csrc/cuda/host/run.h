@@ -10,7 +10,7 @@ namespace pconv::cuda {
 
 struct Forward {
     Geometry geometry;
-    Mask mask;           // bytes on the device, first on the host
+    Mask mask;           // bytes on the device
     bool tf32;           // may fp32 be rounded to tf32?
     const void* x;       // [N, C, H, W], dense in the geometry's layout
     const void* weight;  // [K, C / groups, R, S]

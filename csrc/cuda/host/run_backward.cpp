@@ -11,18 +11,17 @@ namespace {
 struct Buffers {
     Plan dgrad, wgrad;
     const void* scaled;
-    void *own_scaled, *spread, *sums, *packed_x, *packed_filters, *dgrad_partial, *wgrad_partial;
+    void *own_scaled, *sums, *packed_x, *packed_filters, *dgrad_partial, *wgrad_partial;
 };
 
 Buffers cut(const Backward& call, const Device& device, Arena& arena) {
     const Geometry& g = call.geometry;
     const bool krsc = lies_as_krsc(g, call.weight_strides) && aligned(call.weight);
     Buffers b{};
-    b.dgrad = make_plan(Pass::dgrad, g, shape_of(call.mask), call.tf32, device, true, krsc);
-    b.wgrad = make_plan(Pass::wgrad, g, shape_of(call.mask), call.tf32, device, aligned(call.x), krsc);
+    b.dgrad = make_plan(Pass::dgrad, g, call.mask, call.tf32, device, true, krsc);
+    b.wgrad = make_plan(Pass::wgrad, g, call.mask, call.tf32, device, aligned(call.x), krsc);
     const int64_t element = bytes_of(g.dtype), taps = g.r * g.s;
-    const int64_t channels = b.wgrad.packing.start[b.wgrad.packing.blocks];
-    if (needs_spreading(g, call.mask)) b.spread = arena.take(call.mask.n * g.c * g.h * g.w);
+    const int64_t channels = b.wgrad.packing.channels();
     // Both plans pad K alike: one scaled gradient serves both.
     if (!call.is_scaled) {
         if (call.dx || call.dw) b.own_scaled = arena.take(g.n * g.p * g.q * b.dgrad.k_padded * element);
@@ -45,17 +44,18 @@ Buffers cut(const Backward& call, const Device& device, Arena& arena) {
 }
 
 // dx = m ? sum over taps of scaled * W : 0. With a mask for each channel the select follows in a pass of its own.
-Status run_dgrad(const Backward& call, const Buffers& buffers, const MaskView& mask, cudaStream_t stream) {
+Status run_dgrad(const Backward& call, const Buffers& buffers, cudaStream_t stream) {
     const Geometry& g = call.geometry;
     const Plan& plan = buffers.dgrad;
     const int64_t element = bytes_of(g.dtype);
     const Strides out_strides = dense(g.layout, g.c, g.h, g.w);
     if (!plan.fast)
         return generic_dgrad(
-            g, mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.weight, call.weight_strides,
+            g, call.mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.weight, call.weight_strides,
             call.dx, out_strides, stream);
     GemmParams p{};
-    const MaskView own = mask.per_channel ? MaskView{} : mask;
+    const bool per_channel = is_per_channel(call.mask, g.c);
+    const Mask own = per_channel ? Mask{} : call.mask;
     p.mask = own;
     p.packing.first[1] = p.packing.start[1] = int(plan.k_padded);  // of the source, which has no blocks
     p.filters = call.weight;
@@ -90,31 +90,31 @@ Status run_dgrad(const Backward& call, const Buffers& buffers, const MaskView& m
                 g.dtype, images, g.c, g.h, g.w, plan.splits, p.partial, nullptr, 1, nullptr, 1, p.mask, p.out,
                 out_strides, stream);
     }
-    if (status.ok() && mask.per_channel)
-        status = apply_mask(g.dtype, g.n, g.c, g.h, g.w, mask, call.dx, out_strides, stream);
+    if (status.ok() && per_channel)
+        status = apply_mask(g.dtype, g.n, g.c, g.h, g.w, call.mask, call.dx, out_strides, stream);
     return status;
 }
 
 // dW = sum over output pixels of scaled * (m ? x : 0): partial sums in fp32, then their sum in order.
-Status run_wgrad(const Backward& call, const Buffers& buffers, const MaskView& mask, cudaStream_t stream) {
+Status run_wgrad(const Backward& call, const Buffers& buffers, cudaStream_t stream) {
     const Geometry& g = call.geometry;
     const Plan& plan = buffers.wgrad;
     const Strides x_strides = dense(g.layout, g.c, g.h, g.w);
     if (!plan.fast)
         return generic_wgrad(
-            g, mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.x, x_strides, call.dw,
+            g, call.mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.x, x_strides, call.dw,
             call.dw_strides, stream);
     const void* x = call.x;
     Status status;
     if (plan.pack_input) {
         status = pack_activation(
-            g.dtype, g.n, g.c, g.h, g.w, plan.packing, plan.mask_in_packing ? mask : MaskView{}, call.x, x_strides,
+            g.dtype, g.n, g.c, g.h, g.w, plan.packing, plan.mask_in_packing ? call.mask : Mask{}, call.x, x_strides,
             buffers.packed_x, stream);
         x = buffers.packed_x;
     }
     if (status.ok())
         status = wgrad_parts(
-            g, plan, plan.mask_in_packing ? MaskView{} : mask, buffers.scaled, x,
+            g, plan, plan.mask_in_packing ? Mask{} : call.mask, buffers.scaled, x,
             static_cast<float*>(buffers.wgrad_partial), stream);
     if (!status.ok()) return status;
     return reduce_wgrad(
@@ -134,14 +134,13 @@ Status run_backward(const Backward& call, const Device& device, void* workspace,
     const Geometry& g = call.geometry;
     Arena arena(workspace);
     const Buffers buffers = cut(call, device, arena);
-    MaskView mask;
-    Status status = prepare_mask(g, call.mask, buffers.spread, mask, stream);
-    if (status.ok() && !call.is_scaled)
+    Status status;
+    if (!call.is_scaled)
         status = scale_gradient(
             g, call.grad, dense(g.layout, g.k, g.p, g.q), call.ratio, call.ratio_n, call.ratio_groups,
             buffers.dgrad.k_padded, buffers.own_scaled, call.db, buffers.sums, stream);
-    if (status.ok() && call.dx) status = run_dgrad(call, buffers, mask, stream);
-    if (status.ok() && call.dw) status = run_wgrad(call, buffers, mask, stream);
+    if (status.ok() && call.dx) status = run_dgrad(call, buffers, stream);
+    if (status.ok() && call.dw) status = run_wgrad(call, buffers, stream);
     return status;
 }
 

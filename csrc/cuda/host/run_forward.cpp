@@ -11,18 +11,17 @@ namespace {
 
 struct Buffers {
     Plan plan;
-    void *spread, *packed_x, *packed_filters, *partial;
+    void *packed_x, *packed_filters, *partial;
 };
 
 Buffers cut(const Forward& call, const Device& device, Arena& arena) {
     const Geometry& g = call.geometry;
     Buffers buffers{};
     buffers.plan = make_plan(
-        Pass::fprop, g, shape_of(call.mask), call.tf32, device, aligned(call.x),
+        Pass::fprop, g, call.mask, call.tf32, device, aligned(call.x),
         lies_as_krsc(g, call.weight_strides) && aligned(call.weight));
     const Plan& plan = buffers.plan;
-    const int64_t element = bytes_of(g.dtype), channels = plan.packing.start[plan.packing.blocks];
-    if (needs_spreading(g, call.mask)) buffers.spread = arena.take(call.mask.n * g.c * g.h * g.w);
+    const int64_t element = bytes_of(g.dtype), channels = plan.packing.channels();
     if (!plan.fast) return buffers;
     if (plan.pack_input) buffers.packed_x = arena.take(g.n * g.h * g.w * channels * element);
     if (plan.pack_filters) buffers.packed_filters = arena.take(g.k * g.r * g.s * channels * element);
@@ -31,16 +30,16 @@ Buffers cut(const Forward& call, const Device& device, Arena& arena) {
     return buffers;
 }
 
-GemmParams parameters(const Forward& call, const Plan& plan, const MaskView& mask) {
+GemmParams parameters(const Forward& call, const Plan& plan) {
     const Geometry& g = call.geometry;
     GemmParams p{};
-    if (!plan.mask_in_packing) p.mask = mask;
+    if (!plan.mask_in_packing) p.mask = call.mask;
     p.packing = plan.packing;
     p.bias = call.bias;
     p.negative_slope = float(call.negative_slope);
     p.out_nchw = g.layout == Layout::nchw;
     p.source_h = int(g.h), p.source_w = int(g.w);
-    p.source_channels = p.filter_channels = plan.packing.start[plan.packing.blocks];
+    p.source_channels = p.filter_channels = plan.packing.channels();
     if (plan.special == Special::first) p.source_channels = int(g.c);
     p.columns = p.filter_rows = int(g.k);
     p.r = int(g.r), p.s = int(g.s), p.dil_h = int(g.dil_h), p.dil_w = int(g.dil_w);
@@ -54,12 +53,12 @@ GemmParams parameters(const Forward& call, const Plan& plan, const MaskView& mas
     return p;
 }
 
-Status run_generic(const Forward& call, const MaskView& mask, cudaStream_t stream) {
+Status run_generic(const Forward& call, cudaStream_t stream) {
     const Geometry& g = call.geometry;
-    const Status status = window_ratio(g, mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups, stream);
+    const Status status = window_ratio(g, call.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups, stream);
     if (!status.ok()) return status;
     return generic_fprop(
-        g, mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio,
+        g, call.mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio,
         call.ratio_n, call.ratio_groups, call.negative_slope, call.y, dense(g.layout, g.k, g.p, g.q), stream);
 }
 
@@ -76,7 +75,7 @@ Status launch_fprop(const Forward& call, const Plan& plan, const GemmParams& p, 
 Status run_parts(const Forward& call, GemmParams p, const Plan& plan, const void* x, cudaStream_t stream) {
     const Geometry& g = call.geometry;
     const int64_t element = bytes_of(g.dtype), pixels = g.p * g.q;
-    const MaskView whole = p.mask;
+    const Mask whole = p.mask;
     for (int64_t first = 0; first < g.n; first += plan.images_a_launch) {
         const int64_t images = std::min(plan.images_a_launch, g.n - first);
         p.n = int(images);
@@ -94,7 +93,7 @@ Status run_parts(const Forward& call, GemmParams p, const Plan& plan, const void
         if (status.ok() && p.partial)
             status = finish_splits(
                 g.dtype, images, g.k, g.p, g.q, plan.splits, p.partial, ratio, p.ratio_n, call.bias, p.negative_slope,
-                MaskView{}, p.out, dense(g.layout, g.k, g.p, g.q), stream);
+                Mask{}, p.out, dense(g.layout, g.k, g.p, g.q), stream);
         if (!status.ok()) return status;
     }
     return {};
@@ -113,18 +112,16 @@ Status run_forward(const Forward& call, const Device& device, void* workspace, c
     Arena arena(workspace);
     const Buffers buffers = cut(call, device, arena);
     const Plan& plan = buffers.plan;
-    MaskView mask;
-    Status status = prepare_mask(g, call.mask, buffers.spread, mask, stream);
-    if (!status.ok()) return status;
     // Without images a mask of batch 1 still has its ratio and new mask.
-    if (!plan.fast || g.n == 0) return run_generic(call, mask, stream);
+    if (!plan.fast || g.n == 0) return run_generic(call, stream);
 
-    GemmParams p = parameters(call, plan, mask);
+    GemmParams p = parameters(call, plan);
+    Status status;
     const void* x = call.x;
     p.filters = call.weight;
     if (plan.pack_input) {
         status = pack_activation(
-            g.dtype, g.n, g.c, g.h, g.w, plan.packing, plan.mask_in_packing ? mask : MaskView{}, call.x,
+            g.dtype, g.n, g.c, g.h, g.w, plan.packing, plan.mask_in_packing ? call.mask : Mask{}, call.x,
             dense(g.layout, g.c, g.h, g.w), buffers.packed_x, stream);
         x = buffers.packed_x;
     }
@@ -135,7 +132,7 @@ Status run_forward(const Forward& call, const Device& device, void* workspace, c
         p.filters = buffers.packed_filters;
     }
     if (status.ok() && plan.mask_in_packing) {
-        status = window_ratio(g, mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups, stream);
+        status = window_ratio(g, call.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups, stream);
         p.ratio_in = static_cast<const float*>(call.ratio);
     }
     p.partial = static_cast<float*>(buffers.partial);

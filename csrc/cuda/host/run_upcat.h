@@ -22,6 +22,13 @@ struct Upcat {
     int64_t ratio_n;  // 1 where neither mask has a batch, else N
 };
 
+// The mask of the joined input, of which only the bytes are missing while the workspace is measured.
+inline Mask joined_mask_of(const Upcat& stage, const void* bytes) {
+    if (!stage.low_mask.bytes && !stage.skip_mask.bytes) return {};
+    const Geometry& g = stage.geometry;
+    return mask_of(static_cast<const uint8_t*>(bytes), stage.ratio_n, g.h * g.w, 2, stage.low_channels);
+}
+
 struct UpcatForward : Upcat {
     const void* phases;     // [4 K][2][2][Cu] of upcat_phases, or nullptr: the forward makes its own
     const void* bias;       // [K] or nullptr

@@ -15,7 +15,7 @@
 namespace pconv::cuda {
 namespace {
 
-int64_t images_of(const Mask& mask) { return mask.bytes ? mask.n : 1; }
+int64_t images_of(const Mask& mask, int64_t n) { return mask.batch_step ? n : 1; }
 
 struct Buffers : UpcatBackwardPlan {
     int64_t low_padded;
@@ -25,41 +25,33 @@ struct Buffers : UpcatBackwardPlan {
 };
 
 // The skip's half, or in the composed way everything, as an ordinary backward.
-struct Ordinary {
-    int64_t first[3];
+Backward skip_backward(const UpcatBackward& stage, const Buffers& b) {
+    const Geometry& g = stage.geometry;
     Backward call{};
-
-    Ordinary(const UpcatBackward& stage, const Buffers& b) : first{0, stage.low_channels, stage.geometry.c} {
-        const Geometry& g = stage.geometry;
-        call.geometry = g;
-        call.tf32 = stage.tf32;
-        call.grad = stage.grad;
-        call.ratio = stage.ratio, call.ratio_n = stage.ratio_n, call.ratio_groups = 1;
-        call.weight = stage.weight, call.weight_strides = stage.weight_strides;
-        call.dw = stage.dw, call.dw_strides = stage.dw_strides;
-        if (b.composed) {
-            // While the workspace is measured there is no memory yet, but whether there is a mask is known.
-            const uint8_t* const given = stage.low_mask.bytes ? stage.low_mask.bytes : stage.skip_mask.bytes;
-            const auto* const own = static_cast<const uint8_t*>(b.joined_mask);
-            call.mask = {given && own ? own : given, stage.ratio_n, given ? 2 : 1, first, g.h * g.w};
-            call.x = b.joined;
-            call.dx = stage.dlow || stage.dskip ? b.joined_gradient : nullptr;
-            call.db = stage.db;
-            return;
-        }
-        const int64_t low = stage.low_channels, element = bytes_of(g.dtype);
-        first[1] = call.geometry.c = g.c - low;
-        call.mask = stage.skip_mask;
-        call.mask.first = first;
-        call.x = stage.skip;
-        call.weight = static_cast<const uint8_t*>(call.weight) + low * stage.weight_strides.at[1] * element;
-        if (stage.dw) call.dw = static_cast<uint8_t*>(stage.dw) + low * stage.dw_strides.at[1] * element;
-        call.dx = stage.dskip;
-        call.is_scaled = true;
-        call.scaled = b.scaled;
+    call.geometry = g;
+    call.tf32 = stage.tf32;
+    call.grad = stage.grad;
+    call.ratio = stage.ratio, call.ratio_n = stage.ratio_n, call.ratio_groups = 1;
+    call.weight = stage.weight, call.weight_strides = stage.weight_strides;
+    call.dw = stage.dw, call.dw_strides = stage.dw_strides;
+    if (b.composed) {
+        call.mask = joined_mask_of(stage, b.joined_mask);
+        call.x = b.joined;
+        call.dx = stage.dlow || stage.dskip ? b.joined_gradient : nullptr;
+        call.db = stage.db;
+        return call;
     }
-    Ordinary(const Ordinary&) = delete;  // the mask points at `first`
-};
+    const int64_t low = stage.low_channels, element = bytes_of(g.dtype);
+    call.geometry.c = g.c - low;
+    call.mask = stage.skip_mask;
+    call.x = stage.skip;
+    call.weight = static_cast<const uint8_t*>(call.weight) + low * stage.weight_strides.at[1] * element;
+    if (stage.dw) call.dw = static_cast<uint8_t*>(stage.dw) + low * stage.dw_strides.at[1] * element;
+    call.dx = stage.dskip;
+    call.is_scaled = true;
+    call.scaled = b.scaled;
+    return call;
+}
 
 Buffers cut(const UpcatBackward& call, const Device& device, Arena& arena) {
     const Geometry& g = call.geometry;
@@ -74,14 +66,14 @@ Buffers cut(const UpcatBackward& call, const Device& device, Arena& arena) {
             // Measuring too has to see that it is wanted.
             if (!b.joined_gradient) b.joined_gradient = call.dlow ? call.dlow : call.dskip;
         }
-        b.rest = arena.take(backward_workspace(Ordinary(call, b).call, device));
+        b.rest = arena.take(backward_workspace(skip_backward(call, b), device));
         return b;
     }
     const Geometry& low = b.low_convolution;
     const int64_t small_pixels = low.n * low.p * low.q, filters = low.k * 16 * b.k_padded;
     if (call.dlow || call.dskip || call.dw) b.scaled = arena.take(pixels * b.k_padded * element);
     b.sums = arena.take(scale_gradient_workspace(g));
-    if (call.dlow || call.dw) b.low_valid = arena.take(images_of(call.low_mask) * low.p * low.q * 4);
+    if (call.dlow || call.dw) b.low_valid = arena.take(images_of(call.low_mask, call.geometry.n) * low.p * low.q * 4);
     if (call.dlow) {
         b.filters = arena.take(filters * element);
         if (b.fprop.splits > 1)
@@ -92,7 +84,7 @@ Buffers cut(const UpcatBackward& call, const Device& device, Arena& arena) {
         b.masked_low = arena.take(small_pixels * b.low_padded * element);
         b.wgrad_partial = arena.take(wgrad_parts_of(low, b.wgrad) * b.wgrad.splits * filters * 4);
     }
-    b.rest = arena.take(backward_workspace(Ordinary(call, b).call, device));
+    b.rest = arena.take(backward_workspace(skip_backward(call, b), device));
     return b;
 }
 
@@ -100,14 +92,14 @@ Buffers cut(const UpcatBackward& call, const Device& device, Arena& arena) {
 Status low_validity(const UpcatBackward& call, const Buffers& b, cudaStream_t stream) {
     const Geometry& low = b.low_convolution;
     return mask_as_ratio(
-        call.low_mask.bytes, images_of(call.low_mask) * low.p * low.q, static_cast<float*>(b.low_valid), stream);
+        call.low_mask.bytes, images_of(call.low_mask, call.geometry.n) * low.p * low.q, static_cast<float*>(b.low_valid), stream);
 }
 
 Status run_low_gradient(const UpcatBackward& call, const Buffers& b, cudaStream_t stream) {
     const Geometry& g = b.low_convolution;
     const Plan& plan = b.fprop;
     const int64_t element = bytes_of(g.dtype);
-    const bool nchw = call.geometry.layout == Layout::nchw, shared_mask = images_of(call.low_mask) == 1;
+    const bool nchw = call.geometry.layout == Layout::nchw, shared_mask = images_of(call.low_mask, call.geometry.n) == 1;
     Status status = upcat_gradient_filters(
         g.dtype, call.geometry.k, g.k, b.k_padded, call.weight, call.weight_strides, b.filters, stream);
     GemmParams p{};
@@ -133,7 +125,7 @@ Status run_low_gradient(const UpcatBackward& call, const Buffers& b, cudaStream_
         status = gemm_fprop(plan.math, plan.tile, p, stream);
         if (status.ok() && p.partial)
             status = finish_splits(
-                g.dtype, images, g.k, g.p, g.q, plan.splits, p.partial, p.ratio_in, p.ratio_n, nullptr, 1, MaskView{},
+                g.dtype, images, g.k, g.p, g.q, plan.splits, p.partial, p.ratio_in, p.ratio_n, nullptr, 1, Mask{},
                 p.out, dense(call.geometry.layout, g.k, g.p, g.q), stream);
     }
     return status;
@@ -145,10 +137,10 @@ Status run_low_weight_gradient(const UpcatBackward& call, const Buffers& b, cuda
     Geometry as_gradient = low;
     as_gradient.layout = call.geometry.layout;
     Status status = scale_gradient(
-        as_gradient, call.low, dense(as_gradient.layout, low.k, low.p, low.q), b.low_valid, images_of(call.low_mask), 1,
+        as_gradient, call.low, dense(as_gradient.layout, low.k, low.p, low.q), b.low_valid, images_of(call.low_mask, call.geometry.n), 1,
         b.low_padded, b.masked_low, nullptr, nullptr, stream);
     auto* const partial = static_cast<float*>(b.wgrad_partial);
-    if (status.ok()) status = wgrad_parts(low, b.wgrad, MaskView{}, b.masked_low, b.scaled, partial, stream);
+    if (status.ok()) status = wgrad_parts(low, b.wgrad, Mask{}, b.masked_low, b.scaled, partial, stream);
     if (status.ok())
         status = sum_splits(partial, low.k * 16 * b.k_padded, wgrad_parts_of(low, b.wgrad) * b.wgrad.splits, stream);
     if (!status.ok()) return status;
@@ -157,9 +149,9 @@ Status run_low_weight_gradient(const UpcatBackward& call, const Buffers& b, cuda
 }
 
 Status run_composed(const UpcatBackward& call, const Buffers& b, const Device& device, cudaStream_t stream) {
-    const Ordinary everything(call, b);
+    const Backward everything = skip_backward(call, b);
     Status status = upcat_join(call, b.joined, b.joined_mask, stream);
-    if (status.ok()) status = run_backward(everything.call, device, b.rest, stream);
+    if (status.ok()) status = run_backward(everything, device, b.rest, stream);
     if (status.ok() && (call.dlow || call.dskip))
         status = upcat_part(call, b.joined_gradient, call.dlow, call.dskip, stream);
     return status;
@@ -185,8 +177,7 @@ Status run_upcat_backward(const UpcatBackward& call, const Device& device, void*
     if (status.ok() && call.dlow) status = run_low_gradient(call, buffers, stream);
     if (status.ok() && call.dw) status = run_low_weight_gradient(call, buffers, stream);
     if (status.ok() && (call.dskip || call.dw)) {
-        const Ordinary skip(call, buffers);
-        status = run_backward(skip.call, device, buffers.rest, stream);
+        status = run_backward(skip_backward(call, buffers), device, buffers.rest, stream);
     }
     return status;
 }

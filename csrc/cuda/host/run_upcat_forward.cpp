@@ -10,31 +10,23 @@ namespace {
 
 // What the product does not take (doubles, sizes beyond 32 bits, a batch of nothing) goes the composed way: the doubled
 // and concatenated input and its two masks are written out, and the ordinary operator does the rest.
-struct Composed {
-    int64_t first[3];
+Forward composed(const UpcatForward& stage, const void* joined, const void* joined_mask) {
+    const Geometry& g = stage.geometry;
     Forward call{};
-
-    Composed(const UpcatForward& stage, const void* joined, const void* joined_mask)
-        : first{0, stage.low_channels, stage.geometry.c} {
-        const Geometry& g = stage.geometry;
-        // While the workspace is measured there is no memory yet, but whether there is a mask is known.
-        const uint8_t* const given = stage.low_mask.bytes ? stage.low_mask.bytes : stage.skip_mask.bytes;
-        const auto* const own = static_cast<const uint8_t*>(joined_mask);
-        call.geometry = g;
-        call.mask = {given && own ? own : given, stage.ratio_n, given ? 2 : 1, first, g.h * g.w};
-        call.tf32 = stage.tf32;
-        call.x = joined;
-        call.weight = stage.weight;
-        call.weight_strides = stage.weight_strides;
-        call.bias = stage.bias;
-        call.ratio = stage.ratio;
-        call.new_mask = stage.new_mask;
-        call.ratio_n = stage.ratio_n, call.ratio_groups = 1;
-        call.y = stage.y;
-        call.negative_slope = stage.negative_slope;
-    }
-    Composed(const Composed&) = delete;  // the mask points at `first`
-};
+    call.geometry = g;
+    call.mask = joined_mask_of(stage, joined_mask);
+    call.tf32 = stage.tf32;
+    call.x = joined;
+    call.weight = stage.weight;
+    call.weight_strides = stage.weight_strides;
+    call.bias = stage.bias;
+    call.ratio = stage.ratio;
+    call.new_mask = stage.new_mask;
+    call.ratio_n = stage.ratio_n, call.ratio_groups = 1;
+    call.y = stage.y;
+    call.negative_slope = stage.negative_slope;
+    return call;
+}
 
 struct Buffers {
     Plan plan;
@@ -57,7 +49,7 @@ Buffers cut(const UpcatForward& call, const Device& device, Arena& arena) {
     if (!plan.fast || g.n == 0) {
         b.joined = arena.take(pixels * g.c * element);
         if (call.low_mask.bytes || call.skip_mask.bytes) b.joined_mask = arena.take(call.ratio_n * 2 * g.h * g.w);
-        b.rest = arena.take(forward_workspace(Composed(call, b.joined, nullptr).call, device));
+        b.rest = arena.take(forward_workspace(composed(call, b.joined, b.joined_mask), device));
         return b;
     }
     const int64_t low_padded = plan.packing.start[1], skip_padded = plan.packing.start[2] - low_padded;
@@ -73,23 +65,15 @@ Buffers cut(const UpcatForward& call, const Device& device, Arena& arena) {
 }
 
 Status run_composed(const UpcatForward& call, const Buffers& buffers, const Device& device, cudaStream_t stream) {
-    const Composed composed(call, buffers.joined, buffers.joined_mask);
+    const Forward whole = composed(call, buffers.joined, buffers.joined_mask);
     const Status status = upcat_join(call, buffers.joined, buffers.joined_mask, stream);
-    return status.ok() ? run_forward(composed.call, device, buffers.rest, stream) : status;
-}
-
-// One block of channels on its own, as pack_activation and pack_weight take it.
-Packing packing_of(int64_t first, int64_t last, int padded) {
-    Packing packing;
-    packing.first[0] = int(first), packing.first[1] = int(last);
-    packing.start[1] = padded;
-    return packing;
+    return status.ok() ? run_forward(whole, device, buffers.rest, stream) : status;
 }
 
 UpcatBlock block_of(const Mask& mask, int64_t h, int64_t w, int channels) {
     UpcatBlock block{};
     block.mask = mask.bytes;
-    block.mask_step = mask.n > 1 ? mask.plane : 0;
+    block.mask_step = mask.batch_step;
     block.h = int(h), block.w = int(w), block.channels = channels;
     return block;
 }
@@ -108,11 +92,11 @@ Status prepare_sources(const UpcatForward& call, const Buffers& buffers, UpcatPa
     Status status;
     if (buffers.low)
         status = pack_activation(
-            g.dtype, g.n, low_channels, h, w, packing_of(0, low_channels, low_padded), MaskView{}, call.low,
+            g.dtype, g.n, low_channels, h, w, packing_of(g.dtype, 0, 0, low_channels), Mask{}, call.low,
             dense(g.layout, low_channels, h, w), buffers.low, stream);
     if (status.ok() && buffers.skip)
         status = pack_activation(
-            g.dtype, g.n, skip_channels, g.h, g.w, packing_of(0, skip_channels, skip_padded), MaskView{}, call.skip,
+            g.dtype, g.n, skip_channels, g.h, g.w, packing_of(g.dtype, 0, 0, skip_channels), Mask{}, call.skip,
             dense(g.layout, skip_channels, g.h, g.w), buffers.skip, stream);
     return status;
 }
@@ -132,7 +116,7 @@ Status prepare_filters(const UpcatForward& call, const Buffers& buffers, UpcatPa
     Status status;
     if (plan.pack_filters)
         status = pack_weight(
-            g.dtype, g.k, g.c, 3, 3, skip_alone ? packing_of(call.low_channels, g.c, skip_padded) : plan.packing, false,
+            g.dtype, g.k, g.c, 3, 3, skip_alone ? packing_of(g.dtype, call.low_channels, 0, g.c) : plan.packing, false,
             g.k, call.weight, call.weight_strides, buffers.filters, stream);
     if (status.ok() && buffers.phases)
         status = upcat_phases(
@@ -172,7 +156,7 @@ Status run_parts(const UpcatForward& call, UpcatParams p, const Plan& plan, cuda
         if (status.ok() && p.partial)
             status = finish_splits(
                 g.dtype, images, g.k, g.h, g.w, plan.splits, p.partial, ratio, p.ratio_n, call.bias, p.negative_slope,
-                MaskView{}, p.out, dense(g.layout, g.k, g.h, g.w), stream);
+                Mask{}, p.out, dense(g.layout, g.k, g.h, g.w), stream);
         if (!status.ok()) return status;
     }
     return {};

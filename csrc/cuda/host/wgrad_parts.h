@@ -14,7 +14,7 @@ inline int64_t wgrad_parts_of(const Geometry& g, const Plan& plan) {
 }
 
 inline Status wgrad_parts(
-    const Geometry& g, const Plan& plan, const MaskView& mask,
+    const Geometry& g, const Plan& plan, const Mask& mask,
     const void* scaled,  // [N, P, Q, k_padded]
     const void* x,       // [N, H, W, start[blocks]]
     float* partial,      // [parts * splits][K][R * S][start[blocks]]
@@ -23,7 +23,7 @@ inline Status wgrad_parts(
     WgradParams p{};
     p.mask = mask;
     p.packing = plan.packing;
-    p.channels = plan.packing.start[plan.packing.blocks];
+    p.channels = plan.packing.channels();
     p.h = int(g.h), p.w = int(g.w), p.k = int(g.k), p.k_padded = int(plan.k_padded), p.p = int(g.p), p.q = int(g.q);
     p.r = int(g.r), p.s = int(g.s), p.dil_h = int(g.dil_h), p.dil_w = int(g.dil_w);
     p.pad_h = int(g.pad_h), p.pad_w = int(g.pad_w), p.stride_h = int(g.stride_h), p.stride_w = int(g.stride_w);

@@ -7,9 +7,6 @@
 namespace pconv::cuda {
 namespace {
 
-int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return div_up(a, b) * b; }
-
 MathId math_of(DType dtype, bool tf32) {
     if (dtype == DType::bf16) return MathId::bf16;
     if (dtype == DType::f16) return MathId::f16;
@@ -88,7 +85,7 @@ int wgrad_splits(int64_t tiles, int64_t slots, int64_t pixels, int64_t most, con
 }
 
 void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int64_t chunk) {
-    const int64_t columns = g.r * g.s * plan.packing.start[plan.packing.blocks];
+    const int64_t columns = g.r * g.s * plan.packing.channels();
     int64_t tiles = 0;
     for (const TileRule& rule : tile_rules) {
         if (!applies(rule, Pass::wgrad, plan, device, columns) || g.k > rule.max_channels) continue;
@@ -113,7 +110,7 @@ Plan generic(Plan plan, const char* reason) {
 }  // namespace
 
 Plan make_plan(
-    Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,
+    Pass pass, const Geometry& g, const Mask& mask, bool tf32, const Device& device, bool input_aligned,
     bool filters_krsc) {
     Plan plan;
     const int64_t chunk = 16 / bytes_of(g.dtype), taps = g.r * g.s;
@@ -126,20 +123,10 @@ Plan make_plan(
     plan.math = math_of(g.dtype, tf32);
 
     // dgrad's filters and every mask that is applied while packing know no blocks.
-    const bool per_channel = mask.blocks == g.c && g.c > 1;
-    const bool blocks_fit =
-        !mask.present || (!per_channel && mask.blocks <= max_blocks && mask.blocks * taps <= max_taps);
-    plan.mask_in_packing = !blocks_fit;
-    plan.packing.blocks = pass == Pass::dgrad || !mask.present || !blocks_fit ? 1 : int(mask.blocks);
-    int64_t start = 0;
-    for (int b = 0; b < plan.packing.blocks; ++b) {
-        const int64_t from = plan.packing.blocks > 1 ? mask.first[b] : 0,
-                      to = plan.packing.blocks > 1 ? mask.first[b + 1] : g.c;
-        plan.packing.first[b] = int(from), plan.packing.first[b + 1] = int(to);
-        plan.packing.start[b] = int(start);
-        start += round_up(to - from, chunk);
-        plan.packing.start[b + 1] = int(start);
-    }
+    plan.mask_in_packing = is_per_channel(mask, g.c) || mask.blocks * taps > max_taps;
+    const bool two_blocks = mask.blocks == 2 && !plan.mask_in_packing && pass != Pass::dgrad;
+    plan.packing = packing_of(g.dtype, 0, two_blocks ? mask.second : 0, g.c);
+    const int64_t start = plan.packing.channels();
     const bool padded = start != g.c;
     plan.pack_input = g.layout == Layout::nchw || padded || !input_aligned || plan.mask_in_packing;
     plan.pack_filters = padded || !filters_krsc;
@@ -155,7 +142,7 @@ Plan make_plan(
     plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
 
     const bool on_tensor_cores = pass == Pass::fprop && plan.math != MathId::ieee && !plan.mask_in_packing;
-    if (on_tensor_cores && fits_first_layer(g, !mask.present || mask.blocks == 1)) {
+    if (on_tensor_cores && fits_first_layer(g, mask.blocks == 1)) {
         plan.special = Special::first;
         plan.special_blocks = 2 * device.multiprocessors;  // as many as are resident
         plan.pack_input = plan.pack_filters = false;       // it reads both as they lie
@@ -198,20 +185,18 @@ Plan make_upcat_plan(
     plan.math = math_of(g.dtype, tf32);
     const int64_t chunk = 16 / bytes_of(g.dtype), skip_channels = g.c - low_channels, small_h = g.h / 2,
                   small_w = g.w / 2;
-    const int64_t low_padded = round_up(low_channels, chunk), skip_padded = round_up(skip_channels, chunk);
-    plan.packing.blocks = 2;
-    plan.packing.first[1] = int(low_channels), plan.packing.first[2] = int(g.c);
-    plan.packing.start[1] = int(low_padded), plan.packing.start[2] = int(low_padded + skip_padded);
+    plan.packing = packing_of(g.dtype, 0, low_channels, g.c);
+    const int64_t low_padded = plan.packing.start[1], skip_padded = plan.packing.channels() - low_padded;
     const bool nchw = g.layout == Layout::nchw;
     plan.pack_input = nchw || low_padded != low_channels || !low_aligned;
     plan.pack_skip = nchw || skip_padded != skip_channels || !skip_aligned;
-    plan.pack_filters = plan.packing.start[2] != g.c || low_padded != low_channels || !filters_krsc;
+    plan.pack_filters = plan.packing.channels() != g.c || low_padded != low_channels || !filters_krsc;
 
     // As above: 32-bit offsets, and taps that look beyond the last image.
     const int64_t margin = 5 * (g.w + 4);
     const int64_t image =
         std::max({(small_h * small_w + margin) * low_padded, (g.h * g.w + margin) * skip_padded, g.h * g.w * g.k});
-    if (image > device.max_elements || g.k * 9 * plan.packing.start[2] > device.max_elements)
+    if (image > device.max_elements || g.k * 9 * plan.packing.channels() > device.max_elements)
         return generic(plan, "an image or the filters have 2^31 or more elements");
     plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
     plan.fast = true;
@@ -236,9 +221,9 @@ UpcatBackwardPlan make_upcat_backward_plan(const Geometry& g, int64_t low_channe
     low.stride_h = low.stride_w = 2;
     low.p = g.h / 2, low.q = g.w / 2;
     low.layout = Layout::nhwc;
-    plan.fprop = make_plan(Pass::fprop, low, MaskShape{}, tf32, device, true, true);
+    plan.fprop = make_plan(Pass::fprop, low, Mask{}, tf32, device, true, true);
     plan.fprop.special = Special::none;  // it is always launched as the general product
-    plan.wgrad = make_plan(Pass::wgrad, low, MaskShape{}, tf32, device, true, true);
+    plan.wgrad = make_plan(Pass::wgrad, low, Mask{}, tf32, device, true, true);
     // Where weights weigh more than pixels the joined tensors are small, and 9 taps are fewer than 16.
     plan.composed = g.n == 0 || !plan.fprop.fast || !plan.wgrad.fast ||
                     prefers_direct(plan.fprop.math, device.operations_a_byte, g.n * g.h * g.w, false);

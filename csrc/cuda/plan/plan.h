@@ -19,13 +19,6 @@ struct Device {
     int64_t operations_a_byte = 200;
 };
 
-// What matters of the mask.
-struct MaskShape {
-    bool present = false;
-    int64_t blocks = 1;
-    const int64_t* first = nullptr;  // [blocks + 1]
-};
-
 // Kernels of their own for a network's ends (edge_layer_kernels.h), in place of the general product.
 enum class Special { none, first, last };
 
@@ -35,7 +28,7 @@ struct Plan {
     MathId math = MathId::ieee;
     TileId tile = TileId::small;
     Packing packing;               // of the input's channels (dgrad: of the filters')
-    bool mask_in_packing = false;  // too many blocks for load predicates: x is masked while it is packed
+    bool mask_in_packing = false;  // a mask a channel, or too many taps: x is masked while it is packed
     bool pack_input = false, pack_filters = false;
     bool transposed_filters = false;  // dgrad
     int64_t k_padded = 0;             // of the scaled gradient
@@ -48,9 +41,10 @@ struct Plan {
     bool direct = false, pack_skip = false;  // upcat: no phases; pack_input is low's
 };
 
-// aligned: tensors begin at multiples of 16 bytes. filters_krsc: they lie as [K, R, S, C] without gaps.
+// mask: its bytes are not read. aligned: tensors begin at multiples of 16 bytes. filters_krsc: they lie as [K, R, S, C]
+// without gaps.
 Plan make_plan(
-    Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,
+    Pass pass, const Geometry& g, const Mask& mask, bool tf32, const Device& device, bool input_aligned,
     bool filters_krsc);
 
 // The forward of the decoder's stage. g: the convolution's geometry at full resolution, c = low's and the skip's.

@@ -51,8 +51,6 @@ __global__ void upcat_join_masks_kernel(const JoinMasksArguments a) {
     }
 }
 
-int64_t step_of(const Mask& mask) { return mask.n > 1 ? mask.plane : 0; }
-
 }  // namespace
 
 Status upcat_join(const Upcat& stage, void* joined, void* joined_mask, cudaStream_t stream) {
@@ -63,8 +61,8 @@ Status upcat_join(const Upcat& stage, void* joined, void* joined_mask, cudaStrea
         const JoinMasksArguments a{
             stage.low_mask.bytes,
             stage.skip_mask.bytes,
-            step_of(stage.low_mask),
-            step_of(stage.skip_mask),
+            stage.low_mask.batch_step,
+            stage.skip_mask.batch_step,
             static_cast<uint8_t*>(joined_mask),
             stage.ratio_n,
             g.h,
