@@ -179,6 +179,24 @@ def make_mask(case: Case, generator: torch.Generator) -> Tensor | None:
     return mask
 
 
+def operands(
+    case: Case, input: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """(input, mask, skip, skip_mask) as the operator takes them: two blocks of channels are two sources."""
+    if not case.mask_channels:
+        return input, mask, None, None
+    assert mask is not None
+    first = case.mask_channels[0]
+    return input[:, :first], mask[:, :1], input[:, first:], mask[:, 1:]
+
+
+def spread_mask(case: Case, mask: Tensor | None, input: Tensor) -> Tensor:
+    """The case's mask as a bool mask that broadcasts against the input."""
+    if mask is None:
+        return torch.ones(1, 1, *input.shape[2:], dtype=torch.bool)
+    return mask.repeat_interleave(torch.tensor(case.mask_channels), dim=1) if case.mask_channels else mask
+
+
 @dataclass
 class Tensors:
     """Everything that one call needs, in float64, holes poisoned with NaN."""
@@ -207,10 +225,7 @@ def make_tensors(case: Case, dtype: torch.dtype = torch.float64, *, seed: int = 
     mask = make_mask(case, generator)
     input = randn(case.n, case.c, case.h, case.w)
     if poison and mask is not None:
-        valid = mask
-        if case.mask_channels:
-            valid = mask.repeat_interleave(torch.tensor(case.mask_channels), dim=1)
-        input = torch.where(valid, input, torch.nan)
+        input = torch.where(spread_mask(case, mask, input), input, torch.nan)
     (r, s), (sh, sw), (ph, pw), (dh, dw) = case.window, case.stride, case.padding, case.dilation
     p, q = (case.h + 2 * ph - dh * (r - 1) - 1) // sh + 1, (case.w + 2 * pw - dw * (s - 1) - 1) // sw + 1
     weight = randn(case.k, case.c // case.groups, r, s)

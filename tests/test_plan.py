@@ -205,11 +205,11 @@ def test_the_way_out_for_old_devices_is_the_reference_under_a_name_of_its_own() 
     window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
     with pytest.warns(UserWarning, match="unfused reference"):
         _extension._warned.clear()
-        unfused = torch.ops.pconv_cuda.unfused_partial_conv2d(t.input, t.mask, [], t.weight, t.bias, *window)
-    ours = torch.ops.pconv_cuda.partial_conv2d(t.input, t.mask, [], t.weight, t.bias, *window)
+        unfused = torch.ops.pconv_cuda.unfused_partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
+    ours = torch.ops.pconv_cuda.partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
     for a, b in zip(unfused, ours, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    rest = (t.input, t.mask, [], t.weight, ours[2], *window, True, True, True)
+    rest = (t.input, t.mask, None, None, t.weight, ours[2], *window, False, True, False, True, True)
     backward = torch.ops.pconv_cuda.unfused_partial_conv2d_backward(t.grad, *rest)
     for a, b in zip(backward, torch.ops.pconv_cuda.partial_conv2d_backward(t.grad, *rest), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)

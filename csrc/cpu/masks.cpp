@@ -146,8 +146,8 @@ bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8
                 if (y < 0 || y >= g.h) continue;
                 for (int64_t b = group * blocks; b < (group + 1) * blocks; ++b) {
                     const int64_t channels = last_of_block(mask, b, g.c) - first_of_block(mask, b);
-                    const uint8_t* row = mask.bytes ? mask.bytes + n * mask.batch_step + b * mask.plane + y * g.w
-                                                    : valid_row.data();
+                    const uint8_t* row =
+                        mask.bytes ? mask.bytes + n * mask.batch_step + b * mask.plane + y * g.w : valid_row.data();
                     add_row(row, int32_t(channels / scale), g.w, sums.data() + g.pad_w);
                 }
             }

@@ -36,11 +36,11 @@ Status window_ratio(
 // y = ratio > 0 ? activation of (ratio * sum W * (m ? x : 0) + bias) : 0. Accumulates in fp32, in fp64 for doubles.
 Status generic_fprop(
     const Geometry& g, const Mask& mask, const void* x, const Strides& x_strides,  // [N, C, H, W]
-    const void* weight, const Strides& w_strides,                                      // [K, C / groups, R, S]
-    const void* bias,                                                                  // [K] or nullptr
-    const void* ratio, int64_t ratio_n, int64_t ratio_groups,                          // [ratio_n, ratio_groups, P, Q]
-    double negative_slope,                                                             // of the activation, 1: none
-    void* y, const Strides& y_strides,                                                 // [N, K, P, Q]
+    const void* weight, const Strides& w_strides,                                  // [K, C / groups, R, S]
+    const void* bias,                                                              // [K] or nullptr
+    const void* ratio, int64_t ratio_n, int64_t ratio_groups,                      // [ratio_n, ratio_groups, P, Q]
+    double negative_slope,                                                         // of the activation, 1: none
+    void* y, const Strides& y_strides,                                             // [N, K, P, Q]
     cudaStream_t stream);
 
 // dx = m ? sum g' * W : 0, gather form.
@@ -54,17 +54,17 @@ Status generic_dgrad(
 // dW = sum over pixels of g' * (m ? x : 0), one block of threads an element, summed in a fixed order.
 Status generic_wgrad(
     const Geometry& g, const Mask& mask, const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]
-    const void* x, const Strides& x_strides,                                                     // [N, C, H, W]
-    void* dw, const Strides& dw_strides,  // [K, C / groups, R, S]
+    const void* x, const Strides& x_strides,                                                 // [N, C, H, W]
+    void* dw, const Strides& dw_strides,                                                     // [K, C / groups, R, S]
     cudaStream_t stream);
 
 // ---- into and out of the packed form (pack.cu; what adds partial sums: splits.cu)
 
 // packed = x, masked where the mask is per channel (mask.bytes != nullptr), channels padded with zeros.
 Status pack_activation(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const Mask& mask,
-    const void* x, const Strides& x_strides,  // [N, C, H, W]: NCHW or channels_last
-    void* packed,                             // [N, H, W, start[blocks]]
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const Mask& mask, const void* x,
+    const Strides& x_strides,  // [N, C, H, W]: NCHW or channels_last
+    void* packed,              // [N, H, W, start[blocks]]
     cudaStream_t stream);
 
 // packed = weight, its channels padded with zeros; transposed: the channels become rows, for dgrad in fp32.
@@ -98,7 +98,7 @@ Status finish_splits(
     const float* ratio, int64_t ratio_n,    // [ratio_n, 1, H, W] or nullptr
     const void* bias,                       // [channels] or nullptr
     float negative_slope,                   // of the activation, 1: none
-    const Mask& mask,                   // over the channels of out
+    const Mask& mask,                       // over the channels of out
     void* out, const Strides& out_strides,  // [N, channels, H, W]
     cudaStream_t stream);
 

@@ -113,7 +113,7 @@ void append_forward(
 void append_backward(py::list& rows, const pconv::Geometry& g, int64_t low, bool tf32, const Device& device) {
     const bool krsc = g.layout == pconv::Layout::nhwc;
     const UpcatBackwardPlan stage = make_upcat_backward_plan(g, low, tf32, device);
-    if (stage.composed) {
+    if (stage.materialised) {
         const pconv::Mask mask = pconv::mask_of(nullptr, 1, 0, 2, low);
         const auto make = [&](Pass pass) { return make_plan(pass, g, mask, tf32, device, true, krsc); };
         append(rows, "input gradients", Pass::dgrad, make(Pass::dgrad), joined);

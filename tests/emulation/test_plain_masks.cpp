@@ -170,9 +170,7 @@ void check_convolutions(const Geometry& g, Holes holes) {
 
 }  // namespace
 
-void test_masks() {
-    test_mask_bytes();
-}
+void test_masks() { test_mask_bytes(); }
 
 // The large problem is there for the grids' second round alone, which neither the dtype nor the layout changes.
 void test_convolutions() {

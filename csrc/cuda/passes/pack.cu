@@ -155,8 +155,8 @@ __global__ void apply_mask_kernel(const ApplyMaskArguments a) {
 }  // namespace
 
 Status pack_activation(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const Mask& mask,
-    const void* x, const Strides& x_strides, void* packed, cudaStream_t stream) {
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const Mask& mask, const void* x,
+    const Strides& x_strides, void* packed, cudaStream_t stream) {
     constexpr const char* name = "pack_activation";
     const int bytes = int(bytes_of(dtype)), channels = packing.start[packing.blocks];
     const bool aligned =

@@ -46,7 +46,7 @@ int64_t resident_blocks(TileId tile, const Device& device) {
 bool applies(const TileRule& rule, Pass pass, const Plan& plan, const Device& device, int64_t columns) {
     if (!(rule.passes & bit_of(pass)) || !(rule.maths & bit_of(plan.math)) || columns <= rule.more_columns)
         return false;
-    return !rule.wgmma || (device.wgmma && device.arch == 90 && plan.taps_a_step == 1 && !plan.transposed_filters);
+    return !rule.wgmma || (device.wgmma && device.arch == 90 && plan.taps_per_step == 1 && !plan.transposed_filters);
 }
 
 // steps: of the K loop.
@@ -78,7 +78,7 @@ int wgrad_splits(int64_t tiles, int64_t slots, int64_t pixels, int64_t most, con
     double least = 0;
     for (int64_t splits = 1; splits <= most; ++splits) {
         const double rounds = double(div_up(tiles * splits, slots)) * double(slots) / double(tiles * splits);
-        const double cost = 2. * double(pixels) / double(device.operations_a_byte) * rounds + 8. * double(splits);
+        const double cost = 2. * double(pixels) / double(device.flops_per_byte) * rounds + 8. * double(splits);
         if (splits == 1 || cost < least) best = int(splits), least = cost;
     }
     return best;
@@ -139,7 +139,7 @@ Plan make_plan(
         return generic(plan, "an image or the filters have 2^31 or more elements");
     // wgrad numbers a launch's pixels, a step past the end included, in 32 bits too; images that are left over go
     // to the next launch.
-    plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
+    plan.images_per_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
 
     const bool on_tensor_cores = pass == Pass::fprop && plan.math != MathId::ieee && !plan.mask_in_packing;
     if (on_tensor_cores && fits_first_layer(g, mask.blocks == 1)) {
@@ -153,10 +153,10 @@ Plan make_plan(
     const int64_t reduction = pass == Pass::dgrad ? plan.k_padded : start;
     if (plan.packing.blocks == 1 && pass != Pass::wgrad && reduction / chunk <= 4) {
         const int64_t chunks = reduction / chunk;
-        plan.taps_a_step = chunks == 1 ? 8 : chunks == 2 ? 4 : 2;
+        plan.taps_per_step = chunks == 1 ? 8 : chunks == 2 ? 4 : 2;
     }
     if (pass == Pass::dgrad) {
-        plan.transposed_filters = g.dtype == DType::f32 || plan.taps_a_step > 1;
+        plan.transposed_filters = g.dtype == DType::f32 || plan.taps_per_step > 1;
         if (plan.transposed_filters) plan.pack_filters = true;
     }
     plan.fast = true;
@@ -164,7 +164,7 @@ Plan make_plan(
         choose_wgrad_tile(plan, g, device, chunk);
     else {
         const Extent e = extent_of(pass, g);
-        const int64_t steps = div_up(taps, e.classes * plan.taps_a_step) * div_up(reduction, 8 * chunk);
+        const int64_t steps = div_up(taps, e.classes * plan.taps_per_step) * div_up(reduction, 8 * chunk);
         choose_gemm_tile(plan, pass, e, g.n, device, steps);
     }
     // Where few pixels meet many channels the general kernel's shared reduction fills the device, and nothing else
@@ -198,14 +198,14 @@ Plan make_upcat_plan(
         std::max({(small_h * small_w + margin) * low_padded, (g.h * g.w + margin) * skip_padded, g.h * g.w * g.k});
     if (image > device.max_elements || g.k * 9 * plan.packing.channels() > device.max_elements)
         return generic(plan, "an image or the filters have 2^31 or more elements");
-    plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
+    plan.images_per_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
     plan.fast = true;
     if (plan.math != MathId::ieee && fits_upcat_last(g, low_channels)) {
         plan.special = Special::last;  // it reads the skip and its filters as they lie
         plan.pack_skip = plan.pack_filters = false;
         return plan;
     }
-    plan.direct = prefers_direct(plan.math, device.operations_a_byte, g.n * g.h * g.w, phases_given);
+    plan.direct = prefers_direct(plan.math, device.flops_per_byte, g.n * g.h * g.w, phases_given);
     const int64_t steps = (plan.direct ? 9 : 4) * div_up(low_padded, 8 * chunk) + 9 * div_up(skip_padded, 8 * chunk);
     const Extent e = plan.direct ? Extent{g.h, g.w, 1, g.k, g.c} : Extent{small_h, small_w, 4, g.k, g.c};
     choose_gemm_tile(plan, Pass::upcat, e, g.n, device, steps);
@@ -225,8 +225,8 @@ UpcatBackwardPlan make_upcat_backward_plan(const Geometry& g, int64_t low_channe
     plan.fprop.special = Special::none;  // it is always launched as the general product
     plan.wgrad = make_plan(Pass::wgrad, low, Mask{}, tf32, device, true, true);
     // Where weights weigh more than pixels the joined tensors are small, and 9 taps are fewer than 16.
-    plan.composed = g.n == 0 || !plan.fprop.fast || !plan.wgrad.fast ||
-                    prefers_direct(plan.fprop.math, device.operations_a_byte, g.n * g.h * g.w, false);
+    plan.materialised = g.n == 0 || !plan.fprop.fast || !plan.wgrad.fast ||
+                        prefers_direct(plan.fprop.math, device.flops_per_byte, g.n * g.h * g.w, false);
     return plan;
 }
 
