@@ -11,6 +11,15 @@ namespace pconv {
 enum class Layout { nchw, nhwc };
 enum class DType { f64, f32, bf16, f16, u8 };  // u8 serves bool too
 
+inline int64_t bytes_of(DType dtype) {
+    switch (dtype) {
+        case DType::f64: return 8;
+        case DType::f32: return 4;
+        case DType::u8: return 1;
+        default: return 2;
+    }
+}
+
 // One partial convolution. Sizes are host integers; kernels narrow them where they have checked that they may.
 struct Geometry {
     int64_t n, c, h, w;  // input   [N, C, H, W]

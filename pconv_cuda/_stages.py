@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import ops, reference
-from pconv_cuda.functional import is_transformed, partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
+from pconv_cuda._arguments import pair
+from pconv_cuda.functional import STAGE_WINDOW, apply, partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
 __all__ = ["Stage"]
@@ -148,43 +149,21 @@ class Stage(nn.Module):
         return replaced or folded.is_stale()
 
     def _encode_folded(self, x: Tensor, mask: Tensor, folded: Folded) -> tuple[Tensor, Tensor]:
-        if is_transformed(x, folded.weight, folded.bias):
-            x, mask = partial_conv2d(x, mask, folded.weight, folded.bias, self.conv.stride, self.conv.padding)
-            return reference.activation(x, folded.negative_slope), mask
-        window = list(self.conv.stride), [int(size) for size in self.conv.padding], [1, 1], 1
-        x, new_mask, _ = ops.partial_conv2d(
-            x, mask, None, None, folded.weight, folded.bias, *window, negative_slope=folded.negative_slope
-        )
+        window = pair("stride", self.conv.stride, 1), pair("padding", self.conv.padding, 0), (1, 1), 1
+        x, new_mask = apply(x, mask, folded.weight, folded.bias, *window, negative_slope=folded.negative_slope)
         return x, new_mask.expand(x.shape[0], -1, -1, -1)
 
     def _decode_folded(
         self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor, folded: Folded
     ) -> tuple[Tensor, Tensor]:
-        weight, bias = folded.weight, folded.bias
-        if skip_mask.shape[1] == 1 and is_transformed(low, skip, weight, bias):
-            x, mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
-            return reference.activation(x, folded.negative_slope), mask
+        weight, bias, slope = folded.weight, folded.bias, folded.negative_slope
         if skip_mask.shape[1] == 1:
-            one = [1, 1]
-            x, new_mask, _ = ops.partial_conv2d(
-                low,
-                low_mask,
-                skip,
-                skip_mask,
-                weight,
-                bias,
-                one,
-                one,
-                one,
-                1,
-                upsample=True,
-                prepared=folded.phases,
-                negative_slope=folded.negative_slope,
-            )
+            sources = skip, skip_mask, True, folded.phases
+            x, new_mask = apply(low, low_mask, weight, bias, *STAGE_WINDOW, *sources, negative_slope=slope)
             return x, new_mask.expand(x.shape[0], -1, -1, -1)
         up, masks = F.interpolate(low, scale_factor=2, mode="nearest"), (reference.doubled(low_mask), skip_mask)
         x, mask = partial_conv2d_sources((up, skip), masks, weight, bias, padding=1)
-        return reference.activation(x, folded.negative_slope), mask
+        return reference.activation(x, slope), mask
 
 
 def _slope(activation: nn.Module) -> float:

@@ -26,6 +26,7 @@ from pconv_cuda.smooth import MAX_ITERATIONS, TENSION, TOLERANCE
 __all__ = ["is_transformed", "partial_conv2d", "partial_conv2d_sources", "partial_conv2d_upcat", "smooth_fill"]
 
 Pair = int | tuple[int, ...]  # one number, or two: rows and columns
+STAGE_WINDOW = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups of a decoder stage
 
 
 def partial_conv2d(
@@ -84,7 +85,7 @@ def partial_conv2d(
         input, mask, padding = named_padding(padding, input, mask, weight, stride, dilation)
     padding = pair("padding", padding, 0)
     check_fits(input, weight, stride, padding, dilation)
-    output, new_mask = _apply(input, mask, weight, bias, stride, padding, dilation, groups)
+    output, new_mask = apply(input, mask, weight, bias, stride, padding, dilation, groups)
     new_mask = _as_new_mask(new_mask, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))
 
@@ -135,13 +136,13 @@ def partial_conv2d_sources(
     check_fits(inputs[0], weight, stride, padding, dilation)
     window = (stride, padding, dilation, 1)
     if len(inputs) == 2 and all(mask is None or mask.shape[1] == 1 for mask in compact_masks):
-        output, new_mask = _apply(inputs[0], compact_masks[0], weight, bias, *window, inputs[1], compact_masks[1])
+        output, new_mask = apply(inputs[0], compact_masks[0], weight, bias, *window, inputs[1], compact_masks[1])
     else:  # a mask for each channel of what is joined: the operator knows two sources with a mask of one channel each
         valid = [reference.valid_mask(mask, each) for mask, each in zip(compact_masks, inputs, strict=True)]
         batch = 1 if all(mask.shape[0] == 1 for mask in valid) else inputs[0].shape[0]
         spread = [mask.expand(batch, each.shape[1], -1, -1) for mask, each in zip(valid, inputs, strict=True)]
         joined = torch.cat(list(inputs), dim=1)
-        output, new_mask = _apply(joined, torch.cat(spread, dim=1), weight, bias, *window)
+        output, new_mask = apply(joined, torch.cat(spread, dim=1), weight, bias, *window)
     return output, _as_new_mask(new_mask, output, None, False)
 
 
@@ -184,8 +185,7 @@ def partial_conv2d_upcat(
     """
     check_upcat(low, skip, weight, bias)
     low_mask, skip_mask = upcat_mask("low_mask", low_mask, low), upcat_mask("skip_mask", skip_mask, skip)
-    window = ((1, 1), (1, 1), (1, 1), 1)
-    output, new_mask = _apply(low, low_mask, weight, bias, *window, skip, skip_mask, upsample=True)
+    output, new_mask = apply(low, low_mask, weight, bias, *STAGE_WINDOW, skip, skip_mask, upsample=True)
     return output, new_mask.expand(output.shape[0], -1, -1, -1)
 
 
@@ -243,7 +243,7 @@ def smooth_fill(
     return filled if input.dim() == 4 else filled.squeeze(0)
 
 
-def _apply(
+def apply(
     input: Tensor,
     mask: Tensor | None,
     weight: Tensor,
@@ -255,16 +255,20 @@ def _apply(
     skip: Tensor | None = None,
     skip_mask: Tensor | None = None,
     upsample: bool = False,
+    prepared: Tensor | None = None,
+    negative_slope: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """The operator; or the reference, where torch's transforms need every step to be an operator of torch's own."""
     window = (stride, padding, dilation, groups)
     if not is_transformed(input, skip, weight, bias):
-        return ops.partial_conv2d(input, mask, skip, skip_mask, weight, bias, *window, upsample)[:2]
+        rest = (upsample, prepared, -1, negative_slope)
+        return ops.partial_conv2d(input, mask, skip, skip_mask, weight, bias, *window, *rest)[:2]
     if skip is None:
         valid = reference.valid_mask(mask, input)
     else:
         input, valid = reference.join(input, mask, skip, skip_mask, upsample)
-    return reference.partial_conv2d(input, valid, weight, bias, *window)
+    output, new_mask = reference.partial_conv2d(input, valid, weight, bias, *window)
+    return reference.activation(output, negative_slope), new_mask
 
 
 def is_transformed(*tensors: Tensor | None) -> bool:

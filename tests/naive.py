@@ -6,7 +6,7 @@ import numpy as np
 
 
 def partial_conv2d(x, mask, weight, bias, stride, padding, dilation, groups):
-    """x (N, C, H, W), mask the same shape, weight (K, C / groups, R, S); float64. -> (output, new_mask (N, K, P, Q))."""
+    """x (N, C, H, W), mask alike, weight (K, C / groups, R, S); float64. -> (output, new_mask), both (N, K, P, Q)."""
     n, c, h, w = x.shape
     k, per_group, r, s = weight.shape
     p = (h + 2 * padding[0] - dilation[0] * (r - 1) - 1) // stride[0] + 1

@@ -28,6 +28,4 @@ std::vector<precise_t<T>> widened(const void* values, int64_t count) {
     return wide;
 }
 
-inline int64_t bytes_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
-
 }  // namespace pconv::cpu

@@ -82,4 +82,7 @@ PCONV_INLINE void store(Half& out, float value) {
     out.raw = uint16_t(((raw >> 16) & 0x8000u) | (magnitude < 0x477FF000u ? finite : special));
 }
 
+// LOOPS(type, the suffix of its functions' names).
+#define PCONV_EACH_TYPE(LOOPS) LOOPS(double, f64) LOOPS(float, f32) LOOPS(BFloat16, bf16) LOOPS(Half, f16)
+
 }  // namespace pconv::cpu

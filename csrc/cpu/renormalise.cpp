@@ -118,10 +118,7 @@ struct Loops;
         static constexpr auto plane_sum = plane_sum_##NAME;                                                          \
         static constexpr auto pixels_backward = pixels_backward_##NAME;                                              \
     };
-PCONV_LOOPS(double, f64)
-PCONV_LOOPS(float, f32)
-PCONV_LOOPS(BFloat16, bf16)
-PCONV_LOOPS(Half, f16)
+PCONV_EACH_TYPE(PCONV_LOOPS)
 #undef PCONV_LOOPS
 
 // The ratios of picture n for output channel k's group.

@@ -69,10 +69,7 @@ struct Loops;
         static constexpr auto split = split_##NAME;                                                            \
         static constexpr auto fold = fold_##NAME;                                                              \
     };
-PCONV_LOOPS(double, f64)
-PCONV_LOOPS(float, f32)
-PCONV_LOOPS(BFloat16, bf16)
-PCONV_LOOPS(Half, f16)
+PCONV_EACH_TYPE(PCONV_LOOPS)
 #undef PCONV_LOOPS
 
 // Calls body(k, first channel, channels) for runs of at most kLanes low channels.

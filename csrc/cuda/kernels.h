@@ -25,38 +25,59 @@ Status count_not_binary(
     cudaStream_t stream);
 
 // Ratios and new mask where the fused kernels do not make them: groups, per-channel masks.
-Status window_ratio(
-    const Geometry& g, const Mask& mask,
-    void* ratio,        // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
-    uint8_t* new_mask,  // [ratio_n, ratio_groups, P, Q]
-    int64_t ratio_n, int64_t ratio_groups, cudaStream_t stream);
+struct WindowRatio {
+    Geometry g;
+    Mask mask;
+    void* ratio;        // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
+    uint8_t* new_mask;  // [ratio_n, ratio_groups, P, Q]
+    int64_t ratio_n, ratio_groups;
+};
+Status window_ratio(const WindowRatio& a, cudaStream_t stream);
 
 // ---- any geometry, any dtype, groups, per-channel masks, 64-bit offsets; not fast (generic.cu)
 
 // y = ratio > 0 ? activation of (ratio * sum W * (m ? x : 0) + bias) : 0. Accumulates in fp32, in fp64 for doubles.
-Status generic_fprop(
-    const Geometry& g, const Mask& mask, const void* x, const Strides& x_strides,  // [N, C, H, W]
-    const void* weight, const Strides& w_strides,                                  // [K, C / groups, R, S]
-    const void* bias,                                                              // [K] or nullptr
-    const void* ratio, int64_t ratio_n, int64_t ratio_groups,                      // [ratio_n, ratio_groups, P, Q]
-    double negative_slope,                                                         // of the activation, 1: none
-    void* y, const Strides& y_strides,                                             // [N, K, P, Q]
-    cudaStream_t stream);
+struct GenericFprop {
+    Geometry g;
+    Mask mask;
+    const void* x;  // [N, C, H, W]
+    Strides x_strides;
+    const void* weight;  // [K, C / groups, R, S]
+    Strides w_strides;
+    const void* bias;   // [K] or nullptr
+    const void* ratio;  // [ratio_n, ratio_groups, P, Q]
+    int64_t ratio_n, ratio_groups;
+    double negative_slope;  // of the activation, 1: none
+    void* y;                // [N, K, P, Q]
+    Strides y_strides;
+};
+Status generic_fprop(const GenericFprop& a, cudaStream_t stream);
 
 // dx = m ? sum g' * W : 0, gather form.
-Status generic_dgrad(
-    const Geometry& g, const Mask& mask, const void* scaled,
-    const Strides& scaled_strides,                 // [N, K, P, Q]: ratio * gradient
-    const void* weight, const Strides& w_strides,  // [K, C / groups, R, S]
-    void* dx, const Strides& dx_strides,           // [N, C, H, W]
-    cudaStream_t stream);
+struct GenericDgrad {
+    Geometry g;
+    Mask mask;
+    const void* scaled;  // [N, K, P, Q]: ratio * gradient
+    Strides scaled_strides;
+    const void* weight;  // [K, C / groups, R, S]
+    Strides w_strides;
+    void* dx;  // [N, C, H, W]
+    Strides dx_strides;
+};
+Status generic_dgrad(const GenericDgrad& a, cudaStream_t stream);
 
 // dW = sum over pixels of g' * (m ? x : 0), one block of threads an element, summed in a fixed order.
-Status generic_wgrad(
-    const Geometry& g, const Mask& mask, const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]
-    const void* x, const Strides& x_strides,                                                 // [N, C, H, W]
-    void* dw, const Strides& dw_strides,                                                     // [K, C / groups, R, S]
-    cudaStream_t stream);
+struct GenericWgrad {
+    Geometry g;
+    Mask mask;
+    const void* scaled;  // [N, K, P, Q]: ratio * gradient
+    Strides scaled_strides;
+    const void* x;  // [N, C, H, W]
+    Strides x_strides;
+    void* dw;  // [K, C / groups, R, S]
+    Strides dw_strides;
+};
+Status generic_wgrad(const GenericWgrad& a, cudaStream_t stream);
 
 // ---- into and out of the packed form (pack.cu; what adds partial sums: splits.cu)
 

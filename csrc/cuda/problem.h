@@ -5,15 +5,6 @@
 
 namespace pconv::cuda {
 
-inline int64_t bytes_of(DType dtype) {
-    switch (dtype) {
-        case DType::f64: return 8;
-        case DType::f32: return 4;
-        case DType::u8: return 1;
-        default: return 2;
-    }
-}
-
 // Where element (i0, i1, i2, i3) of a 4-dimensional tensor lies, in elements.
 struct Strides {
     int64_t at[4];

@@ -42,7 +42,7 @@ inline void device_check(cudaError_t error, const char* what) {
 // Filled with 0xFF: what a kernel forgets to write is NaN, or 255 in a mask.
 class Buffer {
   public:
-    Buffer(DType type, int64_t elements) : dtype_(type), bytes_(size_t(elements) * cuda::bytes_of(type)) {
+    Buffer(DType type, int64_t elements) : dtype_(type), bytes_(size_t(elements) * bytes_of(type)) {
         if (bytes_ == 0) return;
 #ifdef PCONV_EMULATE
         if (posix_memalign(&memory_, 256, bytes_) != 0) std::abort();
@@ -53,7 +53,7 @@ class Buffer {
 #endif
     }
     Buffer(DType type, const std::vector<double>& values) : Buffer(type, int64_t(values.size())) {
-        const int64_t size = cuda::bytes_of(dtype_);
+        const int64_t size = bytes_of(dtype_);
         std::vector<uint8_t> host(bytes_);
         for (size_t i = 0; i < values.size(); ++i) store_number(dtype_, host.data() + i * size, values[i]);
         upload(host);
@@ -80,7 +80,7 @@ class Buffer {
     }
     std::vector<double> values() const {
         const std::vector<uint8_t> host = raw();
-        const size_t size = size_t(cuda::bytes_of(dtype_));
+        const size_t size = size_t(bytes_of(dtype_));
         std::vector<double> result(host.size() / size);
         for (size_t i = 0; i < result.size(); ++i) result[i] = load_number(dtype_, host.data() + i * size);
         return result;

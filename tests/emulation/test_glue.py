@@ -83,5 +83,5 @@ def test_a_launch_that_fails_names_kernel_and_geometry(library: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "EMU_SHARED_LIMIT": "20000"}
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert "launching fprop 64x64 fp32 failed" in last and "invalid argument" in last, done.stderr
+    assert "launching fprop 64x64 failed" in last and "invalid argument" in last, done.stderr
     assert "input 1x8x9x11, weight 16x8x3x3" in last

@@ -77,7 +77,7 @@ Windows check_window_ratio(const Geometry& g, const TestMask& mask, const std::s
     const DType real = g.dtype == DType::f64 ? DType::f64 : DType::f32;
     const Windows out{Array(real, n * groups * g.p * g.q), Array(DType::u8, n * groups * g.p * g.q), n, groups};
     Check check(
-        "window_ratio", what, window_ratio(g, mask.view, out.ratio.data(), out.new_mask.data(), n, groups, nullptr));
+        "window_ratio", what, window_ratio({g, mask.view, out.ratio.data(), out.new_mask.data(), n, groups}, nullptr));
     const int64_t sizes[4] = {n, groups, g.p, g.q};
     int64_t index = 0;
     for_each(sizes, [&](int64_t image, int64_t group, int64_t p, int64_t q) {
@@ -98,8 +98,9 @@ void check_fprop(
     const Tensor y = make_tensor(g.dtype, g.layout, g.n, g.k, g.p, g.q);
     const double negative_slope = bias ? 0.2 : g.layout == Layout::nchw ? 1 : 0;
     const Status status = generic_fprop(
-        g, mask.view, x.data(), x.strides, weight.data(), weight.strides, bias ? bias->data() : nullptr,
-        windows.ratio.data(), windows.n, windows.groups, negative_slope, y.data(), y.strides, nullptr);
+        {g, mask.view, x.data(), x.strides, weight.data(), weight.strides, bias ? bias->data() : nullptr,
+         windows.ratio.data(), windows.n, windows.groups, negative_slope, y.data(), y.strides},
+        nullptr);
     Check check("generic_fprop", what, status);
     for_each(y.sizes, [&](int64_t n, int64_t k, int64_t p, int64_t q) {
         const int64_t channels = g.c / g.groups, first = k / (g.k / g.groups) * channels;
@@ -126,12 +127,12 @@ void check_gradients(
     Check check_dx(
         "generic_dgrad", what,
         generic_dgrad(
-            g, mask.view, scaled.data(), scaled.strides, weight.data(), weight.strides, dx.data(), dx.strides,
+            {g, mask.view, scaled.data(), scaled.strides, weight.data(), weight.strides, dx.data(), dx.strides},
             nullptr));
     Check check_dw(
         "generic_wgrad", what,
         generic_wgrad(
-            g, mask.view, scaled.data(), scaled.strides, x.data(), x.strides, dw.data(), dw.strides, nullptr));
+            {g, mask.view, scaled.data(), scaled.strides, x.data(), x.strides, dw.data(), dw.strides}, nullptr));
     std::vector<double> dx_sum(dx.array.count), dx_size(dx.array.count), dw_sum(dw.array.count),
         dw_size(dw.array.count);
     for_each(scaled.sizes, [&](int64_t n, int64_t k, int64_t p, int64_t q) {

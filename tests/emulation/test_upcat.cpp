@@ -86,7 +86,7 @@ void run_devices(
     const UpcatCase& spec, const UpcatProblem& problem, const UpcatTruth& truth, const Kind& kind, Layout layout,
     const Options& options) {
     const Tensors t(problem, kind.dtype, layout);
-    const int64_t low = problem.low_channels, chunk = 16 / cuda::bytes_of(kind.dtype),
+    const int64_t low = problem.low_channels, chunk = 16 / bytes_of(kind.dtype),
                   padded = (low + chunk - 1) / chunk * chunk;
     const Buffer phases(kind.dtype, 16 * t.g.k * low), wide(kind.dtype, 16 * t.g.k * padded);
     for (const auto& [buffer, channels] : {std::make_pair(&phases, low), std::make_pair(&wide, padded)}) {

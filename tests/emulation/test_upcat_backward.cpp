@@ -78,7 +78,7 @@ struct Run {
 bool fits(const Run& run, const cuda::Device& device) {
     // As run_stage_backward.cpp plans low's convolution.
     Geometry g = run.tensors.g;
-    const int64_t chunk = 16 / cuda::bytes_of(g.dtype);
+    const int64_t chunk = 16 / bytes_of(g.dtype);
     g.k = run.problem.low_channels, g.c = (run.tensors.g.k + chunk - 1) / chunk * chunk;
     g.r = g.s = 4, g.stride_h = g.stride_w = 2, g.p = g.h / 2, g.q = g.w / 2, g.layout = Layout::nhwc;
     return cuda::make_plan(cuda::Pass::fprop, g, {}, run.kind.tf32, device, true, true).fast;

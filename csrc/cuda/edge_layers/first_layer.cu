@@ -257,13 +257,9 @@ Status launch_first(const GemmParams& conv, const Strides& filters, int blocks, 
 }  // namespace
 
 Status first_layer(MathId math, const GemmParams& p, const Strides& filter_strides, int blocks, cudaStream_t stream) {
-    switch (math) {
-        case MathId::bf16: return launch_first<Bf16>(p, filter_strides, blocks, stream);
-        case MathId::f16: return launch_first<Half>(p, filter_strides, blocks, stream);
-        case MathId::tf32: return launch_first<Tf32>(p, filter_strides, blocks, stream);
-        case MathId::ieee: break;
-    }
-    return {cudaErrorInvalidValue, "first layer: no such arithmetic"};
+    return by_math(math, "first layer", [&](auto type) {
+        return launch_first<typename decltype(type)::type>(p, filter_strides, blocks, stream);
+    });
 }
 
 }  // namespace pconv::cuda

@@ -98,23 +98,15 @@ Status launch_last(const char* name, const GemmParams& conv, cudaStream_t stream
         name, last_layer_kernel<Math, Tile>, grid, dim3(Tile::threads), p.tables_at + sizeof(Patch), stream, p);
 }
 
-template <class Math>
-Status by_columns(const GemmParams& p, cudaStream_t stream) {
-    if (p.output.columns * p.window.r * p.window.s <= last_narrow_columns)
-        return launch_last<Math, Narrow>("last layer", p, stream);
-    return launch_last<Math, ManyColumns>("last layer, many columns", p, stream);
-}
-
 }  // namespace
 
 Status last_layer(MathId math, const GemmParams& p, cudaStream_t stream) {
-    switch (math) {
-        case MathId::bf16: return by_columns<Bf16>(p, stream);
-        case MathId::f16: return by_columns<Half>(p, stream);
-        case MathId::tf32: return by_columns<Tf32>(p, stream);
-        case MathId::ieee: break;
-    }
-    return {cudaErrorInvalidValue, "last layer: no such arithmetic"};
+    return by_math(math, "last layer", [&](auto type) {
+        using Math = typename decltype(type)::type;
+        if (p.output.columns * p.window.r * p.window.s <= last_narrow_columns)
+            return launch_last<Math, Narrow>("last layer", p, stream);
+        return launch_last<Math, ManyColumns>("last layer, many columns", p, stream);
+    });
 }
 
 }  // namespace pconv::cuda

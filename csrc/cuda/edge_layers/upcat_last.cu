@@ -243,26 +243,18 @@ Status launch_upcat_last(const UpcatParams& stage, const UpcatLastSkip& skip, cu
         p.skip_at + sizeof(SkipPatch<Channels>), stream, p);
 }
 
-template <class Math>
-Status by_channels(const UpcatParams& stage, const UpcatLastSkip& skip, cudaStream_t stream) {
-    switch (stage.output.columns) {
-        case 1: return launch_upcat_last<Math, 1>(stage, skip, stream);
-        case 3: return launch_upcat_last<Math, 3>(stage, skip, stream);
-        case 4: return launch_upcat_last<Math, 4>(stage, skip, stream);
-        default: return {cudaErrorInvalidValue, "upcat last: no such number of channels"};
-    }
-}
-
 }  // namespace
 
 Status upcat_last(MathId math, const UpcatParams& stage, const UpcatLastSkip& skip, cudaStream_t stream) {
-    switch (math) {
-        case MathId::bf16: return by_channels<Bf16>(stage, skip, stream);
-        case MathId::f16: return by_channels<Half>(stage, skip, stream);
-        case MathId::tf32: return by_channels<Tf32>(stage, skip, stream);
-        case MathId::ieee: break;
-    }
-    return {cudaErrorInvalidValue, "upcat last: no such arithmetic"};
+    return by_math(math, "upcat last", [&](auto type) -> Status {
+        using Math = typename decltype(type)::type;
+        switch (stage.output.columns) {
+            case 1: return launch_upcat_last<Math, 1>(stage, skip, stream);
+            case 3: return launch_upcat_last<Math, 3>(stage, skip, stream);
+            case 4: return launch_upcat_last<Math, 4>(stage, skip, stream);
+            default: return {cudaErrorInvalidValue, "upcat last"};
+        }
+    });
 }
 
 }  // namespace pconv::cuda

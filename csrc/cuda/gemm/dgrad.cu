@@ -6,45 +6,20 @@
 #include "kernel.cuh"
 
 namespace pconv::cuda {
-namespace {
-
-template <class Math>
-Status as_they_lie(TileId tile, const GemmParams& p, cudaStream_t stream) {
-    constexpr Filters order = Filters::mn_major;
-    switch (tile) {
-        case TileId::large: return launch_gemm<Pass::dgrad, Math, Large, order>("dgrad 128x128", p, stream);
-        case TileId::lean: return launch_gemm<Pass::dgrad, Math, Lean, order>("dgrad 128x128, 2 stages", p, stream);
-        case TileId::wide: return launch_gemm<Pass::dgrad, Math, Wide, order>("dgrad 256x64", p, stream);
-        case TileId::small: return launch_gemm<Pass::dgrad, Math, Small, order>("dgrad 64x64", p, stream);
-        case TileId::thin:
-        case TileId::wgmma_128x256:
-        case TileId::wgmma_128x128: break;
-    }
-    return {cudaErrorInvalidValue, "dgrad: no such tile"};
-}
-
-template <class Math>
-Status transposed_small(const GemmParams& p, cudaStream_t stream) {
-    return launch_gemm<Pass::dgrad, Math, Small, Filters::k_major>("dgrad 64x64, transposed filters", p, stream);
-}
-
-}  // namespace
 
 Status gemm_dgrad(MathId math, TileId tile, bool transposed, const GemmParams& p, cudaStream_t stream) {
     if (is_wgmma(tile)) return sm90_dgrad(math, tile, p, stream);
-    switch (math) {
-        case MathId::bf16: return transposed ? transposed_small<Bf16>(p, stream) : as_they_lie<Bf16>(tile, p, stream);
-        case MathId::f16: return transposed ? transposed_small<Half>(p, stream) : as_they_lie<Half>(tile, p, stream);
-        case MathId::tf32:
-            if (tile == TileId::large)
-                return launch_gemm<Pass::dgrad, Tf32, Large, Filters::k_major>("dgrad 128x128 tf32", p, stream);
-            if (tile == TileId::lean)
-                return launch_gemm<Pass::dgrad, Tf32, Lean, Filters::k_major>(
-                    "dgrad 128x128 tf32, 2 stages", p, stream);
-            return transposed_small<Tf32>(p, stream);
-        case MathId::ieee: break;
-    }
-    return launch_gemm<Pass::dgrad, Ieee, SmallRoomy, Filters::k_major>("dgrad 64x64 fp32", p, stream);
+    const char* const name = gemm_name(Pass::dgrad, tile);
+    if (math == MathId::ieee) return launch_gemm<Pass::dgrad, Ieee, SmallRoomy, Filters::k_major>(name, p, stream);
+    return by_math(math, name, [&](auto type) {
+        using Math = typename decltype(type)::type;
+        if constexpr (Math::chunk == 8) {
+            if (!transposed) return launch_tile<Pass::dgrad, Math, Filters::mn_major>(tile, p, stream);
+            return launch_gemm<Pass::dgrad, Math, Small, Filters::k_major>(name, p, stream);
+        } else {
+            return launch_tile<Pass::dgrad, Math, Filters::k_major>(tile, p, stream);
+        }
+    });
 }
 
 }  // namespace pconv::cuda

@@ -5,8 +5,9 @@
 // fragment is 32 bytes deep in either, 16 halves or 8 floats.
 #pragma once
 
+#include "../numeric.cuh"
 #include "../plan/tile.h"
-#include "../ptx/sm80.cuh"
+#include "../plan/tiles.h"
 
 namespace pconv::cuda {
 
@@ -54,6 +55,25 @@ struct Ieee {
     PCONV_DEV static Storage store(float value) { return value; }
     PCONV_DEV static float load(Storage value) { return value; }
 };
+
+// body(Type<Math>{}) for what tensor cores multiply.
+template <class Body>
+Status by_math(MathId math, const char* name, const Body& body) {
+    switch (math) {
+        case MathId::bf16: return body(Type<Bf16>{});
+        case MathId::f16: return body(Type<Half>{});
+        case MathId::tf32: return body(Type<Tf32>{});
+        case MathId::ieee: break;
+    }
+    return {cudaErrorInvalidValue, name};
+}
+
+template <class Body>
+Status by_half_math(MathId math, const char* name, const Body& body) {
+    if (math == MathId::bf16) return body(Type<Bf16>{});
+    if (math == MathId::f16) return body(Type<Half>{});
+    return {cudaErrorInvalidValue, name};
+}
 
 enum class Filters { k_major, mn_major };
 

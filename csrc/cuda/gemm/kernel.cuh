@@ -101,4 +101,34 @@ Status launch_gemm(const char* name, const typename Gather<pass, Math, Tile, fil
         gemm_shared_bytes<Tile>, stream, p);
 }
 
+// The tile that the plan chose, of those that a pass has.
+template <Pass pass, class Math, Filters filters>
+Status launch_tile(TileId tile, const typename Gather<pass, Math, Small, filters>::Params& p, cudaStream_t stream) {
+    const char* const name = gemm_name(pass, tile);
+    switch (tile) {
+        case TileId::large: return launch_gemm<pass, Math, Large, filters>(name, p, stream);
+        case TileId::lean: return launch_gemm<pass, Math, Lean, filters>(name, p, stream);
+        case TileId::wide:
+            if constexpr (Math::chunk == 8) return launch_gemm<pass, Math, Wide, filters>(name, p, stream);
+            break;
+        case TileId::small: return launch_gemm<pass, Math, Small, filters>(name, p, stream);
+        case TileId::thin:
+            if constexpr (pass == Pass::fprop) return launch_gemm<pass, Math, Thin, filters>(name, p, stream);
+            break;
+        case TileId::wgmma_128x256:
+        case TileId::wgmma_128x128: break;
+    }
+    return {cudaErrorInvalidValue, name};
+}
+
+// Forward passes, with filters as [columns][R * S][channels].
+template <Pass pass, class Params>
+Status launch_forward(MathId math, TileId tile, const Params& p, cudaStream_t stream) {
+    constexpr Filters filters = Filters::k_major;
+    if (math == MathId::ieee) return launch_gemm<pass, Ieee, SmallRoomy, filters>(gemm_name(pass, tile), p, stream);
+    return by_math(math, gemm_name(pass, tile), [&](auto type) {
+        return launch_tile<pass, typename decltype(type)::type, filters>(tile, p, stream);
+    });
+}
+
 }  // namespace pconv::cuda

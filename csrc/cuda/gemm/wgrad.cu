@@ -5,6 +5,8 @@
 #include "../sm90/sm90.h"
 #include "wgrad_loader.cuh"
 
+#include <type_traits>
+
 namespace pconv::cuda {
 namespace {
 
@@ -80,23 +82,19 @@ Status launch_wgrad(const char* name, const WgradParams& p, cudaStream_t stream)
     return launch(name, wgrad_kernel<Math, Tile>, grid, dim3(Tile::threads), WgradShared<Math, Tile>::bytes, stream, p);
 }
 
-template <class Math, class LargeTile, class SmallTile>
-Status by_tile(TileId tile, const WgradParams& p, cudaStream_t stream) {
-    if (tile == TileId::large) return launch_wgrad<Math, LargeTile>("wgrad 128x128", p, stream);
-    return launch_wgrad<Math, SmallTile>("wgrad 64x64", p, stream);
-}
-
 }  // namespace
 
 Status gemm_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream) {
     if (is_wgmma(tile)) return sm90_wgrad(math, tile, p, stream);
-    switch (math) {
-        case MathId::bf16: return by_tile<Bf16, Large, Small>(tile, p, stream);
-        case MathId::f16: return by_tile<Half, Large, Small>(tile, p, stream);
-        case MathId::tf32: return by_tile<Tf32, LargeTf32Wgrad, SmallRoomy>(tile, p, stream);
-        case MathId::ieee: break;
-    }
-    return launch_wgrad<Ieee, SmallRoomy>("wgrad 64x64 fp32", p, stream);
+    const char* const name = gemm_name(Pass::wgrad, tile);
+    if (math == MathId::ieee) return launch_wgrad<Ieee, SmallRoomy>(name, p, stream);
+    return by_math(math, name, [&](auto type) {
+        using Math = typename decltype(type)::type;
+        constexpr bool half = Math::chunk == 8;
+        if (tile == TileId::large)
+            return launch_wgrad<Math, std::conditional_t<half, Large, LargeTf32Wgrad>>(name, p, stream);
+        return launch_wgrad<Math, std::conditional_t<half, Small, SmallRoomy>>(name, p, stream);
+    });
 }
 
 }  // namespace pconv::cuda

@@ -1,7 +1,5 @@
 // The backward operator as a sequence of launches: ratio * gradient and the bias gradient in one pass, then dgrad and
 // wgrad of one source. run_stage_backward.cpp has the decoder stage.
-#include "run_stage.h"
-
 #include "parts.h"
 
 namespace pconv::cuda {
@@ -47,8 +45,9 @@ Status run_dgrad(const Backward& call, const Buffers& buffers, cudaStream_t stre
     const Strides out_strides = dense(g.layout, g.c, g.h, g.w);
     if (!plan.fast)
         return generic_dgrad(
-            g, call.mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.weight,
-            call.weight_strides, call.dx, out_strides, stream);
+            {g, call.mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.weight,
+             call.weight_strides, call.dx, out_strides},
+            stream);
     const bool per_channel = is_per_channel(call.mask, g.c);
     GemmParams p{};
     p.output.out = call.dx;
@@ -87,8 +86,9 @@ Status run_wgrad(const Backward& call, const Buffers& buffers, cudaStream_t stre
     const Strides x_strides = dense(g.layout, g.c, g.h, g.w);
     if (!plan.fast)
         return generic_wgrad(
-            g, call.mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.x, x_strides, call.dw,
-            call.dw_strides, stream);
+            {g, call.mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.x, x_strides, call.dw,
+             call.dw_strides},
+            stream);
     auto* const partial = static_cast<float*>(buffers.wgrad_partial);
     Status status;
     if (plan.pack_input)

@@ -88,11 +88,12 @@ void describe_product(const Forward& call, const Buffers& b, ProductParams& p) {
 Status run_generic(const Forward& call, cudaStream_t stream) {
     const Geometry& g = call.geometry;
     const Status status =
-        window_ratio(g, call.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups, stream);
+        window_ratio({g, call.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups}, stream);
     if (!status.ok()) return status;
     return generic_fprop(
-        g, call.mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio,
-        call.ratio_n, call.ratio_groups, call.negative_slope, call.y, dense(g.layout, g.k, g.p, g.q), stream);
+        {g, call.mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio,
+         call.ratio_n, call.ratio_groups, call.negative_slope, call.y, dense(g.layout, g.k, g.p, g.q)},
+        stream);
 }
 
 Status launch_fprop(const Forward& call, const Plan& plan, const GemmParams& p, cudaStream_t stream) {
@@ -127,7 +128,7 @@ Status run_layer(const Forward& call, const Buffers& b, cudaStream_t stream) {
     if (!plan.mask_in_packing) {
         p.mask = call.mask;
     } else if (status.ok()) {
-        status = window_ratio(g, call.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups, stream);
+        status = window_ratio({g, call.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups}, stream);
         p.output.ratio_in = p.output.ratio, p.output.ratio = nullptr;
     }
     if (!status.ok()) return status;

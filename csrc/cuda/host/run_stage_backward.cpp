@@ -7,7 +7,6 @@
 // and the partial sums, at most 32 MiB a half (plan.cpp).
 #include "../upcat/upcat.h"
 #include "parts.h"
-#include "run_stage.h"
 
 namespace pconv::cuda {
 namespace {

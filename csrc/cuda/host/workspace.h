@@ -46,4 +46,8 @@ inline Mask joined_mask_of(const Layer& stage, const void* bytes) {
     return mask_of(static_cast<const uint8_t*>(bytes), stage.ratio_n, g.h * g.w, 2, stage.low_channels);
 }
 
+// The decoder stage's backward, which run_backward.cpp leaves to run_stage_backward.cpp.
+int64_t stage_backward_workspace(const Backward& call, const Device& device);
+Status run_stage_backward(const Backward& call, const Device& device, void* memory, cudaStream_t stream);
+
 }  // namespace pconv::cuda

@@ -64,16 +64,8 @@ __global__ void count_not_binary_kernel(const StridedMask mask, unsigned long lo
     }
 }
 
-struct RatioArguments {
-    Geometry g;
-    Mask mask;
-    void* ratio;        // [ratio_n, ratio_groups, P, Q]
-    uint8_t* new_mask;  // [ratio_n, ratio_groups, P, Q]
-    int64_t ratio_n, ratio_groups;
-};
-
 // How many input pixels one row of a window finds valid in one block of the mask. Outside the image is a hole.
-PCONV_DEV int64_t valid_in_row(const RatioArguments& a, int64_t block, const Position& window, int64_t r) {
+PCONV_DEV int64_t valid_in_row(const WindowRatio& a, int64_t block, const Position& window, int64_t r) {
     const Geometry& g = a.g;
     const int64_t h = window.h * g.stride_h - g.pad_h + r * g.dil_h;
     if (h < 0 || h >= g.h) return 0;
@@ -101,7 +93,7 @@ constexpr int slices = threads / windows_per_block;
 
 // A lane is a window, a warp a slice of its rows in all blocks of the mask: a mask a channel gives thousands of rows.
 template <class Real>
-__global__ void window_ratio_kernel(const RatioArguments a) {
+__global__ void window_ratio_kernel(const WindowRatio a) {
     PCONV_DYN_SMEM(shared);
     int64_t* counts = reinterpret_cast<int64_t*>(shared);  // [slices, windows_per_block]
     const Geometry& g = a.g;
@@ -165,14 +157,11 @@ Status count_not_binary(
     });
 }
 
-Status window_ratio(
-    const Geometry& g, const Mask& mask, void* ratio, uint8_t* new_mask, int64_t ratio_n, int64_t ratio_groups,
-    cudaStream_t stream) {
+Status window_ratio(const WindowRatio& a, cudaStream_t stream) {
     constexpr const char* name = "window_ratio";
-    const RatioArguments a{g, mask, ratio, new_mask, ratio_n, ratio_groups};
-    const dim3 grid = grid_for(ratio_n * ratio_groups * g.p * g.q, windows_per_block);
+    const dim3 grid = grid_for(a.ratio_n * a.ratio_groups * a.g.p * a.g.q, windows_per_block);
     const size_t smem = threads * sizeof(int64_t);
-    if (g.dtype == DType::f64) return launch(name, window_ratio_kernel<double>, grid, threads, smem, stream, a);
+    if (a.g.dtype == DType::f64) return launch(name, window_ratio_kernel<double>, grid, threads, smem, stream, a);
     return launch(name, window_ratio_kernel<float>, grid, threads, smem, stream, a);
 }
 

@@ -23,25 +23,11 @@ PCONV_DEV accumulator_t<T> masked(bool valid, const T* x) {
     return valid ? Value<T>::load(*x) : accumulator_t<T>(0);
 }
 
-struct FpropArguments {
-    Geometry g;
-    Mask mask;
-    const void* x;       // [N, C, H, W]
-    const void* weight;  // [K, C / groups, R, S]
-    const void* bias;    // [K] or nullptr
-    const void* ratio;   // [ratio_n, ratio_groups, P, Q]
-    void* y;             // [N, K, P, Q]
-    Strides x_strides, w_strides, y_strides;
-    int64_t ratio_n, ratio_groups;
-    double negative_slope;
-    bool channels_last;  // the order in which threads take outputs
-};
-
 // One tap of one window: the sum over the group's channels. x stands at the group's first channel of the pixel,
 // weight at its channel 0 of the tap.
 template <class T>
 PCONV_DEV accumulator_t<T> dot_channels(
-    const FpropArguments& a, const T* x, const T* weight, int64_t n, int64_t first_channel, int64_t pixel) {
+    const GenericFprop& a, const T* x, const T* weight, int64_t n, int64_t first_channel, int64_t pixel) {
     accumulator_t<T> sum = 0;
     for (int64_t c = 0; c < a.g.c / a.g.groups; ++c) {
         const bool valid = is_valid(a.mask, n, first_channel + c, pixel);
@@ -52,7 +38,7 @@ PCONV_DEV accumulator_t<T> dot_channels(
 
 // Taps are summed apart from channels: two short sums round less than one long one.
 template <class T>
-PCONV_DEV accumulator_t<T> window_sum(const FpropArguments& a, const Position& out) {
+PCONV_DEV accumulator_t<T> window_sum(const GenericFprop& a, const Position& out) {
     const Geometry& g = a.g;
     const int64_t group = out.c / (g.k / g.groups), first_channel = group * (g.c / g.groups);
     const T* x = static_cast<const T*>(a.x) + out.n * a.x_strides.at[0] + first_channel * a.x_strides.at[1];
@@ -73,7 +59,7 @@ PCONV_DEV accumulator_t<T> window_sum(const FpropArguments& a, const Position& o
 }
 
 template <class T>
-PCONV_DEV accumulator_t<T> ratio_of(const FpropArguments& a, const Position& out) {
+PCONV_DEV accumulator_t<T> ratio_of(const GenericFprop& a, const Position& out) {
     const Geometry& g = a.g;
     const int64_t image = a.ratio_n == 1 ? 0 : out.n;
     const int64_t group = a.ratio_groups == 1 ? 0 : out.c / (g.k / a.ratio_groups);
@@ -82,12 +68,12 @@ PCONV_DEV accumulator_t<T> ratio_of(const FpropArguments& a, const Position& out
 }
 
 template <class T>
-__global__ void generic_fprop_kernel(const FpropArguments a) {
+__global__ void generic_fprop_kernel(const GenericFprop a) {
     using Sum = accumulator_t<T>;
     const Geometry& g = a.g;
     const int64_t total = g.n * g.k * g.p * g.q;
     for (int64_t item = first_item(); item < total; item += item_step()) {
-        const Position out = unravel(item, a.channels_last, g.k, g.p, g.q);
+        const Position out = unravel(item, a.y_strides.at[1] == 1, g.k, g.p, g.q);
         const Sum ratio = ratio_of<T>(a, out);
         Sum value = 0;
         if (ratio > 0) value = ratio * window_sum<T>(a, out);
@@ -95,16 +81,6 @@ __global__ void generic_fprop_kernel(const FpropArguments a) {
         static_cast<T*>(a.y)[offset_of(a.y_strides, out)] = Value<T>::store(activated(value, Sum(a.negative_slope)));
     }
 }
-
-struct DgradArguments {
-    Geometry g;
-    Mask mask;
-    const void* scaled;  // [N, K, P, Q]
-    const void* weight;  // [K, C / groups, R, S]
-    void* dx;            // [N, C, H, W]
-    Strides scaled_strides, w_strides, dx_strides;
-    bool channels_last;
-};
 
 // The window position that reaches input row (or column) `at` with tap `tap`, -1 where none does.
 PCONV_DEV int64_t
@@ -115,7 +91,7 @@ window_reaching(int64_t at, int64_t tap, int64_t stride, int64_t pad, int64_t di
 }
 
 template <class T>
-PCONV_DEV accumulator_t<T> gathered_gradient(const DgradArguments& a, const Position& in) {
+PCONV_DEV accumulator_t<T> gathered_gradient(const GenericDgrad& a, const Position& in) {
     const Geometry& g = a.g;
     const int64_t outputs = g.k / g.groups, group = in.c / (g.c / g.groups), first = group * outputs;
     const T* scaled = static_cast<const T*>(a.scaled) + in.n * a.scaled_strides.at[0];
@@ -140,29 +116,20 @@ PCONV_DEV accumulator_t<T> gathered_gradient(const DgradArguments& a, const Posi
 }
 
 template <class T>
-__global__ void generic_dgrad_kernel(const DgradArguments a) {
+__global__ void generic_dgrad_kernel(const GenericDgrad a) {
     const Geometry& g = a.g;
     const int64_t total = g.n * g.c * g.h * g.w;
     for (int64_t item = first_item(); item < total; item += item_step()) {
-        const Position in = unravel(item, a.channels_last, g.c, g.h, g.w);
+        const Position in = unravel(item, a.dx_strides.at[1] == 1, g.c, g.h, g.w);
         accumulator_t<T> value = 0;
         if (is_valid(a.mask, in.n, in.c, in.h * g.w + in.w)) value = gathered_gradient<T>(a, in);
         static_cast<T*>(a.dx)[offset_of(a.dx_strides, in)] = Value<T>::store(value);
     }
 }
 
-struct WgradArguments {
-    Geometry g;
-    Mask mask;
-    const void* scaled;  // [N, K, P, Q]
-    const void* x;       // [N, C, H, W]
-    void* dw;            // [K, C / groups, R, S]
-    Strides scaled_strides, x_strides, dw_strides;
-};
-
 // What the windows that this thread takes contribute to one weight; to.c is its channel within the group.
 template <class T>
-PCONV_DEV accumulator_t<T> weight_gradient_part(const WgradArguments& a, const Position& to) {
+PCONV_DEV accumulator_t<T> weight_gradient_part(const GenericWgrad& a, const Position& to) {
     const Geometry& g = a.g;
     const int64_t channel = to.n / (g.k / g.groups) * (g.c / g.groups) + to.c;
     const T* scaled = static_cast<const T*>(a.scaled) + to.n * a.scaled_strides.at[1];
@@ -196,7 +163,7 @@ PCONV_DEV Sum block_sum(Sum value, Sum* warp_sums) {
 }
 
 template <class T>
-__global__ void generic_wgrad_kernel(const WgradArguments a) {
+__global__ void generic_wgrad_kernel(const GenericWgrad a) {
     PCONV_DYN_SMEM(shared);
     const Geometry& g = a.g;
     const int64_t group_channels = g.c / g.groups, total = g.k * group_channels * g.r * g.s;
@@ -210,40 +177,27 @@ __global__ void generic_wgrad_kernel(const WgradArguments a) {
 
 }  // namespace
 
-Status generic_fprop(
-    const Geometry& g, const Mask& mask, const void* x, const Strides& x_strides, const void* weight,
-    const Strides& w_strides, const void* bias, const void* ratio, int64_t ratio_n, int64_t ratio_groups,
-    double negative_slope, void* y, const Strides& y_strides, cudaStream_t stream) {
+Status generic_fprop(const GenericFprop& a, cudaStream_t stream) {
     constexpr const char* name = "generic_fprop";
-    const FpropArguments a{
-        g,         mask,      x,         weight,  bias,         ratio,          y,
-        x_strides, w_strides, y_strides, ratio_n, ratio_groups, negative_slope, is_channels_last(y_strides)};
-    const dim3 grid = grid_for(g.n * g.k * g.p * g.q, threads);
-    return by_type(g.dtype, name, [&](auto type) {
+    const dim3 grid = grid_for(a.g.n * a.g.k * a.g.p * a.g.q, threads);
+    return by_type(a.g.dtype, name, [&](auto type) {
         return launch(name, generic_fprop_kernel<typename decltype(type)::type>, grid, threads, 0, stream, a);
     });
 }
 
-Status generic_dgrad(
-    const Geometry& g, const Mask& mask, const void* scaled, const Strides& scaled_strides, const void* weight,
-    const Strides& w_strides, void* dx, const Strides& dx_strides, cudaStream_t stream) {
+Status generic_dgrad(const GenericDgrad& a, cudaStream_t stream) {
     constexpr const char* name = "generic_dgrad";
-    const DgradArguments a{
-        g, mask, scaled, weight, dx, scaled_strides, w_strides, dx_strides, is_channels_last(dx_strides)};
-    const dim3 grid = grid_for(g.n * g.c * g.h * g.w, threads);
-    return by_type(g.dtype, name, [&](auto type) {
+    const dim3 grid = grid_for(a.g.n * a.g.c * a.g.h * a.g.w, threads);
+    return by_type(a.g.dtype, name, [&](auto type) {
         return launch(name, generic_dgrad_kernel<typename decltype(type)::type>, grid, threads, 0, stream, a);
     });
 }
 
-Status generic_wgrad(
-    const Geometry& g, const Mask& mask, const void* scaled, const Strides& scaled_strides, const void* x,
-    const Strides& x_strides, void* dw, const Strides& dw_strides, cudaStream_t stream) {
+Status generic_wgrad(const GenericWgrad& a, cudaStream_t stream) {
     constexpr const char* name = "generic_wgrad";
-    const WgradArguments a{g, mask, scaled, x, dw, scaled_strides, x_strides, dw_strides};
-    const dim3 grid = grid_for(g.k * (g.c / g.groups) * g.r * g.s);
+    const dim3 grid = grid_for(a.g.k * (a.g.c / a.g.groups) * a.g.r * a.g.s);
     const size_t smem = wgrad_threads / warp_threads * sizeof(double);
-    return by_type(g.dtype, name, [&](auto type) {
+    return by_type(a.g.dtype, name, [&](auto type) {
         return launch(name, generic_wgrad_kernel<typename decltype(type)::type>, grid, wgrad_threads, smem, stream, a);
     });
 }

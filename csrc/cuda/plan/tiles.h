@@ -29,6 +29,23 @@ constexpr TileShape tile_shapes[] = {
     {"wgmma 128x256", 128, 256, 227 << 10},
     {"wgmma 128x128", 128, 128, 227 << 10}};
 
+// Of the kernels, for errors and profiles; indexed by Pass and TileId.
+constexpr const char* gemm_names[][7] = {
+    {"fprop 128x128", "fprop 256x64", "fprop 64x64", "fprop 128x8", "fprop 128x128, 2 stages", "fprop wgmma 128x256",
+     "fprop wgmma 128x128"},
+    {"dgrad 128x128", "dgrad 256x64", "dgrad 64x64", "dgrad 128x8", "dgrad 128x128, 2 stages", "dgrad wgmma 128x256",
+     "dgrad wgmma 128x128"},
+    {"wgrad 128x128", "wgrad 256x64", "wgrad 64x64", "wgrad 128x8", "wgrad 128x128, 2 stages", "wgrad wgmma 128x256",
+     "wgrad wgmma 128x128"},
+    {"upcat 128x128", "upcat 256x64", "upcat 64x64", "upcat 128x8", "upcat 128x128, 2 stages", "upcat wgmma 128x256",
+     "upcat wgmma 128x128"}};
+
+constexpr const char* gemm_name(Pass pass, TileId tile) {
+    return gemm_names[static_cast<int>(pass)][static_cast<int>(tile)];
+}
+
+constexpr bool is_wgmma(TileId tile) { return tile == TileId::wgmma_128x256 || tile == TileId::wgmma_128x128; }
+
 constexpr unsigned fprop_bit = 1, dgrad_bit = 2, wgrad_bit = 4, upcat_bit = 8;
 constexpr unsigned half_bit = 1, tf32_bit = 2, ieee_bit = 4;
 

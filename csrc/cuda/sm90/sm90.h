@@ -7,8 +7,6 @@
 
 namespace pconv::cuda {
 
-constexpr bool is_wgmma(TileId tile) { return tile == TileId::wgmma_128x256 || tile == TileId::wgmma_128x128; }
-
 Status sm90_fprop(MathId math, TileId tile, const GemmParams& p, cudaStream_t stream);
 Status sm90_upcat(MathId math, TileId tile, const UpcatParams& p, cudaStream_t stream);
 Status sm90_dgrad(MathId math, TileId tile, const GemmParams& p, cudaStream_t stream);  // filters [K, R, S, C]

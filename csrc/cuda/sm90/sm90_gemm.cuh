@@ -142,4 +142,14 @@ Status launch_wgmma_gemm(
         wgmma_gemm_shared_bytes<Tile>, stream, call);
 }
 
+template <Pass pass, Filters order, class Params>
+Status launch_wgmma(MathId math, TileId tile, const Params& p, cudaStream_t stream) {
+    const char* const name = gemm_name(pass, tile);
+    return by_half_math(math, name, [&](auto type) {
+        using Math = typename decltype(type)::type;
+        if (tile == TileId::wgmma_128x256) return launch_wgmma_gemm<pass, Math, Wgmma256, order>(name, p, stream);
+        return launch_wgmma_gemm<pass, Math, Wgmma128, order>(name, p, stream);
+    });
+}
+
 }  // namespace pconv::cuda

@@ -18,22 +18,8 @@ cudaError_t map_filters(const UpcatParams& p, TensorMap* filters) {
         filters + 1, skip.filters, is_bf16, skip.filter_channels, skip_taps, p.output.columns, Tile::columns);
 }
 
-namespace {
-
-template <class Math>
-Status by_tile(TileId tile, const UpcatParams& p, cudaStream_t stream) {
-    constexpr Filters order = Filters::k_major;
-    if (tile == TileId::wgmma_128x256)
-        return launch_wgmma_gemm<Pass::upcat, Math, Wgmma256, order>("upcat wgmma 128x256", p, stream);
-    return launch_wgmma_gemm<Pass::upcat, Math, Wgmma128, order>("upcat wgmma 128x128", p, stream);
-}
-
-}  // namespace
-
 Status sm90_upcat(MathId math, TileId tile, const UpcatParams& p, cudaStream_t stream) {
-    if (math == MathId::bf16) return by_tile<Bf16>(tile, p, stream);
-    if (math == MathId::f16) return by_tile<Half>(tile, p, stream);
-    return {cudaErrorInvalidValue, "upcat: wgmma is for half types"};
+    return launch_wgmma<Pass::upcat, Filters::k_major>(math, tile, p, stream);
 }
 
 }  // namespace pconv::cuda

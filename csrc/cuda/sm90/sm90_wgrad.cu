@@ -125,18 +125,15 @@ Status launch_wgmma_wgrad(const char* name, const WgradParams& p, cudaStream_t s
     return launch(name, wgmma_wgrad_kernel<Math, Tile>, grid, dim3(Tile::threads), bytes, stream, call);
 }
 
-template <class Math>
-Status by_tile(TileId tile, const WgradParams& p, cudaStream_t stream) {
-    if (tile == TileId::wgmma_128x256) return launch_wgmma_wgrad<Math, Wgmma256Wgrad>("wgrad wgmma 128x256", p, stream);
-    return launch_wgmma_wgrad<Math, Wgmma128Wgrad>("wgrad wgmma 128x128", p, stream);
-}
-
 }  // namespace
 
 Status sm90_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream) {
-    if (math == MathId::bf16) return by_tile<Bf16>(tile, p, stream);
-    if (math == MathId::f16) return by_tile<Half>(tile, p, stream);
-    return {cudaErrorInvalidValue, "wgrad: wgmma is for half types"};
+    const char* const name = gemm_name(Pass::wgrad, tile);
+    return by_half_math(math, name, [&](auto type) {
+        using Math = typename decltype(type)::type;
+        if (tile == TileId::wgmma_128x256) return launch_wgmma_wgrad<Math, Wgmma256Wgrad>(name, p, stream);
+        return launch_wgmma_wgrad<Math, Wgmma128Wgrad>(name, p, stream);
+    });
 }
 
 }  // namespace pconv::cuda
