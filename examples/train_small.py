@@ -26,7 +26,7 @@ def settings(steps: int) -> dict[str, object]:
     data = {"data.images": "documents", "data.masks": "damage", "data.hole_share": [0.01, 0.3], "data.workers": 1}
     every = max(1, steps // 10)  # steps between two measurements on pages that are set aside
     run = {"train.steps": steps, "train.warmup": every, "checkpoint.every": every, "log.every": every}
-    return {**data, **run, "loss.vgg": "none"}
+    return {**data, **run}
 
 
 def main(arguments: list[str] | None = None) -> list[float]:
