@@ -122,6 +122,11 @@ def readme_block(rows: list[Row], gpu: list[str]) -> str:
     return "\n".join([*lines, "", *gpu, "", "![times of every layer](docs/images/benchmarks.png)", END])
 
 
+def write_readme_picture(path: Path, rows: list[Row]) -> None:
+    with atomic_path(path) as temporary:
+        plots.layers(rows).savefig(temporary, format="png", dpi=110, bbox_inches="tight")
+
+
 def update_readme() -> None:
     folder = ROOT / "benchmarks" / "results"
     rows, path = newest(folder), ROOT / "README.md"
@@ -129,8 +134,7 @@ def update_readme() -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise PConvError(f"bench: expected the marks {BEGIN!r} and {END!r} once each in {path}")
     head, _, rest = text.partition(BEGIN)
-    with atomic_path(ROOT / "docs" / "images" / "benchmarks.png") as temporary:
-        plots.layers(rows).savefig(temporary, format="png", dpi=90, bbox_inches="tight")
+    write_readme_picture(ROOT / "docs" / "images" / "benchmarks.png", rows)
     with atomic_path(path) as temporary:
         block = readme_block(rows, table.readme_lines(folder))
         temporary.write_text(head + block + rest.partition(END)[2], encoding="utf-8")
