@@ -36,6 +36,6 @@ print(f"pconv_cuda {pconv_cuda.__version__} works under torch {torch.__version__
 # The CUDA kernels load without a GPU, where this build has them and this torch is made for CUDA.
 cuda = _extension.cuda_module()
 if cuda is not None:
-    for name in ("partial_conv2d", "partial_conv2d_upcat", "partial_conv2d_upcat_backward", "upcat_phases"):
+    for name in ("partial_conv2d", "partial_conv2d_backward", "upcat_phases"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pconv_cuda::{name}", "CUDA"), name
     print(f"CUDA kernels for {cuda.architectures} are registered")

@@ -184,6 +184,7 @@ def test_the_command_prints_stages_and_their_floor(said) -> None:
         ("6 64 8 8 128 3 3 1 bfloat16 --low x", "--low: expected a whole number of at least 1, got 'x'"),
         ("6 64 8 8 128 3 3 1 bfloat16 --low 8 --mask-channels 8 56", "--mask-channels: expected none with --low"),
         ("6 64 8 8 128 3 3 1 bfloat16 --mask-channels 8 9", "--mask-channels: expected a sum of C = 64, got 8 + 9"),
+        ("6 64 8 8 128 3 3 1 bfloat16 --mask-channels 60 2 2", "--mask-channels: expected one, two or C = 64 numbers"),
         ("6 64 8 8 128 3 3 1 bfloat16 --mask-channels 0 64", "--mask-channels: expected a whole number of at least 1"),
         ("6 64 256 256 128 5 5 2 int8", "DTYPE: expected one of bfloat16, float16, float32, float64, got 'int8'"),
     ],

@@ -84,6 +84,8 @@ def _check(numbers: Sequence[int], low: int, blocks: Sequence[int]) -> None:
     _, c, h, w, _, r, s, stride = numbers
     if blocks and sum(blocks) != c:
         raise PConvError(f"--mask-channels: expected a sum of C = {c}, got {' + '.join(map(str, blocks))}")
+    if len(blocks) > 2 and len(blocks) != c:
+        raise PConvError(f"--mask-channels: expected one, two or C = {c} numbers, got {len(blocks)}")
     if not low:
         return
     if blocks:

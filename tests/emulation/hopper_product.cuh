@@ -2,7 +2,8 @@
 // wgmma with every operand order, width and element type; a TMA box; named barriers.
 #pragma once
 
-#include "cuda/ptx/sm90.cuh"
+#include "cuda/ptx/tensor_map.cuh"
+#include "cuda/ptx/wgmma.cuh"
 
 namespace pconv::cuda {
 

@@ -2,7 +2,8 @@
 // warpgroup loads (A by cp.async, B by TMA) into a ring of two stages, the other multiplies.
 #pragma once
 
-#include "cuda/ptx/sm90.cuh"
+#include "cuda/ptx/tensor_map.cuh"
+#include "cuda/ptx/wgmma.cuh"
 
 namespace pconv::cuda {
 

@@ -106,7 +106,7 @@ void run_devices(
             device.multiprocessors = multiprocessors;
             device.flops_per_byte = operations;
             run_case(spec, problem, truth, kind, t, device, nullptr, multiprocessors == 1 ? 1 : 0.2);
-            if (kind.dtype == DType::f64) return;  // the composed way: nothing differs
+            if (kind.dtype == DType::f64) return;  // materialised: nothing differs
             if (operations == 0) run_case(spec, problem, truth, kind, t, device, phases.data(), 0);
             if (options.quick || spec.n < 2) continue;
             // As if the batch did not fit into 32-bit offsets; and an image.

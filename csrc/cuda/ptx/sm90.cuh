@@ -126,11 +126,4 @@ PCONV_DEV void registers_increase() {
 
 }  // namespace pconv::cuda
 
-#include "wgmma.cuh"
-
 #endif  // PCONV_EMULATE
-
-#include "swizzle.cuh"
-#ifndef PCONV_EMULATE
-#include "tensor_map.cuh"
-#endif

@@ -4,6 +4,8 @@
 
 #include "sm90.cuh"
 
+#ifndef PCONV_EMULATE  // emulated_ptx_hopper.h has it
+
 namespace pconv::cuda {
 
 inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
@@ -37,3 +39,5 @@ inline cudaError_t make_tensor_map_3d(
 }
 
 }  // namespace pconv::cuda
+
+#endif  // PCONV_EMULATE

@@ -4,6 +4,11 @@
 // With accumulate = false d is overwritten: start so, never by zeroing d, which makes ptxas serialise the groups.
 #pragma once
 
+#include "sm90.cuh"
+#include "swizzle.cuh"
+
+#ifndef PCONV_EMULATE  // emulated_ptx_hopper.h has them
+
 // asm wants every register by its number and as an operand.
 #define PCONV_NUMBERS_0 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define PCONV_NUMBERS_16 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
@@ -65,3 +70,5 @@ PCONV_WGMMA(wgmma_f16, f16, 256, 128, 128, 129, 130, 131, 132)
 #undef PCONV_NUMBERS_80
 #undef PCONV_NUMBERS_96
 #undef PCONV_NUMBERS_112
+
+#endif  // PCONV_EMULATE

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "../gemm/kernel.cuh"
+#include "../ptx/tensor_map.cuh"
 #include "sm90_product.cuh"
 
 namespace pconv::cuda {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../gemm/fragments.cuh"
+#include "../ptx/wgmma.cuh"
 #include "sm90_tile.cuh"
 
 #include <type_traits>

@@ -7,6 +7,7 @@
 // Both lie with the reduction (pixels) as the slow dimension: both are MN-major operands, nothing is transposed.
 #include "../gemm/wgrad_loader.cuh"
 #include "../launch.cuh"
+#include "../ptx/tensor_map.cuh"
 #include "sm90.h"
 #include "sm90_product.cuh"
 
