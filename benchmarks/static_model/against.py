@@ -17,7 +17,7 @@ from cases_upcat import paper_stages
 
 from benchmarks.static_model.devices import GPUS, MEASURED_CALL
 from benchmarks.static_model.estimate import Model
-from benchmarks.static_model.launches import Launch, of_layer, of_stage
+from benchmarks.static_model.launches import Launch, of_layer, of_network, of_stage
 from benchmarks.static_model.sass import Binary, built_extension, short
 from benchmarks.static_model.text import markdown
 
@@ -106,6 +106,23 @@ def profiled(model: Model, card: str, folder: Path = RESULTS) -> list[Compared]:
     return list(found.values())
 
 
+def whole(model: Model, card: str, folder: Path = RESULTS) -> list[Compared]:
+    """All products of a training pass of the network, beside the profiler's sums over the kernels of the same names."""
+    files = sorted(folder.glob(f"*_{card}_kernels.json"))
+    kernels = json.loads(files[-1].read_text(encoding="utf-8"))["kernels"] if files else {}
+    found = []
+    for rival, wgmma in (("ours", False), ("ours_wgmma", True)):
+        for direction in DIRECTIONS:
+            rows = kernels.get(f"{rival}, {direction.replace(' + ', '_')}", [])
+            measured = sum(row["us"] for row in rows if re.match(r"(wgmma_)?(gemm|wgrad)_kernel", row["kernel"]))
+            made = [model.estimate(one) for one in of_network(512, 6, "bfloat16", model.gpu, wgmma)]
+            made = [e for e in made if e.cycles and (direction != "forward" or e.launch.name == "forward")]
+            counted = sum(e.product_us - model.gpu.launch for e in made)
+            if measured:
+                found.append(Compared("network", direction, "wgmma" if wgmma else "mma.sync", counted, measured))
+    return found
+
+
 def pivot(rows: list[Compared]) -> str:
     """A line a layer: counted and measured microseconds, and their ratio."""
     columns = [(kernels, direction) for kernels in ("mma.sync", "wgmma") for direction in DIRECTIONS]
@@ -141,10 +158,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[str, Any]:
     model = Model(Binary(args.extension or built_extension()), GPUS[args.card])
     rows, single = compare(model, measurements(args.card)), profiled(model, args.card)
+    sums = whole(model, args.card)
 
-    said = [pivot(rows), *summary(rows)]
+    said = [pivot([*rows, *sums]), *summary(rows)]
     if single:
         cells = [[o.what, o.direction, f"{o.counted:.0f}", f"{o.measured:.0f}", f"{o.ratio:.2f}"] for o in single]
         said.append(markdown(["layer", "kernel", "counted us", "ncu us", "ratio"], cells))
-    as_json = [[{**vars(one), "ratio": round(one.ratio, 3)} for one in of] for of in (rows, single)]
+    as_json = [[{**vars(one), "ratio": round(one.ratio, 3)} for one in of] for of in ([*rows, *sums], single)]
     return "\n\n".join(said), {"card": args.card, "calls": as_json[0], "kernels": as_json[1]}

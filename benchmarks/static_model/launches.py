@@ -176,12 +176,14 @@ def of_stage(stage: Stage, dtype: str, gpu: Gpu, wgmma: bool) -> list[Launch]:
 
 
 def of_network(size: int, batch: int, dtype: str, gpu: Gpu, wgmma: bool) -> list[Launch]:
-    """Encoder layers and decoder stages of the paper's network, in the order of a forward pass."""
+    """Encoder layers and decoder stages of the paper's network, in the order of a forward pass. The picture, which is
+    the last stage's skip too, has no gradient."""
     levels = max(1, min(8, size.bit_length() - 2))
     encoder = [case for case in paper_layers(size, batch) if case.name.startswith("enc")][:levels]
     made = [one for case in encoder for one in of_layer(case, dtype, gpu, wgmma)]
     stages = paper_stages(size, batch, levels)[::-1]
-    return made + [one for stage in stages for one in of_stage(stage, dtype, gpu, wgmma)]
+    made += [one for stage in stages for one in of_stage(stage, dtype, gpu, wgmma)]
+    return [one for one in made if (one.layer, one.name) != ("dec1", "skip gradient")]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.static_model import units
-from benchmarks.static_model.devices import GPUS
+from benchmarks.static_model.devices import GPUS, Gpu
 from benchmarks.static_model.estimate import Estimate, Model
 from benchmarks.static_model.launches import DTYPES, of_network
 from benchmarks.static_model.sass import Binary, built_extension
@@ -49,6 +49,27 @@ def sums(estimates: list[Estimate]) -> str:
     return "; ".join(said) + " (first and last layer's own kernels with their floor)"
 
 
+def parts(estimates: list[Estimate], gpu: Gpu) -> dict[str, float]:
+    """Milliseconds of the counted products by what they go into, and of the passes around them. ``rounds``: slots
+    that the last wave leaves empty; ``steps``: what the main loops take beyond their products."""
+    found = dict.fromkeys(("products", "steps", "prologues", "epilogues", "starts", "rounds", "passes"), 0.0)
+    for e in estimates:
+        found["passes"] += e.sweeps_us / 1e3
+        if e.cycles is None:
+            continue
+        filled = e.waves.exact / gpu.clock / 1e6  # milliseconds a cycle of a block's
+        steps, counted = e.launch.steps, e.cycles
+        known = {
+            "products": counted.tensor * steps, "steps": (counted.step - counted.tensor) * steps,
+            "prologues": counted.prologue, "epilogues": counted.epilogue,
+        }  # fmt: skip
+        known["starts"] = e.round_cycles - sum(known.values())
+        for name, cycles in known.items():
+            found[name] += cycles * filled
+        found["rounds"] += e.round_cycles * (e.waves.rounds - e.waves.exact) / gpu.clock / 1e6
+    return found
+
+
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", action="append", choices=sorted(GPUS), help="may be given again (default: h100)")
     parser.add_argument("--size", type=int, default=512, help="side of the pictures, a power of two (default 512)")
@@ -60,7 +81,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[str, Any]:
     binary = Binary(args.extension or built_extension())
-    said, rows, kernels = [], {}, {}
+    said, rows, kernels, spent = [], {}, {}, {}
     for gpu in args.gpu or ["h100"]:
         model = Model(binary, GPUS[gpu])
         wgmma = model.gpu.wgmma and not args.mma
@@ -68,8 +89,11 @@ def run(args: argparse.Namespace) -> tuple[str, Any]:
         prices = units.rows(model, found)
         said.append(f"{model.gpu.title}, {args.size} px, batch {args.batch}, {args.dtype}\n")
         said.append(markdown(HEAD, map(cells, found)))
+        ms = parts(found, model.gpu)
         said.append(f"\n{sums(found)}\n")
+        said.append("Both passes, ms: " + ", ".join(f"{name} {value:.2f}" for name, value in ms.items()) + "\n")
         said.append(markdown(units.HEAD, map(units.cells, prices)) + "\n")
         rows[gpu], kernels[gpu] = [e.as_json() for e in found], prices
+        spent[gpu] = {name: round(value, 4) for name, value in ms.items()}
     size = {"size": args.size, "batch": args.batch, "dtype": args.dtype}
-    return "\n".join(said), {**size, "layers": rows, "kernels": kernels}
+    return "\n".join(said), {**size, "layers": rows, "kernels": kernels, "ms": spent}
