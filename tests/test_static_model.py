@@ -1,11 +1,10 @@
-"""The model that counts cycles from machine code: its arithmetic, its reader, and the plan that it is fed with."""
+"""The model that counts cycles from machine code: its arithmetic, its reader, its commands."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
-import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from benchmarks.static_model import cycles, flow, launches, pieces, sass, versio
 from benchmarks.static_model.devices import GPUS
 from benchmarks.static_model.estimate import Model
 from benchmarks.static_model.sass import Resources
-from pconv_cuda import _extension
 from pconv_cuda.errors import PConvError
 
 H100 = GPUS["h100"]
@@ -45,13 +43,9 @@ def test_resident_blocks_are_as_many_as_fit_one_after_the_other() -> None:
         gpu = draw.choice(list(GPUS.values()))
         threads, registers = 32 * draw.randint(1, 12), draw.randint(16, 168)
         shared = draw.randint(1 << 10, gpu.block_shared)
-        fitting = 0
-        while (
-            (fitting + 1) * (shared + gpu.reserved) <= gpu.shared
-            and (fitting + 1) * threads * -(-registers // 8) * 8 <= gpu.registers
-            and (fitting + 1) * threads <= gpu.threads
-            and fitting < gpu.blocks
-        ):
+        one = (shared + gpu.reserved, threads * -(-registers // 8) * 8, threads, 1)  # what a block takes ...
+        have, fitting = (gpu.shared, gpu.registers, gpu.threads, gpu.blocks), 0  # ... of these
+        while all((fitting + 1) * took <= all_of_it for took, all_of_it in zip(one, have, strict=True)):
             fitting += 1
         assert launches.resident(gpu, shared, threads, registers) == max(1, fitting)
 
@@ -158,60 +152,6 @@ def test_names_are_told_apart_without_the_compilations_hash() -> None:
     )
 
 
-# ---- the plan
-
-
-def sizes(case) -> tuple[int, ...]:
-    return (case.n, case.c, case.h, case.w, case.k, *case.window, case.stride[0])
-
-
-@pytest.mark.parametrize("gpu", ["h100", "a100", "rtx4090"])
-def test_the_numbers_are_those_of_the_plan_in_words(gpu: str) -> None:
-    of, plans = GPUS[gpu], _extension.load()
-    where = {"arch": of.arch, "multiprocessors": of.multiprocessors, "shared_bytes": of.block_shared}
-    asked = []
-    for wgmma in {False, of.wgmma}:
-        for case in paper_layers():
-            options = {"mask_channels": list(case.mask_channels), **where, "wgmma": wgmma}
-            words = plans.plan(*sizes(case), "bfloat16", **options)
-            asked.append((words, plans.plan_numbers(*sizes(case), "bfloat16", **options)))
-        for stage in paper_stages(512, 6, 8):
-            shape = (stage.n, stage.low + stage.skip, 2 * stage.h, 2 * stage.w, stage.k)
-            options = {"low_channels": stage.low, **where, "wgmma": wgmma}
-            words = plans.plan_upcat(*shape, dtype="bfloat16", **options)
-            asked.append((words, plans.plan_numbers(*shape, 3, 3, 1, "bfloat16", **options)))
-    for words, numbers in asked:
-        assert [row[:2] for row in words] == [(row["name"], row["kernel"]) for row in numbers]
-        for (_, _, notes), row in zip(words, numbers, strict=True):
-            splits = re.search(r"reduction in (\d+) parts", notes)
-            patch = re.search(r"patches of (\d+)x(\d+)", notes)
-            taps = re.search(r"(\d+) taps a step", notes)
-            assert row["splits"] == (int(splits[1]) if splits else 1) or row["special"]
-            assert (row["patch_h"], row["patch_w"]) == (tuple(map(int, patch.groups())) if patch else (0, 0))
-            assert row["taps_a_step"] == (int(taps[1]) if taps else 1)
-
-
-def test_the_grid_covers_every_pixel_and_channel() -> None:
-    draw, plans = random.Random(2), _extension.load()
-    for _ in range(60):
-        n, c, h, w, k = (draw.choice([1, 2, 3]), *(8 * draw.randint(2, 24) for _ in range(4)))
-        stride = draw.choice([1, 2])
-        for row in plans.plan_numbers(n, c, h, w, k, 3, 3, stride, "bfloat16"):
-            if row["special"] or row["pass"] == "wgrad":
-                continue
-            step = stride if row["pass"] == "dgrad" else 1
-            high, wide = (
-                (-(-h // step), -(-w // step)) if row["pass"] == "dgrad" else (-(-h // stride), -(-w // stride))
-            )
-            pixels = [(i, y, x) for i in range(n) for y in range(high) for x in range(wide)]
-            if row["patch_w"]:
-                tiles = {(i, y // row["patch_h"], x // row["patch_w"]) for i, y, x in pixels}
-            else:
-                tiles = {number // row["rows"] for number in range(len(pixels))}
-            channels = c if row["pass"] == "dgrad" else k
-            assert row["grid"] == (len(tiles), -(-channels // row["columns"]), step * step * row["splits"]), row
-
-
 # ---- commands
 
 
@@ -268,19 +208,32 @@ def binary() -> sass.Binary:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize(("gpu", "name"), [("h100", "enc2"), ("h100", "enc6"), ("a100", "enc3")])
+def launches_of(name: str, model: Model) -> list[launches.Launch]:
+    """All of an encoder's layer, or a decoder stage's forward."""
+    if name.startswith("enc"):
+        case = {one.name: one for one in paper_layers()}[name]
+        return launches.of_layer(case, "bfloat16", model.gpu, model.gpu.wgmma)
+    stage = {one.name: one for one in paper_stages(512, 6, 8)}[name]
+    return launches.of_stage(stage, "bfloat16", model.gpu, model.gpu.wgmma)[:1]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name"), [("h100", "enc2"), ("h100", "enc6"), ("h100", "dec3"), ("h100", "dec2"), ("a100", "enc3")]
+)
 def test_layers_from_the_built_kernels(binary: sass.Binary, gpu: str, name: str) -> None:
-    model, case = Model(binary, GPUS[gpu]), {one.name: one for one in paper_layers()}[name]
-    for launch in launches.of_layer(case, "bfloat16", model.gpu, model.gpu.wgmma):
+    model = Model(binary, GPUS[gpu])
+    for launch in launches_of(name, model):
         found, symbol = model.estimate(launch), model.symbol(launch)
         parts = model.pieces(launch, symbol)
         loads = sum(i.name.startswith("LDG.E.U8") for i in parts.prologue)
         votes = sum(i.opcode == "VOTE" for i in parts.prologue)
         words = math.ceil(launch.rows / 32 / (parts.shape.threads / 32))
-        if launch.pass_name == "fprop":
+        assert binary.readable[symbol].endswith(", 1>") == (launch.pass_name == "dgrad" and not launch.transposed)
+        if launch.pass_name in ("fprop", "upcat"):
             assert loads == launch.taps * launch.mask_blocks * words
         if launch.pass_name != "wgrad":
-            assert votes == launch.taps * launch.mask_blocks * words + 1  # and one for the list of live taps
+            listed = 2 if launch.pass_name == "upcat" else 1  # lists of live taps, a vote each
+            assert 0 <= votes - launch.taps * launch.mask_blocks * words <= listed
         if not parts.shape.wgmma:
             products = sum(i.opcode == "HMMA" for i in parts.step) * 2048 * parts.shape.threads // 32
             assert products == parts.shape.products
