@@ -65,6 +65,24 @@ def test_the_grid_covers_every_pixel_and_channel() -> None:
             assert row["grid"] == (len(tiles), -(-channels // row["columns"]), step * step * row["splits"]), row
 
 
+def test_a_stages_grid_covers_every_pixel_of_every_phase() -> None:
+    draw, plans = random.Random(3), _extension.load()
+    seen = set()
+    for _ in range(60):
+        n, low, skip, h, w, k = (draw.choice([1, 2, 6]), *(8 * draw.randint(2, 24) for _ in range(5)))
+        row = plans.plan_numbers(n, low + skip, h, w, k, 3, 3, 1, "bfloat16", low_channels=low)[0]
+        places = [(i, y, x) for i in range(n) for y in range(h // 2) for x in range(w // 2)]
+        if row["direct"]:  # four rows are a place's pixels
+            tiles = len({number * 4 // row["rows"] for number in range(len(places))})
+        elif row["patch_w"]:
+            tiles = 4 * len({(i, y // row["patch_h"], x // row["patch_w"]) for i, y, x in places})
+        else:
+            tiles = 4 * len({number // row["rows"] for number in range(len(places))})
+        assert row["grid"] == (tiles, -(-k // row["columns"]), row["splits"]), row
+        seen.add((row["direct"], row["patch_w"] > 0))
+    assert len(seen) == 3
+
+
 def test_transposed_filters_have_a_kernel_of_their_own() -> None:
     last = next(stage for stage in paper_stages(512, 6, 8) if stage.name == "dec1")
     made = {one.name: one for one in launches.of_stage(last, "bfloat16", GPUS["h100"], True)}
