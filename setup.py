@@ -72,7 +72,7 @@ def extensions(torch, cpp_extension, cuda: setup_cuda.Cuda | None):
     nvcc = ["-O3", "-std=c++17", "--diag-suppress=177", *setup_cuda.gencode(cuda.architectures)]
     kernels = cpp_extension.CUDAExtension(
         "pconv_cuda._C_cuda",
-        sources("cuda/**/*.cu", "cuda/**/*.cpp", "torch/ops_cuda*.cpp", "torch/unfused.cpp", "torch/module_cuda.cpp"),
+        sources("cuda/**/*.cu", "cuda/**/*.cpp", "torch/ops_cuda*.cpp", "torch/module_cuda.cpp"),
         depends=headers,
         define_macros=[*macros(torch), ("USE_CUDA", None), *built_for],
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},

@@ -34,9 +34,9 @@ def published(
     """That layer with both its results: the output and a new mask of every channel, floating."""
     with torch.no_grad():
         count = F.conv2d(full_mask, torch.ones_like(weight), None, stride, padding)
-        alive = count.clamp(0, 1)
-        ratio = weight[0].numel() / (count + 1e-8) * alive
-    return _renormalised(F.conv2d(x * full_mask, weight, bias, stride, padding), ratio, alive, bias), alive
+        new_mask = count.clamp(0, 1)
+        ratio = weight[0].numel() / (count + 1e-8) * new_mask
+    return _renormalised(F.conv2d(x * full_mask, weight, bias, stride, padding), ratio, new_mask, bias), new_mask
 
 
 def stock(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
@@ -122,13 +122,13 @@ def unfused_single(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None,
     with torch.no_grad():
         window = weight.new_ones(1, 1, *weight.shape[2:])
         count = F.conv2d(single, window, None, stride, padding)
-        alive = count.clamp(0, 1)
-        ratio = window.numel() / (count + 1e-8) * alive
-    return _renormalised(F.conv2d(x * single, weight, bias, stride, padding), ratio, alive, bias)
+        new_mask = count.clamp(0, 1)
+        ratio = window.numel() / (count + 1e-8) * new_mask
+    return _renormalised(F.conv2d(x * single, weight, bias, stride, padding), ratio, new_mask, bias)
 
 
-def _renormalised(raw: Tensor, ratio: Tensor, alive: Tensor, bias: Tensor | None) -> Tensor:
+def _renormalised(raw: Tensor, ratio: Tensor, new_mask: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return raw * ratio
     column = bias.view(1, -1, 1, 1)
-    return ((raw - column) * ratio + column) * alive
+    return ((raw - column) * ratio + column) * new_mask

@@ -24,15 +24,27 @@ struct Geometry {
     DType dtype;    // of everything but masks and ratios
 };
 
-// A mask, one byte a pixel, anything but 0 is valid. Its channels are blocks of the input's channels:
-// one block for an ordinary mask, C for a true per-channel one, two for [upsampled | skip].
+// A mask, one byte a pixel, anything but 0 is valid. Each of its channels ("blocks") stands for channels of the input:
+// one block for all of them, two for those before and from `second` on, or C blocks of one channel each.
 struct Mask {
-    const uint8_t* bytes;  // [n, blocks, plane], nullptr: everything is valid
-    int64_t n;             // 1 or N
-    int64_t blocks;
-    const int64_t* first;  // [blocks + 1] the first input channel of each block, and C at the end
-    int64_t plane;         // bytes from one block to the next, H W
+    const uint8_t* bytes = nullptr;  // [N|1, blocks, H, W]; nullptr: everything is valid
+    int64_t plane = 0;               // bytes from one block to the next, H W
+    int64_t batch_step = 0;          // bytes from one image to the next, 0 where all share one
+    int blocks = 1;                  // 1, 2 or C
+    int second = 0;                  // the first channel of the second of two blocks
 };
+
+inline Mask mask_of(const uint8_t* bytes, int64_t images, int64_t plane, int64_t blocks = 1, int64_t second = 0) {
+    return {bytes, plane, images > 1 ? blocks * plane : 0, int(blocks), int(second)};
+}
+
+// The input channels that a block stands for: from the first to before the last.
+inline int64_t first_of_block(const Mask& mask, int64_t block) { return mask.blocks > 2 ? block : block * mask.second; }
+inline int64_t last_of_block(const Mask& mask, int64_t block, int64_t channels) {
+    return block + 1 == mask.blocks ? channels : first_of_block(mask, block + 1);
+}
+
+inline bool is_per_channel(const Mask& mask, int64_t channels) { return mask.blocks == channels && channels > 1; }
 
 // sum(1) / sum(mask) for every window, 0 where the sum is 0. In fp32, in fp64 for doubles.
 struct Ratio {

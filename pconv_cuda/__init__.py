@@ -79,5 +79,4 @@ def _is_command() -> bool:
 if not _is_command():
     importlib.import_module("pconv_cuda._extension")  # first: it says in a sentence what is missing
     importlib.import_module("pconv_cuda.ops")
-    importlib.import_module("pconv_cuda.ops_upcat")
     importlib.import_module("pconv_cuda.ops_smooth")

@@ -50,8 +50,11 @@ def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     return numbers[0], numbers[-1]
 
 
-def check_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
-    """Dtypes, devices and channels of a batched input ``(N, C, H, W)`` and its parameters."""
+def check_convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, groups: int, channels: int | None = None
+) -> None:
+    """Dtypes, devices and channels (given, or the input's) of a batched input ``(N, C, H, W)`` and its parameters."""
+    channels = input.shape[1] if channels is None else channels
     check_tensor("weight", weight)
     if input.dtype not in DTYPES:
         raise TypeError(f"input: expected float64, float32, bfloat16 or float16, got {input.dtype}")
@@ -61,10 +64,10 @@ def check_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, groups
         raise ValueError(f"groups: expected a positive integer, got {groups!r}")
     if weight.dim() != 4 or 0 in weight.shape:
         raise ValueError(f"weight: expected (K, C / groups, R, S), none of them 0, got shape {tuple(weight.shape)}")
-    if input.shape[1] != weight.shape[1] * groups:
+    if channels != weight.shape[1] * groups:
         raise ValueError(
             f"input: expected {weight.shape[1] * groups} channels (weight {tuple(weight.shape)}, groups {groups}), "
-            f"got {input.shape[1]}"
+            f"got {channels}"
         )
     if weight.shape[0] % groups:
         raise ValueError(f"weight: expected output channels divisible by groups {groups}, got {weight.shape[0]}")

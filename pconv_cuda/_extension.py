@@ -89,7 +89,7 @@ def _load_cuda() -> None:
 _warned: set[str] = set()
 
 
-# The two kernels below are the operators again, with the same arguments, in torch's own operators. Registered under
+# The kernels below are the operators again, with the same arguments, in torch's own operators. Registered under
 # CompositeExplicitAutograd they serve every device that has no kernel, and derivatives stay those of pconv_cuda/ops.py.
 
 
@@ -113,85 +113,106 @@ def _why(device: torch.device) -> str:
     return " (the CUDA kernels need compute capability 8.0 or later)"
 
 
+def _valid(input: Tensor, mask: Tensor | None, skip: Tensor | None, skip_mask: Tensor | None, upsample: bool) -> Any:
+    """What is convolved, one tensor, and where it is valid, a bool mask that broadcasts against it."""
+    from pconv_cuda import ops, reference
+
+    for each in (mask, skip_mask):
+        if each is not None:
+            check_binary(each)
+    if skip is None:
+        return input, reference.valid_mask(mask, input)
+    layout = ops.result_format(input, skip)
+    joined, valid = reference.join(input, mask, skip, skip_mask, upsample)
+    return joined.contiguous(memory_format=layout), valid
+
+
 def _forward(
     input: Tensor,
     mask: Tensor | None,
-    mask_channels: list[int],
+    skip: Tensor | None,
+    skip_mask: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
     groups: int,
+    upsample: bool = False,
+    prepared: Tensor | None = None,
     allow_tf32: int = -1,
     negative_slope: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from pconv_cuda import ops, reference
 
     _note_fallback(input.device)
-    if mask is not None:
-        check_binary(mask)
-    valid = reference.spread_mask(mask, mask_channels, input)
+    x, valid = _valid(input, mask, skip, skip_mask, upsample)
     where: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
-    precise = torch.float64 if input.dtype == torch.float64 else torch.float32
+    precise = torch.float64 if x.dtype == torch.float64 else torch.float32
     ratio = reference.window_ratio(valid, weight, groups, precise, **where)
-    output, _ = reference.partial_conv2d(input, valid, weight, bias, groups=groups, **where)
+    output, _ = reference.partial_conv2d(x, valid, weight, bias, groups=groups, **where)
     output = reference.activation(output, negative_slope)
-    return output.contiguous(memory_format=ops.memory_format(input)), ratio > 0, ratio.contiguous()
+    return output.contiguous(memory_format=ops.memory_format(x)), ratio > 0, ratio.contiguous()
 
 
 def _backward(
     grad: Tensor,
     input: Tensor,
     mask: Tensor | None,
-    mask_channels: list[int],
+    skip: Tensor | None,
+    skip_mask: Tensor | None,
     weight: Tensor,
     ratio: Tensor,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
     groups: int,
+    upsample: bool,
     need_input: bool,
+    need_skip: bool,
     need_weight: bool,
     need_bias: bool,
     allow_tf32: int = -1,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from pconv_cuda import ops, reference
 
     _note_fallback(input.device)
-    valid = reference.spread_mask(mask, mask_channels, input)
+    x, valid = _valid(input, mask, skip, skip_mask, upsample)
     # One ratio a group -> one an output channel; one for all stays one and broadcasts.
     spread = ratio.repeat_interleave(weight.shape[0] // ratio.shape[1], dim=1)
     live_grad = torch.where(spread > 0, grad, 0.0)
-    # Outputs that nobody asked for are empty; each its own, for an operator's outputs must not be one tensor.
-    no_dx, no_dw, no_db = (input.new_empty((0,)) for _ in range(3))
-    db = live_grad.sum(dim=(0, 2, 3)) if need_bias else no_db
-    if not (need_input or need_weight):
-        return no_dx, no_dw, db
-    weight_layout = ops.memory_format(weight)
-    scaled, masked = (live_grad * spread).to(grad.dtype), torch.where(valid, input, 0.0)
-    if reference.fails_in_half(masked, weight, stride, padding, dilation):
-        scaled, masked, weight = scaled.float(), masked.float(), weight.float()
-    if reference.needs_plain_strides(masked, weight, stride):
-        scaled, masked, weight = (t.clone(memory_format=torch.contiguous_format) for t in (scaled, masked, weight))
-    dx, dw, _ = torch.ops.aten.convolution_backward(
-        scaled,
-        masked,
-        weight,
-        None,
-        stride,
-        padding,
-        dilation,
-        False,
-        [0, 0],
-        groups,
-        [need_input, need_weight, False],
+    # Unrequested outputs are empty. They must not alias.
+    dx, dskip, dw, db = (input.new_empty((0,)) for _ in range(4))
+    if need_bias:
+        db = live_grad.sum(dim=(0, 2, 3))
+    need_skip = need_skip and skip is not None
+    need_x = need_input or need_skip
+    if not (need_x or need_weight):
+        return dx, dskip, dw, db
+    scaled, masked, filters = (live_grad * spread).to(grad.dtype), torch.where(valid, x, 0.0), weight
+    if reference.fails_in_half(masked, filters, stride, padding, dilation):
+        scaled, masked, filters = scaled.float(), masked.float(), filters.float()
+    if reference.needs_plain_strides(masked, filters, stride):
+        scaled, masked, filters = (t.clone(memory_format=torch.contiguous_format) for t in (scaled, masked, filters))
+    needed = [need_x, need_weight, False]
+    whole, grad_weight, _ = torch.ops.aten.convolution_backward(
+        scaled, masked, filters, None, stride, padding, dilation, False, [0, 0], groups, needed
     )
-    if need_input:
-        dx = torch.where(valid, dx, 0.0).to(input.dtype).contiguous(memory_format=ops.memory_format(input))
+    if need_x:
+        of_input, of_skip = reference.part(torch.where(valid, whole, 0.0), input, skip, upsample)
+        if need_input:
+            dx = of_input.to(input.dtype).clone(memory_format=ops.memory_format(input))
+        if need_skip and skip is not None and of_skip is not None:
+            dskip = of_skip.to(skip.dtype).clone(memory_format=ops.memory_format(skip))
     if need_weight:
-        dw = dw.to(input.dtype).contiguous(memory_format=weight_layout)
-    return dx if need_input else no_dx, dw if need_weight else no_dw, db
+        dw = grad_weight.to(input.dtype).contiguous(memory_format=ops.memory_format(weight))
+    return dx, dskip, dw, db
+
+
+def _phases(weight: Tensor, low_channels: int) -> Tensor:
+    from pconv_cuda import reference
+
+    return reference.upcat_phases(weight, low_channels).contiguous(memory_format=torch.channels_last)
 
 
 def register_unfused(library: Any, name: str, kernel: Any) -> None:
@@ -212,6 +233,10 @@ def register_unfused(library: Any, name: str, kernel: Any) -> None:
 
 
 def register_fallback(library: Any) -> None:
-    """The two operators of :mod:`pconv_cuda.ops`; those of the decoder's stage are made of them."""
-    register_unfused(library, "partial_conv2d", _forward)
-    register_unfused(library, "partial_conv2d_backward", _backward)
+    """The operators of :mod:`pconv_cuda.ops`."""
+    for name, kernel in (
+        ("partial_conv2d", _forward),
+        ("partial_conv2d_backward", _backward),
+        ("upcat_phases", _phases),
+    ):
+        register_unfused(library, name, kernel)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda import ops, ops_upcat, reference
+from pconv_cuda import ops, reference
 from pconv_cuda.functional import is_transformed, partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
@@ -121,7 +121,7 @@ class Stage(nn.Module):
         weight = weight.contiguous(memory_format=layout)
         phases = None
         if isinstance(conv, PartialConvUpCat2d):
-            phases = ops_upcat.upcat_phases(weight, conv.low_channels).contiguous(memory_format=layout)
+            phases = ops.upcat_phases(weight, conv.low_channels).contiguous(memory_format=layout)
         made_of = [
             (source, _version(source), source.data_ptr(), _sample(source) if source.device.type == "cpu" else None)
             for source in sources
@@ -152,7 +152,9 @@ class Stage(nn.Module):
             x, mask = partial_conv2d(x, mask, folded.weight, folded.bias, self.conv.stride, self.conv.padding)
             return reference.activation(x, folded.negative_slope), mask
         window = list(self.conv.stride), [int(size) for size in self.conv.padding], [1, 1], 1
-        x, new_mask, _ = ops.partial_conv2d(x, mask, [], folded.weight, folded.bias, *window, -1, folded.negative_slope)
+        x, new_mask, _ = ops.partial_conv2d(
+            x, mask, None, None, folded.weight, folded.bias, *window, negative_slope=folded.negative_slope
+        )
         return x, new_mask.expand(x.shape[0], -1, -1, -1)
 
     def _decode_folded(
@@ -163,8 +165,21 @@ class Stage(nn.Module):
             x, mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
             return reference.activation(x, folded.negative_slope), mask
         if skip_mask.shape[1] == 1:
-            x, new_mask, _ = ops_upcat.partial_conv2d_upcat(
-                low, low_mask, skip, skip_mask, weight, bias, folded.phases, -1, folded.negative_slope
+            one = [1, 1]
+            x, new_mask, _ = ops.partial_conv2d(
+                low,
+                low_mask,
+                skip,
+                skip_mask,
+                weight,
+                bias,
+                one,
+                one,
+                one,
+                1,
+                upsample=True,
+                prepared=folded.phases,
+                negative_slope=folded.negative_slope,
             )
             return x, new_mask.expand(x.shape[0], -1, -1, -1)
         up, masks = F.interpolate(low, scale_factor=2, mode="nearest"), (reference.doubled(low_mask), skip_mask)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pconv_cuda import ops, ops_smooth, ops_upcat, reference
+from pconv_cuda import ops, ops_smooth, reference
 from pconv_cuda._arguments import (
-    as_valid,
     check_convolution,
     check_fits,
     check_tensor,
@@ -85,8 +84,8 @@ def partial_conv2d(
         input, mask, padding = named_padding(padding, input, mask, weight, stride, dilation)
     padding = pair("padding", padding, 0)
     check_fits(input, weight, stride, padding, dilation)
-    output, alive = _apply(input, mask, [], weight, bias, stride, padding, dilation, groups)
-    new_mask = _as_new_mask(alive, output, mask, by_group)
+    output, new_mask = _apply(input, mask, weight, bias, stride, padding, dilation, groups)
+    new_mask = _as_new_mask(new_mask, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))
 
 
@@ -123,22 +122,27 @@ def partial_conv2d_sources(
         if not alike or 0 in source.shape[1:]:
             shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
             raise ValueError(f"inputs: expected (N, C_i, H, W) of one batch and size, C_i not 0, got {shapes}")
-    joined = torch.cat(list(inputs), dim=1)
-    check_convolution(joined, weight, bias, 1)
-    small: list[Tensor] = []
-    mask_channels: list[int] = []  # how many channels of `joined` each channel of the joined mask stands for
-    for source, mask in zip(inputs, masks, strict=True):
-        if mask is None:
-            mask = source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool)
-        mask = compact(checked_mask(mask, source))
-        small.append(as_valid(mask))
-        mask_channels += [source.shape[1] // mask.shape[1]] * mask.shape[1]
-    batch = 1 if all(mask.shape[0] == 1 for mask in small) else joined.shape[0]
-    joined_mask = torch.cat([mask.expand(batch, -1, -1, -1) for mask in small], dim=1)
+        if source.dtype != inputs[0].dtype or source.device != inputs[0].device:
+            kinds = ", ".join(f"{each.dtype} on {each.device}" for each in inputs)
+            raise TypeError(f"inputs: expected one dtype and device, got {kinds}")
+    joined_channels = sum(source.shape[1] for source in inputs)
+    check_convolution(inputs[0], weight, bias, 1, channels=joined_channels)
+    compact_masks = [
+        None if mask is None else compact(checked_mask(mask, source))
+        for source, mask in zip(inputs, masks, strict=True)
+    ]
     stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    check_fits(joined, weight, stride, padding, dilation)
-    output, alive = _apply(joined, joined_mask, mask_channels, weight, bias, stride, padding, dilation, 1)
-    return output, _as_new_mask(alive, output, None, False)
+    check_fits(inputs[0], weight, stride, padding, dilation)
+    window = (stride, padding, dilation, 1)
+    if len(inputs) == 2 and all(mask is None or mask.shape[1] == 1 for mask in compact_masks):
+        output, new_mask = _apply(inputs[0], compact_masks[0], weight, bias, *window, inputs[1], compact_masks[1])
+    else:  # a mask for each channel of what is joined: the operator knows two sources with a mask of one channel each
+        valid = [reference.valid_mask(mask, each) for mask, each in zip(compact_masks, inputs, strict=True)]
+        batch = 1 if all(mask.shape[0] == 1 for mask in valid) else inputs[0].shape[0]
+        spread = [mask.expand(batch, each.shape[1], -1, -1) for mask, each in zip(valid, inputs, strict=True)]
+        joined = torch.cat(list(inputs), dim=1)
+        output, new_mask = _apply(joined, torch.cat(spread, dim=1), weight, bias, *window)
+    return output, _as_new_mask(new_mask, output, None, False)
 
 
 def partial_conv2d_upcat(
@@ -180,10 +184,8 @@ def partial_conv2d_upcat(
     """
     check_upcat(low, skip, weight, bias)
     low_mask, skip_mask = upcat_mask("low_mask", low_mask, low), upcat_mask("skip_mask", skip_mask, skip)
-    if is_transformed(low, skip, weight, bias):
-        output, new_mask = reference.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
-    else:
-        output, new_mask, _ = ops_upcat.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
+    window = ((1, 1), (1, 1), (1, 1), 1)
+    output, new_mask = _apply(low, low_mask, weight, bias, *window, skip, skip_mask, upsample=True)
     return output, new_mask.expand(output.shape[0], -1, -1, -1)
 
 
@@ -244,19 +246,25 @@ def smooth_fill(
 def _apply(
     input: Tensor,
     mask: Tensor | None,
-    mask_channels: list[int],
     weight: Tensor,
     bias: Tensor | None,
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
     groups: int,
+    skip: Tensor | None = None,
+    skip_mask: Tensor | None = None,
+    upsample: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The operator; or the reference, where torch's transforms need every step to be an operator of torch's own."""
-    if is_transformed(input, weight, bias):
-        valid = reference.spread_mask(mask, mask_channels, input)
-        return reference.partial_conv2d(input, valid, weight, bias, stride, padding, dilation, groups)
-    return ops.partial_conv2d(input, mask, mask_channels, weight, bias, stride, padding, dilation, groups)[:2]
+    window = (stride, padding, dilation, groups)
+    if not is_transformed(input, skip, weight, bias):
+        return ops.partial_conv2d(input, mask, skip, skip_mask, weight, bias, *window, upsample)[:2]
+    if skip is None:
+        valid = reference.valid_mask(mask, input)
+    else:
+        input, valid = reference.join(input, mask, skip, skip_mask, upsample)
+    return reference.partial_conv2d(input, valid, weight, bias, *window)
 
 
 def is_transformed(*tensors: Tensor | None) -> bool:
@@ -273,10 +281,10 @@ def is_transformed(*tensors: Tensor | None) -> bool:
     return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-def _as_new_mask(alive: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:
+def _as_new_mask(new_mask: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:
     """The operator's bool (N|1, 1|groups, P, Q) as users get it: whole batch, the mask's dtype, K channels by group."""
     if mask is not None:
-        alive = alive.to(mask.dtype)
-    if alive.shape[1] > 1:
-        alive = alive.repeat_interleave(output.shape[1] // alive.shape[1], dim=1)
-    return alive.expand(output.shape[0], output.shape[1] if by_group else -1, -1, -1)
+        new_mask = new_mask.to(mask.dtype)
+    if new_mask.shape[1] > 1:
+        new_mask = new_mask.repeat_interleave(output.shape[1] // new_mask.shape[1], dim=1)
+    return new_mask.expand(output.shape[0], output.shape[1] if by_group else -1, -1, -1)

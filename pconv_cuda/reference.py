@@ -28,8 +28,8 @@ __all__ = [
     "needs_plain_strides",
     "partial_conv2d",
     "partial_conv2d_upcat",
-    "spread_mask",
     "upcat_phases",
+    "valid_mask",
     "window_ratio",
 ]
 
@@ -134,17 +134,9 @@ def fails_in_half(input: Tensor, weight: Tensor, stride: Any, padding: Any, dila
     )
 
 
-def spread_mask(mask: Tensor | None, mask_channels: list[int], input: Tensor) -> Tensor:
-    """The operator's mask of blocks as a bool mask that broadcasts against ``input`` (N, C, H, W).
-
-    Each channel of ``mask`` stands for ``mask_channels[i]`` channels of the input; an empty list: for all, or one.
-    """
-    if mask is None:
-        return input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool)
-    if mask_channels:
-        blocks = [mask[:, i : i + 1].expand(-1, channels, -1, -1) for i, channels in enumerate(mask_channels)]
-        mask = torch.cat(blocks, dim=1)
-    return as_valid(mask)
+def valid_mask(mask: Tensor | None, input: Tensor) -> Tensor:
+    """A bool mask that broadcasts against ``input`` (N, C, H, W); None: all valid."""
+    return input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool) if mask is None else as_valid(mask)
 
 
 def activation(output: Tensor, negative_slope: float) -> Tensor:
@@ -158,7 +150,7 @@ def activation(output: Tensor, negative_slope: float) -> Tensor:
     )
 
 
-# The decoder's stage -------------------------------------------------------------------------------------------
+# Two sources ---------------------------------------------------------------------------------------------------
 
 
 def doubled(tensor: Tensor) -> Tensor:
@@ -167,14 +159,29 @@ def doubled(tensor: Tensor) -> Tensor:
     return tensor[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
 
 
-def join(low: Tensor, low_mask: Tensor | None, skip: Tensor, skip_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What the stage is the 3x3 convolution of: ``[low, doubled | skip]``, and both masks as two bool channels."""
-    masks = []
-    for mask, source in ((low_mask, low), (skip_mask, skip)):
-        masks.append(source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool) if mask is None else as_valid(mask))
-    batch = max(mask.shape[0] for mask in masks)
-    masks = [mask.expand(batch, -1, -1, -1) for mask in (doubled(masks[0]), masks[1])]
-    return torch.cat((doubled(low), skip), dim=1), torch.cat(masks, dim=1)
+def join(
+    input: Tensor, mask: Tensor | None, skip: Tensor, skip_mask: Tensor | None, upsample: bool
+) -> tuple[Tensor, Tensor]:
+    """What an operator with a skip convolves: ``[input | skip]``, for ``upsample`` with ``input`` doubled, and a bool
+    mask of all its channels."""
+    valid = valid_mask(mask, input), valid_mask(skip_mask, skip)
+    if upsample:
+        input, valid = doubled(input), (doubled(valid[0]), valid[1])
+    batch = 1 if all(each.shape[0] == 1 for each in valid) else input.shape[0]
+    spread = [each.expand(batch, source.shape[1], -1, -1) for each, source in zip(valid, (input, skip), strict=True)]
+    return torch.cat((input, skip), dim=1), torch.cat(spread, dim=1)
+
+
+def part(joined: Tensor, input: Tensor, skip: Tensor | None, upsample: bool) -> tuple[Tensor, Tensor | None]:
+    """The gradient of what :func:`join` makes, taken apart."""
+    if skip is None:
+        return joined, None
+    n, c, h, w = input.shape
+    first, second = joined[:, :c], joined[:, c:]
+    if upsample:
+        precise = torch.float64 if joined.dtype == torch.float64 else torch.float32
+        first = first.reshape(n, c, h, 2, w, 2).sum(dim=(3, 5), dtype=precise)
+    return first, second
 
 
 def upcat_phases(weight: Tensor, low_channels: int) -> Tensor:
@@ -199,9 +206,5 @@ def partial_conv2d_upcat(
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`pconv_cuda.functional.partial_conv2d_upcat`, by way of both tensors that it never makes."""
-    valid = []
-    for mask, source in ((low_mask, low), (skip_mask, skip)):
-        one = source.new_ones((1, 1, *source.shape[2:]), dtype=torch.bool) if mask is None else as_valid(mask)
-        valid.append(one.expand(source.shape[0], source.shape[1], -1, -1))
-    mask = torch.cat((doubled(valid[0]), valid[1]), dim=1)
-    return partial_conv2d(torch.cat((doubled(low), skip), dim=1), mask, weight, bias, padding=1)
+    joined, valid = join(low, low_mask, skip, skip_mask, upsample=True)
+    return partial_conv2d(joined, valid, weight, bias, padding=1)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+WINDOW = ([1, 1], [1, 1], [1, 1], 1, True)  # what the operator is told of a stage, behind weight and bias
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -6,12 +6,12 @@ import numpy as np
 
 
 def partial_conv2d(x, mask, weight, bias, stride, padding, dilation, groups):
-    """x (N, C, H, W), mask the same shape, weight (K, C / groups, R, S); float64. -> (output, alive (N, K, P, Q))."""
+    """x (N, C, H, W), mask the same shape, weight (K, C / groups, R, S); float64. -> (output, new_mask (N, K, P, Q))."""
     n, c, h, w = x.shape
     k, per_group, r, s = weight.shape
     p = (h + 2 * padding[0] - dilation[0] * (r - 1) - 1) // stride[0] + 1
     q = (w + 2 * padding[1] - dilation[1] * (s - 1) - 1) // stride[1] + 1
-    output, alive = np.zeros((n, k, p, q)), np.zeros((n, k, p, q), bool)
+    output, new_mask = np.zeros((n, k, p, q)), np.zeros((n, k, p, q), bool)
     for index in np.ndindex(n, k, p, q):
         image, out, row, column = index
         first = out // (k // groups) * per_group
@@ -24,5 +24,5 @@ def partial_conv2d(x, mask, weight, bias, stride, padding, dilation, groups):
                 count += 1
         if count:
             output[index] = total * (per_group * r * s / count) + (0.0 if bias is None else bias[out])
-            alive[index] = True
-    return output, alive
+            new_mask[index] = True
+    return output, new_mask

@@ -79,14 +79,15 @@ OPCHECKED = ["plain3x3", "grouped_channel_mask", "no_mask", "uneven", "empty_bat
 
 @pytest.mark.parametrize("name", ["uneven"])
 def test_opcheck(name: str, device: str) -> None:
-    check_operators(name, True, device, [(True, True, True), (False, True, False)])
+    check_operators(name, True, device, [(True, False, True, True), (False, False, True, False)])
 
 
 @MORE
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", OPCHECKED)
 def test_opcheck_of_every_choice_of_gradients(name: str, channels_last: bool, device: str) -> None:
-    check_operators(name, channels_last, device, itertools.product((True, False), repeat=3))
+    choices = itertools.product((True, False), (False,), (True, False), (True, False))
+    check_operators(name, channels_last, device, choices)
 
 
 def check_operators(name: str, channels_last: bool, device: str, choices: Iterable[tuple[bool, ...]]) -> None:
@@ -97,10 +98,12 @@ def check_operators(name: str, channels_last: bool, device: str, choices: Iterab
     bias = None if tensors.bias is None else tensors.bias.to(device).requires_grad_()
     mask = None if tensors.mask is None else tensors.mask.to(device)
     window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
-    torch.library.opcheck(ops.partial_conv2d, (x, mask, [], w, bias, *window))
-    ratio = ops.partial_conv2d(x, mask, [], w, bias, *window)[2]
+    torch.library.opcheck(ops.partial_conv2d, (x, mask, None, None, w, bias, *window))
+    ratio = ops.partial_conv2d(x, mask, None, None, w, bias, *window)[2]
     for needed in choices:
-        torch.library.opcheck(ops.partial_conv2d_backward, (grad, x, mask, [], w, ratio, *window, *needed))
+        torch.library.opcheck(
+            ops.partial_conv2d_backward, (grad, x, mask, None, None, w, ratio, *window, False, *needed)
+        )
 
 
 def test_torch_func_transforms(device: str) -> None:
@@ -133,10 +136,16 @@ def test_forward_mode(device: str) -> None:
 
 
 def test_opcheck_with_two_sources(device: str) -> None:
-    x = torch.randn(2, 5, 6, 4, device=device, requires_grad=True)
+    x, skip, grad = (torch.randn(2, c, 6, 4, device=device, requires_grad=True) for c in (2, 3, 3))
     w = torch.randn(3, 5, 3, 3, device=device, requires_grad=True)
-    mask = torch.rand(2, 2, 6, 4, device=device) > 0.5
-    torch.library.opcheck(ops.partial_conv2d, (x, mask, [2, 3], w, None, [1, 1], [1, 1], [1, 1], 1))
+    mask = torch.rand(2, 1, 6, 4, device=device) > 0.5
+    window = ([1, 1], [1, 1], [1, 1], 1)
+    for masks in ((mask, ~mask), (mask[:1], None)):
+        given = (x, masks[0], skip, masks[1], w)
+        torch.library.opcheck(ops.partial_conv2d, (*given, None, *window))
+        ratio = ops.partial_conv2d(*given, None, *window)[2]
+        for needed in ((True, True, True, True), (False, True, False, False), (True, False, False, False)):
+            torch.library.opcheck(ops.partial_conv2d_backward, (grad, *given, ratio, *window, False, *needed))
 
 
 def _step(function, x, mask, w, b):

@@ -161,15 +161,15 @@ def test_more_than_2_to_the_31_elements() -> None:
     mask = torch.rand(n, 1, side, side, device="cuda") > 0.25
     weight = torch.randn(c, c, 3, 3, device="cuda", dtype=torch.bfloat16)
     window = [[1, 1], [1, 1], [1, 1], 1]
-    y, alive, _ = ops.partial_conv2d(x, mask, [], weight, None, *window)
+    y, new_mask, _ = ops.partial_conv2d(x, mask, None, None, weight, None, *window)
     for image in (0, n - 1):
         one = slice(image, image + 1)
-        alone, alone_alive, _ = ops.partial_conv2d(x[one], mask[one], [], weight, None, *window)
-        assert torch.equal(y[one], alone) and torch.equal(alive[one], alone_alive)
+        alone, alone_new_mask, _ = ops.partial_conv2d(x[one], mask[one], None, None, weight, None, *window)
+        assert torch.equal(y[one], alone) and torch.equal(new_mask[one], alone_new_mask)
 
 
 def test_a_tensor_on_another_device_is_refused_by_name() -> None:
     t = make_tensors(BY_NAME["plain3x3"]).to(torch.float32)
     with pytest.raises((RuntimeError, ValueError), match="weight"):
-        ops.partial_conv2d(t.input.cuda(), t.mask.cuda(), [], t.weight, None, [1, 1], [1, 1], [1, 1], 1)
+        ops.partial_conv2d(t.input.cuda(), t.mask.cuda(), None, None, t.weight, None, [1, 1], [1, 1], [1, 1], 1)
     torch.cuda.synchronize()

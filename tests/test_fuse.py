@@ -54,14 +54,14 @@ def test_the_activation_behind_a_layers_epilogue(
     x, w = t.input.to(device), t.weight.to(device)
     mask, bias = (None if each is None else each.to(device) for each in (t.mask, t.bias))
     window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
-    plain, alive, _ = ops.partial_conv2d(x, mask, [], w, bias, *window)
-    output, same_alive, _ = ops.partial_conv2d(x, mask, [], w, bias, *window, -1, negative_slope)
+    plain, true_mask, _ = ops.partial_conv2d(x, mask, None, None, w, bias, *window)
+    output, same_mask, _ = ops.partial_conv2d(x, mask, None, None, w, bias, *window, negative_slope=negative_slope)
     expected = reference.activation(plain, negative_slope)
     # The activation of a rounded output is rounded once more; and where nothing else is to do after the convolution,
     # the library adds the bias, in an order of its own.
     tolerance = (2 if dtype.itemsize == 2 else 64) * torch.finfo(dtype).eps
     torch.testing.assert_close(output, expected, rtol=tolerance, atol=tolerance)
-    assert torch.equal(alive, same_alive) and (expected < plain.abs()).any()
+    assert torch.equal(true_mask, same_mask) and (expected < plain.abs()).any()
 
 
 def test_infinities_and_nan_behind_the_activation(device: str) -> None:
@@ -70,7 +70,8 @@ def test_infinities_and_nan_behind_the_activation(device: str) -> None:
         for filters in (1, 16):  # 16: the first layer's own kernel
             w = torch.ones(filters, 1, 1, 1, device=device).contiguous(memory_format=layout)
             wide = x.expand(4, 1, 1, 2).contiguous(memory_format=layout)
-            found = ops.partial_conv2d(wide, None, [], w, None, [1, 1], [0, 0], [1, 1], 1, -1, 0.0)[0]
+            window = ([1, 1], [0, 0], [1, 1], 1)
+            found = ops.partial_conv2d(wide, None, None, None, w, None, *window, negative_slope=0.0)[0]
             expected = torch.tensor([torch.inf, 0.0, torch.nan, 0.0], device=device).view(4, 1, 1, 1).expand_as(found)
             torch.testing.assert_close(found, expected, equal_nan=True)
 
@@ -101,21 +102,21 @@ def test_every_layer_is_equal_at_valid_pixels(layout: torch.memory_format) -> No
     folded = copy.deepcopy(model).fuse()
     dead = 0
     with torch.no_grad():
-        for (stage, arguments, (expected, alive)), twin in zip(
+        for (stage, arguments, (expected, true_mask)), twin in zip(
             walk(model, image, mask), stages_of(folded), strict=True
         ):
             function, *given = arguments
             poisoned = []
             for features, valid in zip(given[::2], given[1::2], strict=True):
                 poisoned += [torch.where(valid, features, torch.nan), valid]
-            output, same_alive = function(twin, *poisoned)
-            assert torch.equal(same_alive, alive)
+            output, same_mask = function(twin, *poisoned)
+            assert torch.equal(same_mask, true_mask)
             torch.testing.assert_close(
-                torch.where(alive, output, 0), torch.where(alive, expected, 0), rtol=1e-10, atol=1e-10
+                torch.where(true_mask, output, 0), torch.where(true_mask, expected, 0), rtol=1e-10, atol=1e-10
             )
-            assert (output[~alive.expand_as(output)] == 0).all()
+            assert (output[~true_mask.expand_as(output)] == 0).all()
             if not isinstance(stage.activation, nn.Identity) and isinstance(stage.norm, nn.BatchNorm2d):
-                dead += int((expected[~alive.expand_as(expected)] != 0).sum())
+                dead += int((expected[~true_mask.expand_as(expected)] != 0).sum())
     assert dead > 0  # the test saw windows where the two differ
 
 
@@ -126,11 +127,11 @@ def test_the_networks_output_is_equal_everywhere(levels: int, size: int, device:
     image, mask = (each.to(device) for each in picture(size))
     image = torch.where(mask, image, torch.nan)
     with torch.no_grad():
-        expected, alive = model(image, mask)
+        expected, true_mask = model(image, mask)
         for layout in (torch.contiguous_format, torch.channels_last):
-            output, same_alive = model.fuse()(image.contiguous(memory_format=layout), mask)
+            output, same_mask = model.fuse()(image.contiguous(memory_format=layout), mask)
             torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
-            assert torch.equal(alive, same_alive)
+            assert torch.equal(true_mask, same_mask)
             model.unfuse()
         assert torch.equal(model(image, mask)[0], expected)
 
@@ -153,10 +154,10 @@ def test_masks_of_every_channel_and_none() -> None:
     with torch.no_grad():
         expected = [model(image, mask) for mask in masks]
         model.fuse()
-        for mask, (true, alive) in zip(masks, expected, strict=True):
+        for mask, (true, true_mask) in zip(masks, expected, strict=True):
             output, new_mask = model(image, mask)
             torch.testing.assert_close(output, true, rtol=1e-10, atol=1e-10)
-            assert torch.equal(new_mask, alive)
+            assert torch.equal(new_mask, true_mask)
 
 
 def test_inference_mode_and_tensors_born_there() -> None:
@@ -281,8 +282,8 @@ def test_both_paths_of_the_decoder_agree(device: str) -> None:
     fused, composed = network().to(device), network(fused=False).to(device)
     outputs = []
     for model in (fused, composed):
-        output, alive = model(image, mask)
+        output, true_mask = model(image, mask)
         gradients = torch.autograd.grad((output * image).square().sum(), list(model.parameters()))
-        outputs.append([output, alive, *gradients])
+        outputs.append([output, true_mask, *gradients])
     for one, other in zip(*outputs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)

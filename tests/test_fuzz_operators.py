@@ -10,7 +10,7 @@ import pytest
 import torch
 from fuzz_operators import failures
 
-from pconv_cuda import functional, ops, ops_upcat
+from pconv_cuda import functional, ops
 
 SEED = 14
 
@@ -62,16 +62,15 @@ def threads_share_a_buffer(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_bias_is_read_without_its_stride(patch: pytest.MonkeyPatch) -> None:
-    original = ops_upcat.partial_conv2d_upcat
+    original = ops.partial_conv2d
 
-    def call(
-        low: object, low_mask: object, skip: object, skip_mask: object, weight: object, bias: torch.Tensor
-    ) -> tuple:
-        if bias is not None and bias.stride(0) != 1:
+    def call(*arguments: object) -> tuple:
+        *sources, bias = arguments[:6]
+        if isinstance(bias, torch.Tensor) and bias.stride(0) != 1:
             bias = bias.as_strided((len(bias),), (0,))
-        return original(low, low_mask, skip, skip_mask, weight, bias)
+        return original(*sources, bias, *arguments[6:])
 
-    patch.setattr(ops_upcat, "partial_conv2d_upcat", call)
+    patch.setattr(ops, "partial_conv2d", call)
 
 
 def a_rounding_too_much(patch: pytest.MonkeyPatch) -> None:

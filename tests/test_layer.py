@@ -194,9 +194,27 @@ def test_integers_of_every_kind_are_numbers() -> None:
 def test_raw_operators_refuse_what_would_crash() -> None:
     image = torch.randn(2, 3, 6, 5).to(memory_format=torch.channels_last)
     window = [[1, 1], [1, 1], [1, 1], 1]
-    for mask, blocks in ((torch.ones(2, 2, 6, 5, dtype=torch.bool), [5, -2]), (torch.ones(2, 0, 6, 5), [])):
-        with pytest.raises(RuntimeError, match="mask"):
-            torch.ops.pconv_cuda.partial_conv2d(image, mask, blocks, torch.zeros(4, 3, 3, 3), None, *window)
+    operator, mask, weight = torch.ops.pconv_cuda.partial_conv2d, torch.ones(2, 1, 6, 5), torch.zeros(4, 3, 3, 3)
+    for bad in (torch.ones(2, 2, 6, 5, dtype=torch.bool), torch.ones(2, 0, 6, 5), torch.ones(3, 1, 6, 5)):
+        with pytest.raises(RuntimeError, match="^mask: expected"):
+            operator(image, bad, None, None, weight, None, *window)
+    with pytest.raises(RuntimeError, match="^skip_mask: expected none without a skip"):
+        operator(image, mask, None, mask, weight, None, *window)
+    for bad, upsample in ((image[:, :, 1:], False), (image, True), (image[:1], False), (image[:, :0], False)):
+        with pytest.raises(RuntimeError, match="^skip: expected"):
+            operator(image, mask, bad, None, weight, None, *window, upsample)
+    with pytest.raises(RuntimeError, match="^skip: expected a tensor, as upsample is set"):
+        operator(image, mask, None, None, weight, None, *window, True)
+    with pytest.raises(RuntimeError, match="^mask: expected .2.1, 1, 6, 5., got .2, 3, 6, 5."):
+        operator(image, mask.repeat(1, 3, 1, 1), image, None, torch.zeros(4, 6, 3, 3), None, *window)
+    with pytest.raises(RuntimeError, match="^groups: expected 1 with a skip, got 3"):
+        operator(image, mask, image, None, torch.zeros(6, 2, 3, 3), None, *window[:3], 3)
+    large = torch.randn(2, 3, 12, 10)
+    for strange in ([2, 2], [1, 1], [1, 1]), ([1, 1], [0, 0], [1, 1]), ([1, 1], [1, 1], [2, 2]):
+        with pytest.raises(RuntimeError, match="^upsample: expected a weight"):
+            operator(image, mask, large, None, torch.zeros(4, 6, 3, 3), None, *strange, 1, True)
+    with pytest.raises(RuntimeError, match="^prepared: expected none without upsample"):
+        operator(image, mask, None, None, weight, None, *window, False, weight)
 
 
 def test_a_bool_mask_of_foreign_bytes_reads_as_its_truth_values() -> None:
@@ -237,7 +255,7 @@ SOFT_READERS = {
     "network": lambda x, m: PConvUNet(levels=1, width=2)(x, m),
     "loss": lambda x, m: InpaintingLoss(vgg="none")(x, m, x, x),
     "operator": lambda x, m: torch.ops.pconv_cuda.partial_conv2d(
-        x, m, [], torch.zeros(4, 3, 3, 3), None, [1, 1], [1, 1], [1, 1], 1
+        x, m, None, None, torch.zeros(4, 3, 3, 3), None, [1, 1], [1, 1], [1, 1], 1
     ),
 }
 

@@ -53,14 +53,14 @@ def test_the_raw_operator(place: int, value: int) -> None:
     numbers = [[1, 1], [1, 1], [1, 1]]
     numbers[place] = [1, value]
     with pytest.raises(RuntimeError, match="^stride, padding, dilation: expected less than 2\\^31"):
-        torch.ops.pconv_cuda.partial_conv2d(IMAGE, None, [], WEIGHT, None, *numbers, 1)
+        torch.ops.pconv_cuda.partial_conv2d(IMAGE, None, None, None, WEIGHT, None, *numbers, 1)
 
 
 def test_the_raw_operators_errors_say_what_is_wrong_and_no_more() -> None:
     """Numbers in them too: torch's own check writes them to a stream, which crashes where libstdc++ is static."""
     with pytest.raises(RuntimeError) as found:
-        torch.ops.pconv_cuda.partial_conv2d(IMAGE, None, [], WEIGHT[:, :2], None, [1, 1], [1, 1], [1, 1], 1)
-    expected = "weight: expected (K, C / groups, R, S) with groups 1 to fit input (1, 3, 6, 5), got (4, 2, 3, 3)"
+        torch.ops.pconv_cuda.partial_conv2d(IMAGE, None, None, None, WEIGHT[:, :2], None, [1, 1], [1, 1], [1, 1], 1)
+    expected = "weight: expected (K, C / groups, R, S) with groups 1 for 3 input channels, got (4, 2, 3, 3)"
     assert str(found.value).splitlines()[0] == expected
     sources = [path for path in (Path(__file__).parents[1] / "csrc").rglob("*") if path.suffix in (".h", ".cpp")]
     used = [path.name for path in sources if "STD_TORCH_CHECK(" in path.read_text()]

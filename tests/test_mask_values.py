@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pconv_cuda import PartialConv2d, PConvUNet, ops_upcat, reference
+from pconv_cuda import PartialConv2d, PConvUNet, ops, reference
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
 from pconv_cuda.losses import InpaintingLoss
 
+WINDOW = ([1, 1], [1, 1], [1, 1], 1, True)  # of a decoder stage
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 WEIGHT, SMALL = torch.randn(4, 3, 3, 3), torch.randn(2, 5, 3, 4)
 UPCAT = torch.randn(4, 8, 3, 3)
@@ -17,7 +18,7 @@ LOW_MASK = torch.rand(2, 1, 3, 4) > 0.4
 
 
 def raw(x: Tensor, m: Tensor) -> tuple[Tensor, ...]:
-    return torch.ops.pconv_cuda.partial_conv2d(x, m, [], WEIGHT, None, [1, 1], [1, 1], [1, 1], 1)
+    return torch.ops.pconv_cuda.partial_conv2d(x, m, None, None, WEIGHT, None, [1, 1], [1, 1], [1, 1], 1)
 
 
 def network(x: Tensor, m: Tensor) -> tuple[Tensor, ...]:
@@ -39,7 +40,7 @@ READERS = {
     "reflect": lambda x, m: layer(x, m, padding_mode="reflect"),
     "operator": raw,
     "stage": lambda x, m: partial_conv2d_upcat(SMALL, LOW_MASK, x, m, UPCAT),
-    "stage operator": lambda x, m: ops_upcat.partial_conv2d_upcat(SMALL, None, x, m, UPCAT, None),
+    "stage operator": lambda x, m: ops.partial_conv2d(SMALL, None, x, m, UPCAT, None, *WINDOW),
     "stage reference": lambda x, m: reference.partial_conv2d_upcat(SMALL, LOW_MASK, x, m, UPCAT),
     "network": network,
     "loss": lambda x, m: tuple(InpaintingLoss(vgg="none")(x, m, x * 2, x).values()),

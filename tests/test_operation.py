@@ -110,14 +110,14 @@ def test_reference_against_loops(case: Case) -> None:
     mask = torch.ones(1, 1, 1, 1) if tensors.mask is None else tensors.mask
     bias = None if tensors.bias is None else tensors.bias.numpy()
     full_mask = np.broadcast_to(mask.numpy() != 0, tensors.input.shape)
-    expected, alive = naive_partial_conv2d(
+    expected, true_mask = naive_partial_conv2d(
         tensors.input.numpy(), full_mask, tensors.weight.numpy(), bias, **case.parameters
     )
     output, new_mask = reference.partial_conv2d(
         tensors.input, tensors.mask, tensors.weight, tensors.bias, **case.parameters
     )
     np.testing.assert_allclose(output.numpy(), expected, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(np.broadcast_to(new_mask.numpy() != 0, alive.shape), alive)
+    np.testing.assert_array_equal(np.broadcast_to(new_mask.numpy() != 0, true_mask.shape), true_mask)
 
 
 # A checker that cannot fail proves nothing: each of these wrong operations has to be caught.
@@ -172,14 +172,14 @@ def test_mask_dtypes(dtype: torch.dtype, device: str) -> None:
     case = BY_NAME["plain3x3"]
     tensors = make_tensors(case)
     arguments = (tensors.weight.to(device), tensors.bias.to(device))
-    expected, alive = partial_conv2d(tensors.input.to(device), tensors.mask.to(device), *arguments, padding=1)
+    expected, true_mask = partial_conv2d(tensors.input.to(device), tensors.mask.to(device), *arguments, padding=1)
     # Anything but zero is valid, 255 and 0.5 too.
     value = 255 if dtype == torch.uint8 else 0.5 if dtype.is_floating_point else True
     mask = (tensors.mask.to(dtype) * value).to(dtype).to(device)
     output, new_mask = partial_conv2d(tensors.input.to(device), mask, *arguments, padding=1)
     assert new_mask.dtype == dtype
     assert torch.equal(output, expected)
-    assert torch.equal(new_mask, alive.to(dtype))
+    assert torch.equal(new_mask, true_mask.to(dtype))
 
 
 @pytest.mark.parametrize("mask_of", ["transposed", "sliced", "expanded"])
@@ -213,8 +213,23 @@ def test_every_half_number_is_read_and_written_as_torch_does(dtype: torch.dtype)
     grad = every.view(1, 1, 1, -1).repeat(1, 1, 4, 1)
     ratio = torch.tensor([3.0, 1 / 3, 1.0, 2.0**-10]).view(1, 1, 4, 1).expand(1, 1, 4, every.numel()).contiguous()
     one = torch.ones(1, 1, 1, 1, dtype=dtype)
-    scaled, _, _ = torch.ops.pconv_cuda.partial_conv2d_backward(
-        grad, torch.ones_like(grad), None, [], one, ratio, [1, 1], [0, 0], [1, 1], 1, True, False, False
+    scaled, *_ = torch.ops.pconv_cuda.partial_conv2d_backward(
+        grad,
+        torch.ones_like(grad),
+        None,
+        None,
+        None,
+        one,
+        ratio,
+        [1, 1],
+        [0, 0],
+        [1, 1],
+        1,
+        False,
+        True,
+        False,
+        False,
+        False,
     )
     assert torch.equal(scaled, (grad.float() * ratio).to(dtype))
 
@@ -256,9 +271,9 @@ def test_the_same_bits_for_any_number_of_threads(layout: str) -> None:
             torch.set_num_threads(count)
             found.append(
                 torch.ops.pconv_cuda.partial_conv2d_backward(
-                    tensors.grad, tensors.input, tensors.mask, [], tensors.weight, ratio, [1, 1], [1, 1], [1, 1], 1,
-                    False, False, True,
-                )[2]
+                    tensors.grad, tensors.input, tensors.mask, None, None, tensors.weight, ratio,
+                    [1, 1], [1, 1], [1, 1], 1, False, False, False, False, True,
+                )[3]
             )  # fmt: skip
     finally:
         torch.set_num_threads(threads)
@@ -365,5 +380,5 @@ def test_infinite_weights_leave_empty_windows_of_a_first_layer_zero() -> None:
     mask = torch.zeros_like(low.mask)
     mask[:, :, 4, 3] = True  # so that one tile has windows with and without a valid pixel
     weight = torch.full_like(low.weight, torch.inf)
-    output, alive = partial_conv2d(low.input, mask, weight, low.bias, **case.parameters)
-    assert alive.any() and (output[~alive.bool().expand_as(output)] == 0).all()
+    output, true_mask = partial_conv2d(low.input, mask, weight, low.bias, **case.parameters)
+    assert true_mask.any() and (output[~true_mask.bool().expand_as(output)] == 0).all()

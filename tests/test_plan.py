@@ -121,15 +121,15 @@ def test_masks_of_several_blocks() -> None:
     assert plan(*layer, mask_channels=[64, 64]) == plan(*layer)
     uneven = plan(*layer, mask_channels=[63, 65])
     assert "input repacked" in uneven["forward"][1] and "filters repacked" in uneven["forward"][1]
-    # More blocks than load predicates hold, and one mask for each channel.
-    for blocks in ([2] * 64, [1] * 128):
-        each = plan(*layer, mask_channels=blocks)
-        assert "input masked and repacked" in each["forward"][1]
-        assert "masked in a pass of its own" in each["input gradient"][1]
+    each = plan(*layer, mask_channels=[1] * 128)
+    assert "input masked and repacked" in each["forward"][1]
+    assert "masked in a pass of its own" in each["input gradient"][1]
     picture = (6, 3, 512, 512, 64, 7, 7, 2, "bfloat16")
     assert plan(*picture, mask_channels=[1, 1, 1])["forward"][0] == "fprop 256x64 bf16"
     with pytest.raises(ValueError, match="mask_channels: expected a sum of C = 3, got 2"):
         plan(*picture, mask_channels=[1, 1])
+    with pytest.raises(ValueError, match="mask_channels: expected one, two or C = 128 numbers, got 64"):
+        plan(*layer, mask_channels=[2] * 64)
 
 
 def stage(*sizes: int | str, **options) -> dict[str, tuple[str, str]]:
@@ -205,11 +205,11 @@ def test_the_way_out_for_old_devices_is_the_reference_under_a_name_of_its_own() 
     window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
     with pytest.warns(UserWarning, match="unfused reference"):
         _extension._warned.clear()
-        unfused = torch.ops.pconv_cuda.unfused_partial_conv2d(t.input, t.mask, [], t.weight, t.bias, *window)
-    ours = torch.ops.pconv_cuda.partial_conv2d(t.input, t.mask, [], t.weight, t.bias, *window)
+        unfused = torch.ops.pconv_cuda.unfused_partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
+    ours = torch.ops.pconv_cuda.partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
     for a, b in zip(unfused, ours, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    rest = (t.input, t.mask, [], t.weight, ours[2], *window, True, True, True)
+    rest = (t.input, t.mask, None, None, t.weight, ours[2], *window, False, True, False, True, True)
     backward = torch.ops.pconv_cuda.unfused_partial_conv2d_backward(t.grad, *rest)
     for a, b in zip(backward, torch.ops.pconv_cuda.partial_conv2d_backward(t.grad, *rest), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)

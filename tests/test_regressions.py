@@ -35,7 +35,8 @@ def test_counts_are_exact_with_many_channels_in_bf16(device: str) -> None:
     mask[0, 5, 1, 1] = False
     ratio = torch.ops.pconv_cuda.partial_conv2d(
         torch.ones(1, 1024, 3, 3, device=device, dtype=torch.bfloat16),
-        mask, [], torch.ones(1, 1024, 3, 3, device=device, dtype=torch.bfloat16), None, [1, 1], [0, 0], [1, 1], 1,
+        mask, None, None, torch.ones(1, 1024, 3, 3, device=device, dtype=torch.bfloat16), None,
+        [1, 1], [0, 0], [1, 1], 1,
     )[2]  # fmt: skip
     assert ratio.dtype == torch.float32
     assert ratio.item() == torch.tensor(1024 * 9).div(1024 * 9 - 1).item()

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases_upcat import BY_NAME, STAGES, Stage, Tensors, assert_no_worse, errors, make_tensors
+from cases_upcat import BY_NAME, STAGES, WINDOW, Stage, Tensors, assert_no_worse, errors, make_tensors
 from conftest import assert_as_good_as_torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import partial_conv2d as naive_partial_conv2d
 from torch import nn
 
-from pconv_cuda import PartialConv2d, PartialConvUpCat2d, ops_upcat, reference
+from pconv_cuda import PartialConv2d, PartialConvUpCat2d, ops, reference
 from pconv_cuda.functional import partial_conv2d_sources, partial_conv2d_upcat
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -66,10 +66,12 @@ def test_the_reference_against_loops() -> None:
     low_valid = np.broadcast_to(t.low_mask.numpy().repeat(2, axis=2).repeat(2, axis=3), repeated.shape)
     valid = np.concatenate([low_valid, np.broadcast_to(t.skip_mask.numpy(), t.skip.shape)], axis=1)
     joined = np.concatenate([repeated, t.skip.numpy()], axis=1)
-    expected, alive = naive_partial_conv2d(joined, valid, t.weight.numpy(), t.bias.numpy(), (1, 1), (1, 1), (1, 1), 1)
+    expected, true_mask = naive_partial_conv2d(
+        joined, valid, t.weight.numpy(), t.bias.numpy(), (1, 1), (1, 1), (1, 1), 1
+    )
     output, new_mask = reference.partial_conv2d_upcat(t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias)
     np.testing.assert_allclose(output.numpy(), expected, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(np.broadcast_to(new_mask.numpy(), alive.shape), alive)
+    np.testing.assert_array_equal(np.broadcast_to(new_mask.numpy(), true_mask.shape), true_mask)
 
 
 # Wrong stages that the check has to catch.
@@ -122,12 +124,12 @@ def test_phases_of_a_weight() -> None:
         [[[1, 6], [72, 432]], [[3, 4], [216, 288]], [[9, 54], [64, 384]], [[27, 36], [192, 256]]], dtype=torch.float32
     )
     for dtype in DTYPES:
-        phases = ops_upcat.upcat_phases(weight.to(dtype), 3)
+        phases = ops.upcat_phases(weight.to(dtype), 3)
         assert phases.shape == (8, 3, 2, 2) and phases.dtype == dtype
         assert torch.equal(phases.float(), expected.repeat_interleave(2, 0)[:, None].expand(-1, 3, -1, -1))
     random = torch.randn(7, 37, 3, 3)
     for each in (random, random.contiguous(memory_format=torch.channels_last)):
-        torch.testing.assert_close(ops_upcat.upcat_phases(each, 21), reference.upcat_phases(each, 21))
+        torch.testing.assert_close(ops.upcat_phases(each, 21), reference.upcat_phases(each, 21))
 
 
 @pytest.mark.parametrize("name", ["joined", "phases"])
@@ -136,7 +138,7 @@ def test_counts_are_exact(name: str, device: str) -> None:
     stage = BY_NAME[name]
     t = make_tensors(stage).to(torch.float32)
     arguments = [None if each is None else each.to(device) for each in (t.low, t.low_mask, t.skip, t.skip_mask)]
-    ratio = ops_upcat.partial_conv2d_upcat(*arguments, t.weight.to(device), None)[2].cpu().numpy()
+    ratio = ops.partial_conv2d(*arguments, t.weight.to(device), None, *WINDOW)[2].cpu().numpy()
     low = np.pad(t.low_mask.numpy()[:, 0].repeat(2, axis=1).repeat(2, axis=2), ((0, 0), (1, 1), (1, 1)))
     skip = np.pad(t.skip_mask.numpy()[:, 0], ((0, 0), (1, 1), (1, 1)))
     full = 9 * (stage.low + stage.skip)
@@ -158,10 +160,10 @@ def test_a_hole_at_every_place(h: int, w: int, layout: str, device: str) -> None
             masks[source >= h * w].view(-1)[source if source < h * w else source - h * w] = not hole
             low, skip = torch.where(masks[0], t.low, torch.nan), torch.where(masks[1], t.skip, torch.nan)
             arguments = (low, masks[0], skip, masks[1], t.weight, t.bias)
-            expected, alive = reference.partial_conv2d_upcat(*arguments)
+            expected, true_mask = reference.partial_conv2d_upcat(*arguments)
             output, new_mask = partial_conv2d_upcat(*(argument.to(device) for argument in arguments))
             torch.testing.assert_close(output.cpu(), expected, rtol=1e-11, atol=1e-11)
-            assert torch.equal(new_mask.cpu(), alive)
+            assert torch.equal(new_mask.cpu(), true_mask)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.float16])
@@ -173,13 +175,13 @@ def test_masks_of_any_form(dtype: torch.dtype, device: str) -> None:
         return partial_conv2d_upcat(arguments[0], low_mask, arguments[1], skip_mask, *arguments[2:])
 
     masks = [mask.to(device) for mask in (t.low_mask, t.skip_mask)]
-    expected, alive = call(*masks)
+    expected, true_mask = call(*masks)
     for output, new_mask in (
         call(*(mask.to(dtype) for mask in masks)),
         call(*(mask.to(dtype).repeat(1, c, 1, 1) for mask, c in zip(masks, (5, 3), strict=True))),
         call(*(mask.to(dtype).expand(-1, c, -1, -1) for mask, c in zip(masks, (5, 3), strict=True))),
     ):
-        assert torch.equal(output, expected) and torch.equal(new_mask, alive) and new_mask.shape[1] == 1
+        assert torch.equal(output, expected) and torch.equal(new_mask, true_mask) and new_mask.shape[1] == 1
 
 
 def test_layouts_may_differ(device: str) -> None:
@@ -237,18 +239,18 @@ def test_the_raw_operators_check_what_they_read() -> None:
     t = make_tensors(BY_NAME["joined"], poison=False)
     good = [t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias]
     for place, bad, message in (
-        (1, t.low_mask[..., 1:], "low_mask"), (2, t.skip[:, :, 1:], "skip"), (4, t.weight[..., :2], "weight"),
+        (1, t.low_mask[..., 1:], "mask"), (2, t.skip[:, :, 1:], "skip"), (4, t.weight[..., :2], "weight"),
         (5, t.bias[1:], "bias"), (3, t.skip_mask.repeat(1, 3, 1, 1), "skip_mask"), (4, t.weight.float(), "dtype"),
     ):  # fmt: skip
         with pytest.raises(RuntimeError, match=message):
-            ops_upcat.partial_conv2d_upcat(*good[:place], bad, *good[place + 1 :])
-    with pytest.raises(RuntimeError, match="phases: expected"):
-        ops_upcat.partial_conv2d_upcat(*good, ops_upcat.upcat_phases(t.weight, 4))
+            ops.partial_conv2d(*good[:place], bad, *good[place + 1 :], *WINDOW)
+    with pytest.raises(RuntimeError, match="prepared: expected"):
+        ops.partial_conv2d(*good, *WINDOW, ops.upcat_phases(t.weight, 4))
     with pytest.raises(RuntimeError, match="low_channels: expected 1 to 8, got 9"):
-        ops_upcat.upcat_phases(t.weight, 9)
-    output, _, ratio = ops_upcat.partial_conv2d_upcat(*good)
+        ops.upcat_phases(t.weight, 9)
+    output, _, ratio = ops.partial_conv2d(*good, *WINDOW)
     with pytest.raises(RuntimeError, match="grad: expected"):
-        ops_upcat.partial_conv2d_upcat_backward(output[:, 1:], *good[:5], ratio, True, True, True, True)
+        ops.partial_conv2d_backward(output[:, 1:], *good[:5], ratio, *WINDOW, True, True, True, True)
 
 
 def test_check_of_the_masks_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,8 +278,8 @@ def test_the_module_takes_a_partial_convs_weights() -> None:
     assert all(torch.equal(layer.state_dict()[name], value) for name, value in replaced.state_dict().items())
     layer.load_state_dict(replaced.state_dict())
     output, new_mask = layer(t.low, t.low_mask, t.skip, t.skip_mask)
-    input, mask = reference.join(t.low, t.low_mask, t.skip, t.skip_mask)
-    expected = replaced(input, mask.repeat_interleave(torch.tensor([5, 3]), dim=1))
+    input, mask = reference.join(t.low, t.low_mask, t.skip, t.skip_mask, True)
+    expected = replaced(input, mask)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     assert new_mask.shape == (2, 1, 18, 22)
     alone = PartialConvUpCat2d(5, 3, 4, bias=False)(t.low, None, t.skip, None)

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from cases_upcat import BY_NAME, Stage, make_tensors
+from cases_upcat import BY_NAME, WINDOW, Stage, make_tensors
 from torch import Tensor
 
-from pconv_cuda import PartialConvUpCat2d, ops_upcat, reference
+from pconv_cuda import PartialConvUpCat2d, ops, reference
 from pconv_cuda.functional import partial_conv2d_upcat
 
 DIFFERENTIATED = [
@@ -106,11 +106,11 @@ def check_operators(name: str, channels_last: bool, device: str, choices: Iterab
     )
     masks = [None if mask is None else mask.to(device) for mask in (t.low_mask, t.skip_mask)]
     arguments = (low, masks[0], skip, masks[1], weight)
-    torch.library.opcheck(ops_upcat.partial_conv2d_upcat, (*arguments, bias))
-    ratio = ops_upcat.partial_conv2d_upcat(*arguments, bias)[2]
+    torch.library.opcheck(ops.partial_conv2d, (*arguments, bias, *WINDOW))
+    ratio = ops.partial_conv2d(*arguments, bias, *WINDOW)[2]
     for needed in choices:
-        torch.library.opcheck(ops_upcat.partial_conv2d_upcat_backward, (grad, *arguments, ratio, *needed))
-    torch.library.opcheck(ops_upcat.upcat_phases, (weight.detach(), low.shape[1]))
+        torch.library.opcheck(ops.partial_conv2d_backward, (grad, *arguments, ratio, *WINDOW, *needed))
+    torch.library.opcheck(ops.upcat_phases, (weight.detach(), low.shape[1]))
 
 
 def test_compiled_without_a_break(device: str) -> None:
@@ -141,9 +141,9 @@ def test_autocast(dtype: torch.dtype, device: str) -> None:
     masks = [t.low_mask.to(device), t.skip_mask.to(device)]
     with torch.autocast(device, dtype):
         output, _ = partial_conv2d_upcat(low.to(dtype), masks[0], skip, masks[1], weight, bias)
-        folded = torch.ops.pconv_cuda.partial_conv2d_upcat(
+        folded = ops.partial_conv2d(
             low.detach(), masks[0], skip.detach(), masks[1], weight.detach(), bias.detach(),
-            ops_upcat.upcat_phases(weight.detach(), 5), -1, 0.2,
+            *WINDOW, ops.upcat_phases(weight.detach(), 5), -1, 0.2,
         )[0]  # fmt: skip
     halves = [each.detach().to(dtype) for each in (low, skip, weight, bias)]
     expected, _ = partial_conv2d_upcat(halves[0], masks[0], halves[1], masks[1], *halves[2:])
@@ -187,20 +187,20 @@ def test_the_activation_behind_the_epilogue(name: str, channels_last: bool, nega
     t = make_tensors(BY_NAME[name]).to(torch.float32, torch.channels_last if channels_last else torch.contiguous_format)
     bias = None if t.bias is None else t.bias.to(device)
     given = [each.to(device) for each in (t.low, t.low_mask, t.skip, t.skip_mask, t.weight)]
-    plain, alive, _ = ops_upcat.partial_conv2d_upcat(*given, bias)
-    phases = ops_upcat.upcat_phases(given[4], t.low.shape[1])
+    plain, new_mask, _ = ops.partial_conv2d(*given, bias, *WINDOW)
+    phases = ops.upcat_phases(given[4], t.low.shape[1])
     for prepared in (None, phases):
-        output, _, _ = ops_upcat.partial_conv2d_upcat(*given, bias, prepared, -1, negative_slope)
+        output, _, _ = ops.partial_conv2d(*given, bias, *WINDOW, prepared, -1, negative_slope)
         torch.testing.assert_close(output, reference.activation(plain, negative_slope))
-        assert (output[~alive.expand_as(output)] == 0).all()
+        assert (output[~new_mask.expand_as(output)] == 0).all()
 
 
 def test_what_has_no_derivative_says_so() -> None:
     leaves, masks = leaves_of(BY_NAME["phases"], "cpu")
     low, skip, weight, bias = leaves
-    for rest in ((None, -1, 0.2), (ops_upcat.upcat_phases(weight.detach(), 5),)):
+    for rest in ((None, -1, 0.2), (ops.upcat_phases(weight.detach(), 5),)):
         with pytest.raises(RuntimeError, match="are for inference and have no derivative"):
-            ops_upcat.partial_conv2d_upcat(low, masks[0], skip, masks[1], weight, bias, *rest)
+            ops.partial_conv2d(low, masks[0], skip, masks[1], weight, bias, *WINDOW, *rest)
 
 
 FALLBACK = """
@@ -217,9 +217,9 @@ torch.save(results_of(torch.load(sys.argv[2])), sys.argv[3])
 def results_of(given: dict[str, list[Tensor]]) -> list[Tensor]:
     low, skip, weight, bias = (each.requires_grad_() for each in given["leaves"])
     low_mask, skip_mask = given["masks"]
-    output, alive, ratio = ops_upcat.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)
+    output, new_mask, ratio = ops.partial_conv2d(low, low_mask, skip, skip_mask, weight, bias, *WINDOW)
     gradients = torch.autograd.grad(output, (low, skip, weight, bias), given["grad"])
-    return [output.detach(), alive, ratio, *gradients, ops_upcat.upcat_phases(weight.detach(), low.shape[1])]
+    return [output.detach(), new_mask, ratio, *gradients, ops.upcat_phases(weight.detach(), low.shape[1])]
 
 
 def test_the_fallback_is_the_same_operation(tmp_path) -> None:

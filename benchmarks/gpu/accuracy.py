@@ -26,8 +26,8 @@ from torch import Tensor
 
 from benchmarks.gpu import device
 from benchmarks.gpu.layers import HOLE_SHARE, blob_mask, keep, options
-from pconv_cuda import ops, reference
-from pconv_cuda.functional import partial_conv2d_upcat
+from pconv_cuda import reference
+from pconv_cuda.functional import partial_conv2d_sources, partial_conv2d_upcat
 
 Leaves = list[Tensor]
 Function = Callable[[Leaves], tuple[Tensor, Tensor]]  # (output, new mask)
@@ -83,18 +83,15 @@ def layer_problem(case: Case) -> Problem:
     shapes |= {"bias": (case.k,)} if case.bias else {}
     problem = Problem(case.name, shapes, (case.n, case.k, p, q), case.c * r * s)
     masks = [problem.holes(case.n, case.h).roll(i, 3) for i, _ in enumerate(blocks)]
-    mask = torch.cat(masks, 1)
 
     def truth(leaves: Leaves) -> tuple[Tensor, Tensor]:
-        spread = mask if len(blocks) == 1 else reference.spread_mask(mask, list(blocks), leaves[0])
+        spread = torch.cat([mask.expand(-1, c, -1, -1) for mask, c in zip(masks, blocks, strict=True)], 1)
         return reference.partial_conv2d(leaves[0], spread, leaves[1], *leaves[2:], stride=(sh, sw), padding=(ph, pw))
 
     def ours(leaves: Leaves) -> tuple[Tensor, Tensor]:
-        # The operator itself: the sources are parts of one tensor, as a network that joins them has it.
-        window = [[sh, sw], [ph, pw], [1, 1], 1]
         bias = leaves[2] if case.bias else None
-        channels = list(case.mask_channels)
-        return ops.partial_conv2d(leaves[0], mask, channels, leaves[1], bias, *window)[:2]
+        sources = leaves[0].split(blocks, 1)
+        return partial_conv2d_sources(sources, masks, leaves[1], bias, (sh, sw), (ph, pw))
 
     problem.truth, problem.ours = truth, ours
     return problem

@@ -66,16 +66,13 @@ def calls_of(case: Case, dtype: torch.dtype, backward: bool, compiled: bool = Fa
     x = channels_last(case.n, case.c, case.h, case.w).requires_grad_(backward and case.name != "enc1")
     weight = channels_last(case.k, case.c, *case.window).requires_grad_(backward)
     bias = torch.randn(case.k, generator=generator).to(device.NAME, dtype) if case.bias else None
-    channels = list(case.mask_channels)
-    masks = [blob_mask(case.n, case.h, case.w, HOLE_SHARE, generator) for _ in channels or [0]]
-    mask = torch.cat(masks, 1).to(device.NAME)
-    # The unfused layer knows no blocks; it gets what its users give it, one mask for all channels, which flatters it.
-    single = mask[:, :1].contiguous()
+    # One mask for all channels, also where a network has two sources: bench_stages.py measures those.
+    mask = blob_mask(case.n, case.h, case.w, HOLE_SHARE, generator).to(device.NAME)
     window = [list(case.stride), list(case.padding), list(case.dilation), 1]
     leaves = [leaf for leaf in (x, weight) if leaf.requires_grad]
-    given = (x, single, weight, bias, case.stride, case.padding)
+    given = (x, mask, weight, bias, case.stride, case.padding)
     layers: dict[str, Call] = {
-        **both("ours", lambda: ops.partial_conv2d(x, mask, channels, weight, bias, *window)[0]),
+        **both("ours", lambda: ops.partial_conv2d(x, mask, None, None, weight, bias, *window)[0]),
         "plain": lambda: rivals.plain(*given),
         "unfused": lambda: rivals.unfused_single(*given),
     }

@@ -97,7 +97,7 @@ class Rows {
         if (!mask_.bytes) {
             std::copy_n(source, floats, inside);
         } else {
-            const uint8_t* valid = mask_.bytes + (mask_.n == 1 ? 0 : n) * mask_.plane + y * g_.w;
+            const uint8_t* valid = mask_.bytes + n * mask_.batch_step + y * g_.w;
             copy_runs(
                 reinterpret_cast<const char*>(source), valid, g_.w, g_.c * sizeof(float),
                 reinterpret_cast<char*>(inside));

@@ -37,9 +37,9 @@ void copy_nchw(const Geometry& g, const Mask& mask, const char* x, char* out, in
     const int64_t pixels = g.h * g.w;
     parallel_for(g.n * g.c, grain_for(2 * pixels * bytes), [&](int64_t begin, int64_t end) {
         for (int64_t plane = begin; plane < end; ++plane) {
-            const int64_t n = mask.n == 1 ? 0 : plane / g.c, c = plane % g.c;
-            const int64_t b = std::upper_bound(mask.first, mask.first + mask.blocks, c) - mask.first - 1;
-            const uint8_t* valid = mask.bytes + (n * mask.blocks + b) * mask.plane;
+            const int64_t n = plane / g.c, c = plane % g.c;
+            const int64_t b = mask.blocks > 2 ? c : mask.blocks == 2 && c >= mask.second;
+            const uint8_t* valid = mask.bytes + n * mask.batch_step + b * mask.plane;
             const int64_t offset = plane * pixels * bytes;
             select_row(x + offset, valid, pixels, out + offset, bytes);
         }
@@ -52,8 +52,8 @@ void copy_segments(
     char* out) {
     for (int64_t i = from; i < to; ++i) {
         for (int64_t b = 0; b < mask.blocks; ++b) {
-            const int64_t offset = (i * g.c + mask.first[b]) * bytes,
-                          length = (mask.first[b + 1] - mask.first[b]) * bytes;
+            const int64_t first = first_of_block(mask, b), length = (last_of_block(mask, b, g.c) - first) * bytes;
+            const int64_t offset = (i * g.c + first) * bytes;
             if (!valid[b * mask.plane + i])
                 std::memset(out + offset, 0, length);
             else if (out != x)
@@ -68,7 +68,7 @@ void copy_nhwc(const Geometry& g, const Mask& mask, const char* x, char* out, in
         // As many rows of one picture at a time as this thread has: runs go on from row to row.
         for (int64_t row = begin; row < end;) {
             const int64_t n = row / g.h, rows = std::min(end, (n + 1) * g.h) - row, first = row % g.h * g.w;
-            const uint8_t* valid = mask.bytes + (mask.n == 1 ? 0 : n) * mask.blocks * mask.plane;
+            const uint8_t* valid = mask.bytes + n * mask.batch_step;
             const int64_t image = n * pixels * row_bytes, start = image + first * row_bytes;
             if (mask.blocks == 1)
                 copy_runs(x + start, valid + first, rows * g.w, row_bytes, out + start);

@@ -126,7 +126,7 @@ bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8
     // A ratio with groups comes with a mask of C blocks: each group sums its own C / groups of them. A ratio without
     // groups sums all blocks. Where the convolution has groups all the same, the mask has one block of C channels,
     // of which a window sees C / groups: hence the scale.
-    const int64_t blocks = mask.bytes ? mask.blocks / ratio.groups : 1;
+    const int64_t blocks = mask.blocks / ratio.groups;
     const int64_t scale = ratio.groups == 1 ? g.groups : 1;
     const int32_t full = int32_t(g.c / g.groups * g.r * g.s);
     const int64_t padded = g.w + 2 * g.pad_w;
@@ -145,9 +145,9 @@ bool window_ratio(const Geometry& g, const Mask& mask, const Ratio& ratio, uint8
                 const int64_t y = p * g.stride_h - g.pad_h + r * g.dil_h;
                 if (y < 0 || y >= g.h) continue;
                 for (int64_t b = group * blocks; b < (group + 1) * blocks; ++b) {
-                    const int64_t channels = mask.bytes ? mask.first[b + 1] - mask.first[b] : g.c;
+                    const int64_t channels = last_of_block(mask, b, g.c) - first_of_block(mask, b);
                     const uint8_t* row =
-                        mask.bytes ? mask.bytes + (n * mask.blocks + b) * mask.plane + y * g.w : valid_row.data();
+                        mask.bytes ? mask.bytes + n * mask.batch_step + b * mask.plane + y * g.w : valid_row.data();
                     add_row(row, int32_t(channels / scale), g.w, sums.data() + g.pad_w);
                 }
             }

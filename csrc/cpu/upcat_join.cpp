@@ -89,10 +89,10 @@ void upcat_masks(const Geometry& g, const Mask& low, const Mask& skip, int64_t b
         for (int64_t job = begin; job < end; ++job) {
             const int64_t n = job / g.h, y = job % g.h;
             uint8_t* target = out + n * 2 * pixels + y * g.w;
-            const uint8_t* up = low.bytes ? low.bytes + (low.n == 1 ? 0 : n) * low.plane + y / 2 * half_w : nullptr;
+            const uint8_t* up = low.bytes ? low.bytes + n * low.batch_step + y / 2 * half_w : nullptr;
             for (int64_t q = 0; q < half_w; ++q) target[2 * q] = target[2 * q + 1] = up ? up[q] : 1;
             if (skip.bytes)
-                std::memcpy(target + pixels, skip.bytes + (skip.n == 1 ? 0 : n) * skip.plane + y * g.w, g.w);
+                std::memcpy(target + pixels, skip.bytes + n * skip.batch_step + y * g.w, g.w);
             else
                 std::memset(target + pixels, 1, g.w);
         }

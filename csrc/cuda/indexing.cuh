@@ -61,34 +61,22 @@ PCONV_DEV int64_t offset_of(const Strides& strides, const Position& at) {
 
 inline bool is_channels_last(const Strides& strides) { return strides.at[1] == 1; }
 
-// first is only filled in up to the mask's blocks, hence the second condition.
-PCONV_DEV int64_t block_of(const MaskView& mask, int64_t channel) {
-    if (mask.per_channel) return channel;
-    int block = 0;
-#pragma unroll
-    for (int b = 1; b < max_blocks; ++b)
-        if (b < mask.blocks && channel >= mask.first[b]) block = b;
-    return block;
+PCONV_DEV int64_t block_of(const Mask& mask, int64_t channel) {
+    if (mask.blocks > 2) return channel;
+    return mask.blocks == 2 && channel >= mask.second;
 }
 
 // pixel = h * W + w.
-PCONV_DEV bool is_valid(const MaskView& mask, int64_t n, int64_t channel, int64_t pixel) {
+PCONV_DEV bool is_valid(const Mask& mask, int64_t n, int64_t channel, int64_t pixel) {
     if (mask.bytes == nullptr) return true;
     return mask.bytes[n * mask.batch_step + block_of(mask, channel) * mask.plane + pixel] != 0;
 }
 
 // The tensor's channel at this place of the packed form, -1 in the padding.
 PCONV_DEV int64_t source_channel(const Packing& packing, int64_t packed) {
-    int start = 0, first = packing.first[0], last = packing.first[1];
-#pragma unroll
-    for (int b = 1; b < max_blocks; ++b) {
-        if (b >= packing.blocks || packed < packing.start[b]) continue;
-        start = packing.start[b];
-        first = packing.first[b];
-        last = packing.first[b + 1];
-    }
-    const int64_t channel = first + packed - start;
-    return channel < last ? channel : -1;
+    const int block = packing.blocks == 2 && packed >= packing.start[1];
+    const int64_t channel = packing.first[block] + packed - packing.start[block];
+    return channel < packing.first[block + 1] ? channel : -1;
 }
 
 // The pixels of a tensor under one running number. Rows that follow one another without a gap are one long row: that

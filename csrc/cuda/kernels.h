@@ -24,16 +24,9 @@ Status count_not_binary(
     unsigned long long* odd,  // [1], zeroed by this launch
     cudaStream_t stream);
 
-// Mask block b, [N|1, 1, H, W], copied to the channels first <= c < last of a per-channel mask [N|1, C, H, W].
-Status spread_block(
-    const uint8_t* block, int64_t block_batch_step, int64_t batches, int64_t plane, int64_t first, int64_t last,
-    int64_t channels,
-    uint8_t* out,  // [batches, channels, plane]
-    cudaStream_t stream);
-
 // Ratios and new mask where the fused kernels do not make them: groups, per-channel masks.
 Status window_ratio(
-    const Geometry& g, const MaskView& mask,
+    const Geometry& g, const Mask& mask,
     void* ratio,        // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
     uint8_t* new_mask,  // [ratio_n, ratio_groups, P, Q]
     int64_t ratio_n, int64_t ratio_groups, cudaStream_t stream);
@@ -42,17 +35,17 @@ Status window_ratio(
 
 // y = ratio > 0 ? activation of (ratio * sum W * (m ? x : 0) + bias) : 0. Accumulates in fp32, in fp64 for doubles.
 Status generic_fprop(
-    const Geometry& g, const MaskView& mask, const void* x, const Strides& x_strides,  // [N, C, H, W]
-    const void* weight, const Strides& w_strides,                                      // [K, C / groups, R, S]
-    const void* bias,                                                                  // [K] or nullptr
-    const void* ratio, int64_t ratio_n, int64_t ratio_groups,                          // [ratio_n, ratio_groups, P, Q]
-    double negative_slope,                                                             // of the activation, 1: none
-    void* y, const Strides& y_strides,                                                 // [N, K, P, Q]
+    const Geometry& g, const Mask& mask, const void* x, const Strides& x_strides,  // [N, C, H, W]
+    const void* weight, const Strides& w_strides,                                  // [K, C / groups, R, S]
+    const void* bias,                                                              // [K] or nullptr
+    const void* ratio, int64_t ratio_n, int64_t ratio_groups,                      // [ratio_n, ratio_groups, P, Q]
+    double negative_slope,                                                         // of the activation, 1: none
+    void* y, const Strides& y_strides,                                             // [N, K, P, Q]
     cudaStream_t stream);
 
 // dx = m ? sum g' * W : 0, gather form.
 Status generic_dgrad(
-    const Geometry& g, const MaskView& mask, const void* scaled,
+    const Geometry& g, const Mask& mask, const void* scaled,
     const Strides& scaled_strides,                 // [N, K, P, Q]: ratio * gradient
     const void* weight, const Strides& w_strides,  // [K, C / groups, R, S]
     void* dx, const Strides& dx_strides,           // [N, C, H, W]
@@ -60,18 +53,18 @@ Status generic_dgrad(
 
 // dW = sum over pixels of g' * (m ? x : 0), one block of threads an element, summed in a fixed order.
 Status generic_wgrad(
-    const Geometry& g, const MaskView& mask, const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]
-    const void* x, const Strides& x_strides,                                                     // [N, C, H, W]
-    void* dw, const Strides& dw_strides,  // [K, C / groups, R, S]
+    const Geometry& g, const Mask& mask, const void* scaled, const Strides& scaled_strides,  // [N, K, P, Q]
+    const void* x, const Strides& x_strides,                                                 // [N, C, H, W]
+    void* dw, const Strides& dw_strides,                                                     // [K, C / groups, R, S]
     cudaStream_t stream);
 
 // ---- into and out of the packed form (pack.cu; what adds partial sums: splits.cu)
 
 // packed = x, masked where the mask is per channel (mask.bytes != nullptr), channels padded with zeros.
 Status pack_activation(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const MaskView& mask,
-    const void* x, const Strides& x_strides,  // [N, C, H, W]: NCHW or channels_last
-    void* packed,                             // [N, H, W, start[blocks]]
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const Mask& mask, const void* x,
+    const Strides& x_strides,  // [N, C, H, W]: NCHW or channels_last
+    void* packed,              // [N, H, W, start[blocks]]
     cudaStream_t stream);
 
 // packed = weight, its channels padded with zeros; transposed: the channels become rows, for dgrad in fp32.
@@ -105,13 +98,13 @@ Status finish_splits(
     const float* ratio, int64_t ratio_n,    // [ratio_n, 1, H, W] or nullptr
     const void* bias,                       // [channels] or nullptr
     float negative_slope,                   // of the activation, 1: none
-    const MaskView& mask,                   // over the channels of out
+    const Mask& mask,                       // over the channels of out
     void* out, const Strides& out_strides,  // [N, channels, H, W]
     cudaStream_t stream);
 
 // x = mask ? x : 0, in place: what remains of dgrad where each channel has its own mask.
 Status apply_mask(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const MaskView& mask, void* x,
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Mask& mask, void* x,
     const Strides& x_strides,  // [N, C, H, W]
     cudaStream_t stream);
 

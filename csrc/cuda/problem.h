@@ -19,25 +19,33 @@ struct Strides {
     int64_t at[4];
 };
 
-// A mask on the device: one byte a pixel, anything but 0 is valid. Its channels are blocks of the input's channels.
-constexpr int max_blocks = 4;
-constexpr int max_taps =
-    64;  // of the fast kernels: R * S times the mask's blocks; beyond, the mask is applied while packing
-struct MaskView {
-    const uint8_t* bytes = nullptr;   // [N|1, blocks, H, W]; nullptr: everything is valid
-    int64_t batch_step = 0;           // bytes from one image to the next, 0 where all share one
-    int64_t plane = 0;                // bytes from one block to the next
-    int blocks = 1;                   // at most max_blocks, or C where each channel has its own
-    bool per_channel = false;         // blocks == C; first is then not filled in
-    int first[max_blocks + 1] = {0};  // the first input channel of each block, and C at the end
-};
+// What the fast kernels hold: blocks of a mask, and R * S times those; beyond, the mask is applied while packing.
+constexpr int max_blocks = 2;
+constexpr int max_taps = 64;
 
 // Packed channels: block b of the mask starts at channel start[b], every start and the total a multiple of 16 bytes.
-// Without blocks (one block, or a mask that was applied while packing) there is one start, 0.
+// A mask that was applied while packing leaves one block.
 struct Packing {
     int blocks = 1;
     int first[max_blocks + 1] = {0};  // in the tensor
     int start[max_blocks + 1] = {0};  // in the packed tensor; start[blocks] is its number of channels
+
+    int channels() const { return start[blocks]; }
 };
+
+inline int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return div_up(a, b) * b; }
+
+// Channels first to last - 1 of a tensor in one block, or in two where the second begins between them.
+inline Packing packing_of(DType dtype, int64_t first, int64_t second, int64_t last) {
+    const int64_t chunk = 16 / bytes_of(dtype);
+    Packing packing;
+    packing.blocks = second > first && second < last ? 2 : 1;
+    packing.first[0] = int(first), packing.first[packing.blocks] = int(last);
+    if (packing.blocks == 2) packing.first[1] = int(second);
+    for (int b = 0; b < packing.blocks; ++b)
+        packing.start[b + 1] = int(packing.start[b] + round_up(packing.first[b + 1] - packing.first[b], chunk));
+    return packing;
+}
 
 }  // namespace pconv::cuda

@@ -62,97 +62,102 @@ inline Tensor laid_out(const Tensor& tensor, Layout layout) {
         tensor, layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
+using Ints = std::vector<int64_t>;
+using MaybeTensor = std::optional<Tensor>;
+
 // The functional form has checked all this with better words (pconv_cuda/_arguments.py); what is checked again here
 // keeps the raw operators from reading outside their tensors.
-inline Geometry geometry_of(
-    const Tensor& input, const Tensor& weight, const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-    const std::vector<int64_t>& dilation, int64_t groups) {
+struct ConvolutionArguments {
+    Ints stride, padding, dilation;
+    int64_t groups;
+};
+
+inline void check_sources(const Tensor& input, const MaybeTensor& skip, const Tensor& weight, bool upsample) {
     PCONV_EXPECT(input.dim() == 4, "input: expected (N, C, H, W), got ", shape_of(input));
-    PCONV_EXPECT(weight.dim() == 4, "weight: expected (K, C / groups, R, S), got ", shape_of(weight));
     PCONV_EXPECT(
         input.size(1) > 0 && input.size(2) > 0 && input.size(3) > 0,
         "input: expected (N, C, H, W) of at least one pixel and channel, got ", shape_of(input));
+    PCONV_EXPECT(dtype_of(input, "input") != DType::u8, "input: expected a floating dtype, got bytes");
+    PCONV_EXPECT(weight.dim() == 4, "weight: expected (K, C / groups, R, S), got ", shape_of(weight));
     PCONV_EXPECT(
         weight.size(0) > 0 && weight.size(2) > 0 && weight.size(3) > 0, "weight: expected no empty dimension, got ",
         shape_of(weight));
-    PCONV_EXPECT(weight.device() == input.device(), "weight: expected a tensor on the input's device");
     PCONV_EXPECT(
-        groups > 0 && input.size(1) == weight.size(1) * groups && weight.size(0) % groups == 0,
-        "weight: expected (K, C / groups, R, S) with groups ", groups, " to fit input ", shape_of(input), ", got ",
+        weight.scalar_type() == input.scalar_type() && weight.device() == input.device(),
+        "weight: expected the input's dtype and device");
+    PCONV_EXPECT(skip || !upsample, "skip: expected a tensor, as upsample is set");
+    if (!skip) return;
+    const int64_t scale = upsample ? 2 : 1, h = scale * input.size(2), w = scale * input.size(3);
+    PCONV_EXPECT(
+        skip->dim() == 4 && skip->size(0) == input.size(0) && skip->size(1) > 0 && skip->size(2) == h &&
+            skip->size(3) == w,
+        "skip: expected (", input.size(0), ", Cs, ", h, ", ", w, ") to fit input ", shape_of(input), ", got ",
+        shape_of(*skip));
+    PCONV_EXPECT(
+        skip->scalar_type() == input.scalar_type() && skip->device() == input.device(),
+        "skip: expected the input's dtype and device");
+}
+
+// Of the convolution, at its full resolution.
+inline Geometry geometry_of(
+    const Tensor& input, const MaybeTensor& skip, const Tensor& weight, const ConvolutionArguments& arguments,
+    bool upsample) {
+    check_sources(input, skip, weight, upsample);
+    const auto& [stride, padding, dilation, groups] = arguments;
+    const Tensor& full = skip ? *skip : input;  // as high and wide as what is convolved
+    Geometry g{};
+    g.n = input.size(0), g.c = input.size(1) + (skip ? skip->size(1) : 0), g.h = full.size(2), g.w = full.size(3);
+    g.k = weight.size(0), g.r = weight.size(2), g.s = weight.size(3);
+    g.groups = groups;
+    PCONV_EXPECT(
+        groups > 0 && g.c == weight.size(1) * groups && g.k % groups == 0,
+        "weight: expected (K, C / groups, R, S) with groups ", groups, " for ", g.c, " input channels, got ",
         shape_of(weight));
+    PCONV_EXPECT(!skip || groups == 1, "groups: expected 1 with a skip, got ", groups);
     PCONV_EXPECT(
         stride.size() == 2 && padding.size() == 2 && dilation.size() == 2 && stride[0] > 0 && stride[1] > 0 &&
             padding[0] >= 0 && padding[1] >= 0 && dilation[0] > 0 && dilation[1] > 0,
         "stride, padding, dilation: expected two integers each, of at least 1, 0 and 1");
+    const Ints ones{1, 1};
+    PCONV_EXPECT(
+        !upsample || (stride == ones && padding == ones && dilation == ones && g.r == 3 && g.s == 3),
+        "upsample: expected a weight (K, C, 3, 3) with stride, padding and dilation 1, got ", shape_of(weight));
     constexpr int64_t limit = int64_t(1) << 31;  // padded sizes and windows then fit into 64 bits
     PCONV_EXPECT(
         stride[0] < limit && stride[1] < limit && padding[0] < limit && padding[1] < limit && dilation[0] < limit &&
             dilation[1] < limit && weight.size(2) < limit && weight.size(3) < limit,
         "stride, padding, dilation: expected less than 2^31");
     // From here on sizes are plain numbers: the kernels know no tensors.
-    Geometry g{};
-    g.n = input.size(0), g.c = input.size(1), g.h = input.size(2), g.w = input.size(3);
-    g.k = weight.size(0), g.r = weight.size(2), g.s = weight.size(3);
     g.stride_h = stride[0], g.stride_w = stride[1];
     g.pad_h = padding[0], g.pad_w = padding[1];
     g.dil_h = dilation[0], g.dil_w = dilation[1];
-    g.groups = groups;
     g.p = output_size(g.h, g.r, g.stride_h, g.pad_h, g.dil_h);
     g.q = output_size(g.w, g.s, g.stride_w, g.pad_w, g.dil_w);
     PCONV_EXPECT(
         g.p > 0 && g.q > 0, "weight: a window of ", g.r, "x", g.s, " with dilation (", g.dil_h, ", ", g.dil_w,
         ") does not fit into input ", shape_of(input), " with padding (", g.pad_h, ", ", g.pad_w, ")");
-    // Counts are 32-bit integers.
+    // Counts are 32-bit integers, and so are channels.
     PCONV_EXPECT(
-        weight.size(1) * g.r * g.s < (int64_t(1) << 31), "weight: a window of 2^31 or more values is not supported");
-    g.layout = layout_of(input);
+        weight.size(1) * g.r * g.s < limit && g.c < limit, "weight: 2^31 or more values in a window are not supported");
+    // The input's layout, the bulk of the data; but one pixel's strides may say anything.
+    g.layout = layout_of(skip && input.size(2) * input.size(3) == 1 ? *skip : input);
     g.dtype = dtype_of(input, "input");
-    PCONV_EXPECT(g.dtype != DType::u8, "input: expected float64, float32, bfloat16 or float16, got bytes");
-    PCONV_EXPECT(
-        weight.scalar_type() == input.scalar_type(), "weight: expected the input's dtype (both floating, one dtype)");
     return g;
-}
-
-using Ints = std::vector<int64_t>;
-using MaybeTensor = std::optional<Tensor>;
-
-// A mask argument as bytes, and what has to stay alive while they are used.
-struct MaskBytes {
-    std::optional<Tensor> owner;
-    std::vector<int64_t> first;
-    Mask mask{nullptr, 1, 1, nullptr, 0};
-    bool holes = false;
-};
-
-// Where each of the mask's channels begins among the input's.
-inline Ints mask_blocks(const Geometry& g, const Tensor& input, const Tensor& mask, const Ints& mask_channels) {
-    PCONV_EXPECT(mask.device() == input.device(), "mask: expected a tensor on the input's device");
-    PCONV_EXPECT(
-        mask.dim() == 4 && (mask.size(0) == 1 || mask.size(0) == g.n) && mask.size(2) == g.h && mask.size(3) == g.w,
-        "mask: expected (", g.n, "|1, channels, ", g.h, ", ", g.w, "), got ", shape_of(mask));
-    const int64_t blocks = mask.size(1);
-    Ints first;
-    if (mask_channels.empty()) {  // all blocks alike: one for everything, or one for each channel
-        PCONV_EXPECT(
-            blocks > 0 && (blocks == 1 || blocks == g.c), "mask: expected 1 or ", g.c, " channels, got ", blocks);
-        for (int64_t b = 0; b <= blocks; ++b) first.push_back(b * (g.c / blocks));
-        return first;
-    }
-    PCONV_EXPECT(
-        int64_t(mask_channels.size()) == blocks && g.groups == 1,
-        "mask_channels: expected one number for each of the mask's ", blocks, " channels, and groups 1");
-    first.push_back(0);
-    for (const int64_t channels : mask_channels) {
-        PCONV_EXPECT(channels > 0, "mask_channels: expected positive numbers, got ", channels);
-        first.push_back(first.back() + channels);
-    }
-    PCONV_EXPECT(first.back() == g.c, "mask_channels: expected a sum of ", g.c, ", got ", first.back());
-    return first;
 }
 
 inline bool wants_binary_check() {
     const char* check = std::getenv("PCONV_CHECK");
     return check && std::strcmp(check, "1") == 0;
+}
+
+inline void check_mask(const char* name, const Tensor& mask, const Tensor& source, bool per_channel) {
+    const int64_t n = source.size(0), c = per_channel ? source.size(1) : 1, h = source.size(2), w = source.size(3);
+    PCONV_EXPECT(mask.device() == source.device(), name, ": expected a tensor on the input's device");
+    PCONV_EXPECT(
+        mask.dim() == 4 && (mask.size(0) == 1 || mask.size(0) == n) && (mask.size(1) == 1 || mask.size(1) == c) &&
+            mask.size(2) == h && mask.size(3) == w,
+        name, ": expected (", n, "|1, ", c > 1 ? "1|" + std::to_string(c) : std::string("1"), ", ", h, ", ", w,
+        "), got ", shape_of(mask));
 }
 
 inline void check_bias(const Geometry& g, const Tensor& input, const MaybeTensor& bias) {
@@ -161,6 +166,28 @@ inline void check_bias(const Geometry& g, const Tensor& input, const MaybeTensor
     PCONV_EXPECT(
         !bias || (bias->scalar_type() == input.scalar_type() && bias->device() == input.device()),
         "bias: expected the input's dtype and device");
+}
+
+// Made by upcat_phases; kept by whoever passes it.
+inline void check_prepared(const Geometry& g, const Tensor& input, const MaybeTensor& prepared, bool upsample) {
+    if (!prepared) return;
+    PCONV_EXPECT(upsample, "prepared: expected none without upsample");
+    PCONV_EXPECT(
+        prepared->dim() == 4 && prepared->size(0) == 4 * g.k && prepared->size(1) == input.size(1) &&
+            prepared->size(2) == 2 && prepared->size(3) == 2 && prepared->scalar_type() == input.scalar_type() &&
+            prepared->device() == input.device(),
+        "prepared: expected (", 4 * g.k, ", ", input.size(1), ", 2, 2) of the input's dtype and device, got ",
+        shape_of(*prepared));
+}
+
+inline void check_phase_arguments(const Tensor& weight, int64_t low_channels) {
+    PCONV_EXPECT(
+        weight.dim() == 4 && weight.size(0) > 0 && weight.size(2) == 3 && weight.size(3) == 3,
+        "weight: expected (K, C, 3, 3), got ", shape_of(weight));
+    PCONV_EXPECT(
+        low_channels > 0 && low_channels <= weight.size(1), "low_channels: expected 1 to ", weight.size(1), ", got ",
+        low_channels);
+    PCONV_EXPECT(dtype_of(weight, "weight") != DType::u8, "weight: expected a floating dtype, got bytes");
 }
 
 inline void check_gradient(const Geometry& g, const Tensor& grad, const Tensor& input, const Tensor& ratios) {
@@ -175,13 +202,6 @@ inline void check_gradient(const Geometry& g, const Tensor& grad, const Tensor& 
             ratios.scalar_type() == (g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float) &&
             ratios.device() == input.device(),
         "ratio: expected what the forward operator returned, got ", shape_of(ratios));
-}
-
-// One ratio for all output channels, but for groups whose channels have masks of their own. Mask and ratio keep the
-// mask's batch, so that a mask of batch 1 stays small; users get an expanded view.
-inline Ints ratio_size(const Geometry& g, const MaskBytes& mask, const Ints& mask_channels) {
-    const bool grouped = mask.owner && mask_channels.empty() && g.groups > 1 && mask.mask.blocks > 1;
-    return {mask.mask.n, grouped ? g.groups : 1, g.p, g.q};
 }
 
 inline Tensor empty_of(const Tensor& like, const Ints& size, ScalarType dtype) {

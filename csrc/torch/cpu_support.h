@@ -1,7 +1,7 @@
 // The CPU operators' common steps: the library's convolutions and masks as bytes.
 #pragma once
 
-#include "checks.h"
+#include "sources.h"
 
 #include <array>
 #include <tuple>
@@ -38,35 +38,33 @@ inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
 
 // Where windows miss the image or strides step over it, oneDNN's 16-bit convolutions crash (forward, dilated) or leave
 // values of the weight's gradient unwritten. In fp32 they do not.
-inline bool fails_in_half(
-    const Tensor& x, const Tensor& weight, const Ints& stride, const Ints& padding, const Ints& dilation) {
+inline bool fails_in_half(const Tensor& x, const Tensor& weight, const ConvolutionArguments& arguments) {
     if (x.scalar_type() != ScalarType::BFloat16 && x.scalar_type() != ScalarType::Half) return false;
     bool fails = false;
     for (int64_t axis = 0; axis < 2; ++axis)
-        fails |= stride[axis] > x.size(2 + axis) || padding[axis] > dilation[axis] * (weight.size(2 + axis) - 1);
+        fails |= arguments.stride[axis] > x.size(2 + axis) ||
+                 arguments.padding[axis] > arguments.dilation[axis] * (weight.size(2 + axis) - 1);
     return fails;
 }
 
 inline Tensor convolution(
-    const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const Ints& stride, const Ints& padding,
-    const Ints& dilation, int64_t groups) {
-    if (fails_in_half(x, weight, stride, padding, dilation)) {
+    const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const ConvolutionArguments& arguments) {
+    using torch::stable::detail::from;
+    if (fails_in_half(x, weight, arguments)) {
         const auto wide = [](const Tensor& tensor) { return converted(tensor, ScalarType::Float); };
         MaybeTensor wide_bias;
         if (bias) {
             wide_bias = empty_of(*bias, {bias->size(0)}, ScalarType::Float);
             torch::stable::copy_(*wide_bias, *bias);
         }
-        const Tensor y = convolution(wide(x), wide(weight), wide_bias, stride, padding, dilation, groups);
-        return converted(y, x.scalar_type());
+        return converted(convolution(wide(x), wide(weight), wide_bias, arguments), x.scalar_type());
     }
     const bool copied = has_ambiguous_strides(x);
     const auto given = [copied](const Tensor& tensor) { return copied ? strictly_contiguous(tensor) : tensor; };
-    std::array<StableIValue, 9> stack{torch::stable::detail::from(given(x)), torch::stable::detail::from(given(weight)),
-                                      torch::stable::detail::from(bias),     torch::stable::detail::from(stride),
-                                      torch::stable::detail::from(padding),  torch::stable::detail::from(dilation),
-                                      torch::stable::detail::from(false),    torch::stable::detail::from(Ints{0, 0}),
-                                      torch::stable::detail::from(groups)};
+    const auto& [stride, padding, dilation, groups] = arguments;
+    std::array<StableIValue, 9> stack{from(given(x)), from(given(weight)), from(bias),
+                                      from(stride),   from(padding),       from(dilation),
+                                      from(false),    from(Ints{0, 0}),    from(groups)};
     PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_TARGET_VERSION));
     return torch::stable::detail::to<Tensor>(stack[0]);
 }
@@ -79,16 +77,17 @@ inline bool overruns_workspace(const Tensor& weight, const Ints& stride) {
 
 // (grad of input, grad of weight), in any layout; undefined where it was not asked for.
 inline std::tuple<Tensor, Tensor> convolution_backward(
-    const Tensor& grad, const Tensor& x, const Tensor& weight, const Ints& stride, const Ints& padding,
-    const Ints& dilation, int64_t groups, bool need_input, bool need_weight) {
-    if (fails_in_half(x, weight, stride, padding, dilation)) {
+    const Tensor& grad, const Tensor& x, const Tensor& weight, const ConvolutionArguments& arguments, bool need_input,
+    bool need_weight) {
+    using torch::stable::detail::from, torch::stable::detail::to;
+    if (fails_in_half(x, weight, arguments)) {
         const auto wide = [](const Tensor& tensor) { return converted(tensor, ScalarType::Float); };
-        auto [dx, dw] = convolution_backward(
-            wide(grad), wide(x), wide(weight), stride, padding, dilation, groups, need_input, need_weight);
+        auto [dx, dw] = convolution_backward(wide(grad), wide(x), wide(weight), arguments, need_input, need_weight);
         if (need_input) dx = converted(dx, x.scalar_type());
         if (need_weight) dw = converted(dw, x.scalar_type());
         return {dx, dw};
     }
+    const auto& [stride, padding, dilation, groups] = arguments;
     const bool wanted[3] = {need_input, need_weight, false};
     // torch's own loops, which run for one small picture, refuse the strides of some weights with a dimension of
     // size 1.
@@ -96,25 +95,24 @@ inline std::tuple<Tensor, Tensor> convolution_backward(
     const bool copied = has_ambiguous_strides(x) || (need_weight && overruns_workspace(weight, stride));
     const auto given = [copied](const Tensor& tensor) { return copied ? strictly_contiguous(tensor) : tensor; };
     std::array<StableIValue, 11> stack{
-        torch::stable::detail::from(given(grad)),
-        torch::stable::detail::from(given(x)),
-        torch::stable::detail::from(single ? strictly_contiguous(weight) : given(weight)),
-        torch::stable::detail::from(std::nullopt),
-        torch::stable::detail::from(stride),
-        torch::stable::detail::from(padding),
-        torch::stable::detail::from(dilation),
-        torch::stable::detail::from(false),
-        torch::stable::detail::from(Ints{0, 0}),
-        torch::stable::detail::from(groups),
-        torch::stable::detail::from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted, 3))};
+        from(given(grad)),
+        from(given(x)),
+        from(single ? strictly_contiguous(weight) : given(weight)),
+        from(std::nullopt),
+        from(stride),
+        from(padding),
+        from(dilation),
+        from(false),
+        from(Ints{0, 0}),
+        from(groups),
+        from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted, 3))};
     PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_TARGET_VERSION));
-    Tensor dx = torch::stable::detail::to<Tensor>(stack[0]), dw = torch::stable::detail::to<Tensor>(stack[1]),
-           db = torch::stable::detail::to<Tensor>(stack[2]);
+    Tensor dx = to<Tensor>(stack[0]), dw = to<Tensor>(stack[1]), db = to<Tensor>(stack[2]);
     return {dx, dw};
 }
 
 // A mask's bytes, without a copy where they are bytes already, and whether there are holes among them.
-inline Mask bytes_of_mask(MaskBytes& result, const Tensor& given, const char* name) {
+inline void read_mask(MaskBytes& result, const Tensor& given, const char* name) {
     const DType dtype = dtype_of(given, name);
     const auto sizes = given.sizes(), strides = given.strides();
     if (wants_binary_check()) {
@@ -128,19 +126,8 @@ inline Mask bytes_of_mask(MaskBytes& result, const Tensor& given, const char* na
             given.const_data_ptr(), dtype, sizes.data(), strides.data(),
             static_cast<uint8_t*>(result.owner->mutable_data_ptr()));
     }
-    const auto* bytes = static_cast<const uint8_t*>(result.owner->const_data_ptr());
-    result.holes = cpu::has_zero(bytes, given.numel());
-    return Mask{bytes, given.size(0), given.size(1), nullptr, given.size(2) * given.size(3)};
-}
-
-inline MaskBytes mask_bytes(
-    const Geometry& g, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels) {
-    MaskBytes result;
-    if (!mask) return result;
-    result.first = mask_blocks(g, input, *mask, mask_channels);
-    result.mask = bytes_of_mask(result, *mask, "mask");
-    result.mask.first = result.first.data();
-    return result;
+    result.set_bytes();
+    result.holes = cpu::has_zero(result.mask.bytes, given.numel());
 }
 
 inline Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) {

@@ -1,8 +1,8 @@
 // What the CUDA operators share (ops_cuda*.cpp): a call's device and stream, its errors, its masks.
 #pragma once
 
-#include "checks.h"
 #include "ops_cuda.h"
+#include "sources.h"
 
 #include "../cuda/host/run.h"
 
@@ -68,12 +68,12 @@ inline Device device_of(const Tensor& tensor) {
 }
 
 // The device guard and the stream of one call.
-struct Place {
+struct CudaCallGuard {
 #ifdef PCONV_EMULATE
-    explicit Place(const Tensor&) {}
+    explicit CudaCallGuard(const Tensor&) {}
     cudaStream_t stream{};
 #else
-    explicit Place(const Tensor& tensor) : guard(tensor.get_device_index()) {
+    explicit CudaCallGuard(const Tensor& tensor) : guard(tensor.get_device_index()) {
         void* current = nullptr;
         PCONV_TORCH_CALL(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
         stream = static_cast<cudaStream_t>(current);
@@ -98,35 +98,35 @@ inline bool allows_tf32(const Geometry& g, int64_t allow_tf32) {
     return tf32_reader && tf32_reader() == 1;
 }
 
-inline void check_binary(const Geometry& g, const Tensor& mask, const char* name, DType dtype, const Place& place) {
+inline void check_binary(
+    const Geometry& g, const Tensor& mask, const char* name, DType dtype, const CudaCallGuard& guard) {
     Tensor odd = empty_of(mask, {8}, ScalarType::Byte);
     auto* const counter = static_cast<unsigned long long*>(odd.mutable_data_ptr());
     const auto sizes = mask.sizes(), strides = mask.strides();
-    check(count_not_binary(mask.const_data_ptr(), dtype, sizes.data(), strides.data(), counter, place.stream), g);
+    check(count_not_binary(mask.const_data_ptr(), dtype, sizes.data(), strides.data(), counter, guard.stream), g);
     unsigned long long found = 0;
 #ifdef PCONV_EMULATE
     found = *counter;
 #else
-    const cudaError_t copied = cudaMemcpyAsync(&found, counter, sizeof found, cudaMemcpyDeviceToHost, place.stream);
-    check({copied == cudaSuccess ? cudaStreamSynchronize(place.stream) : copied, "count_not_binary"}, g);
+    const cudaError_t copied = cudaMemcpyAsync(&found, counter, sizeof found, cudaMemcpyDeviceToHost, guard.stream);
+    check({copied == cudaSuccess ? cudaStreamSynchronize(guard.stream) : copied, "count_not_binary"}, g);
 #endif
     PCONV_EXPECT(found == 0, name, ": expected zeros and ones (PCONV_CHECK=1), got ", found, " other values");
 }
 
 // A mask's bytes, without a copy where they are bytes already; `result` owns them.
-inline Mask bytes_of_mask(
-    MaskBytes& result, const Geometry& g, const Tensor& given, const char* name, const Place& place) {
+inline void read_mask(
+    MaskBytes& result, const Geometry& g, const Tensor& given, const char* name, const CudaCallGuard& guard) {
     const DType dtype = dtype_of(given, name);
-    if (wants_binary_check()) check_binary(g, given, name, dtype, place);
+    if (wants_binary_check()) check_binary(g, given, name, dtype, guard);
     result.owner = given;
     if (dtype != DType::u8 || !given.is_contiguous()) {
         const auto sizes = given.sizes(), strides = given.strides();
         result.owner = empty_of(given, Ints(sizes.begin(), sizes.end()), ScalarType::Byte);
         auto* const bytes = static_cast<uint8_t*>(result.owner->mutable_data_ptr());
-        check(mask_to_bytes(given.const_data_ptr(), dtype, sizes.data(), strides.data(), bytes, place.stream), g);
+        check(mask_to_bytes(given.const_data_ptr(), dtype, sizes.data(), strides.data(), bytes, guard.stream), g);
     }
-    const auto* bytes = static_cast<const uint8_t*>(result.owner->const_data_ptr());
-    return Mask{bytes, given.size(0), given.size(1), nullptr, given.size(2) * given.size(3)};
+    result.set_bytes();
 }
 
 inline Strides strides_of(const Tensor& tensor) {

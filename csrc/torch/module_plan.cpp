@@ -53,20 +53,24 @@ Device device_from(int arch, int multiprocessors, int64_t shared_bytes, bool wgm
     return device;
 }
 
-// What each block of the mask stands for, as the first channel of each and c at the end.
-std::vector<int64_t> first_channels(const std::vector<int64_t>& mask_channels, int64_t c) {
-    std::vector<int64_t> first{0};
+// A mask of one channel, of two that stand for so many of the input's, or of one for each.
+pconv::Mask mask_from(const std::vector<int64_t>& mask_channels, int64_t c) {
+    int64_t sum = 0;
     for (const int64_t channels : mask_channels) {
         if (channels < 1)
             throw std::invalid_argument(
                 "mask_channels: expected whole numbers of at least 1, got " + std::to_string(channels));
-        first.push_back(first.back() + channels);
+        sum += channels;
     }
-    if (mask_channels.empty()) first.push_back(c);
-    if (first.back() != c)
+    if (mask_channels.empty()) return {};
+    if (sum != c)
         throw std::invalid_argument(
-            "mask_channels: expected a sum of C = " + std::to_string(c) + ", got " + std::to_string(first.back()));
-    return first;
+            "mask_channels: expected a sum of C = " + std::to_string(c) + ", got " + std::to_string(sum));
+    const auto blocks = int64_t(mask_channels.size());
+    if (blocks > 2 && blocks != c)
+        throw std::invalid_argument(
+            "mask_channels: expected one, two or C = " + std::to_string(c) + " numbers, got " + std::to_string(blocks));
+    return pconv::mask_of(nullptr, 1, 0, blocks, mask_channels[0]);
 }
 
 void append(py::list& rows, const char* name, Pass pass, const Plan& plan, const std::string& more = "") {
@@ -81,10 +85,9 @@ py::list plan(
     int multiprocessors, int64_t shared_bytes, bool wgmma) {
     const pconv::Geometry g = geometry({n, c, h, w, k}, r, s, stride, dtype, channels_last);
     const Device device = device_from(arch, multiprocessors, shared_bytes, wgmma);
-    const std::vector<int64_t> first = first_channels(mask_channels, c);
-    const MaskShape mask{true, int64_t(first.size()) - 1, first.data()};
+    const pconv::Mask mask = mask_from(mask_channels, c);
     const Plan dgrad = make_plan(Pass::dgrad, g, mask, tf32, device, true, channels_last);
-    const bool per_channel = (mask.blocks == c && c > 1) || mask.blocks > max_blocks;
+    const bool per_channel = is_per_channel(mask, c);
     py::list rows;
     append(rows, "forward", Pass::fprop, make_plan(Pass::fprop, g, mask, tf32, device, true, channels_last));
     append(rows, "input gradient", Pass::dgrad, dgrad, dgrad.fast && per_channel ? "masked in a pass of its own" : "");
@@ -100,28 +103,27 @@ void append_forward(
     const Device& device) {
     const bool krsc = g.layout == pconv::Layout::nhwc;
     const Plan stage = make_upcat_plan(g, low, phases_given, tf32, device, true, true, krsc);
-    const int64_t first[] = {0, low, g.c};
+    const pconv::Mask mask = pconv::mask_of(nullptr, 1, 0, 2, low);
     if (stage.fast)
         append(rows, name, Pass::upcat, stage);
     else
-        append(rows, name, Pass::fprop, make_plan(Pass::fprop, g, {true, 2, first}, tf32, device, true, krsc), joined);
+        append(rows, name, Pass::fprop, make_plan(Pass::fprop, g, mask, tf32, device, true, krsc), joined);
 }
 
 void append_backward(py::list& rows, const pconv::Geometry& g, int64_t low, bool tf32, const Device& device) {
     const bool krsc = g.layout == pconv::Layout::nhwc;
     const UpcatBackwardPlan stage = make_upcat_backward_plan(g, low, tf32, device);
-    if (stage.composed) {
-        const int64_t first[] = {0, low, g.c};
-        const auto make = [&](Pass pass) { return make_plan(pass, g, {true, 2, first}, tf32, device, true, krsc); };
+    if (stage.materialised) {
+        const pconv::Mask mask = pconv::mask_of(nullptr, 1, 0, 2, low);
+        const auto make = [&](Pass pass) { return make_plan(pass, g, mask, tf32, device, true, krsc); };
         append(rows, "input gradients", Pass::dgrad, make(Pass::dgrad), joined);
         append(rows, "weight gradient", Pass::wgrad, make(Pass::wgrad), joined);
         return;
     }
     pconv::Geometry skip = g;
     skip.c = g.c - low;
-    const int64_t first[] = {0, skip.c};
     // Its filters are a part of the weight's: they have gaps.
-    const auto make = [&](Pass pass) { return make_plan(pass, skip, {true, 1, first}, tf32, device, true, false); };
+    const auto make = [&](Pass pass) { return make_plan(pass, skip, {}, tf32, device, true, false); };
     append(rows, "low gradient", Pass::fprop, stage.fprop, "as a 4x4 convolution with stride 2");
     append(rows, "skip gradient", Pass::dgrad, make(Pass::dgrad));
     append(rows, "weight of low", Pass::wgrad, stage.wgrad, "of that convolution, folded");

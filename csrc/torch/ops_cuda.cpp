@@ -3,11 +3,10 @@
 //
 // With PCONV_EMULATE the same file is a library of CPU operators around the emulated kernels (tests/emulation): the
 // glue is tested where there is no device.
-#include "ops_cuda.h"
 #include "cuda_support.h"
 #include "schemas.h"
 
-#include "../cuda/host/run.h"
+#include "../cuda/upcat/upcat.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -16,94 +15,123 @@
 namespace pconv::cuda {
 namespace {
 
-using Outputs = std::tuple<Tensor, Tensor, Tensor>;
-
-// Masks as bytes, and which of the input's channels each of its blocks stands for.
-MaskBytes mask_bytes(
-    const Geometry& g, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Place& place) {
-    MaskBytes result;
-    if (!mask) return result;
-    result.first = mask_blocks(g, input, *mask, mask_channels);
-    result.mask = bytes_of_mask(result, g, *mask, "mask", place);
-    result.mask.first = result.first.data();
-    return result;
+Sources read_sources(
+    const Geometry& g, const Tensor& input, const MaybeTensor& mask, const MaybeTensor& skip,
+    const MaybeTensor& skip_mask, bool upsample, const CudaCallGuard& guard) {
+    return pconv::read_sources(
+        g, input, mask, skip, skip_mask, upsample,
+        [&](MaskBytes& result, const Tensor& given, const char* name) { read_mask(result, g, given, name, guard); });
 }
 
-Outputs forward(
-    Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, MaybeTensor bias, Ints stride, Ints padding,
-    Ints dilation, int64_t groups, int64_t allow_tf32, double negative_slope) {
-    const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
-    check_bias(g, input, bias);
-    const Place place(input);
-    const Device device = device_of(input);
-    if (device.arch < 80)
-        return unfused_forward(
-            input, mask, mask_channels, weight, bias, stride, padding, dilation, groups, negative_slope);
-    const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels, place);
-    const Ints compact = ratio_size(g, bytes, mask_channels);
-    Tensor new_mask = empty_of(input, compact, ScalarType::Bool);
-    Tensor ratios = empty_of(input, compact, g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float);
-    Tensor y = empty_in(g.layout, input, {g.n, g.k, g.p, g.q});
-    const Tensor x = laid_out(input, g.layout);
-    const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
-
-    Forward call{};
+// What both passes take of a call.
+void describe_layer(
+    const Geometry& g, const Sources& sources, const Tensor& weight, const Tensor& ratios, int64_t allow_tf32,
+    Layer& call) {
     call.geometry = g;
-    call.mask = bytes.mask;
     call.tf32 = allows_tf32(g, allow_tf32);
-    call.x = x.const_data_ptr();
+    call.x = sources.x.const_data_ptr(), call.mask = sources.mask.mask;
+    if (sources.skip) {
+        call.low_channels = sources.low_channels;
+        call.skip = sources.skip->const_data_ptr(), call.skip_mask = sources.skip_mask.mask;
+    }
     call.weight = weight.const_data_ptr();
     call.weight_strides = strides_of(weight);
+    call.ratio = const_cast<void*>(ratios.const_data_ptr());  // written by the forward alone
+    call.ratio_n = ratios.size(0), call.ratio_groups = ratios.size(1);
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(
+    Tensor input, MaybeTensor mask, MaybeTensor skip, MaybeTensor skip_mask, Tensor weight, MaybeTensor bias,
+    Ints stride, Ints padding, Ints dilation, int64_t groups, bool upsample, MaybeTensor prepared, int64_t allow_tf32,
+    double negative_slope) {
+    const Geometry g = geometry_of(input, skip, weight, {stride, padding, dilation, groups}, upsample);
+    check_bias(g, input, bias);
+    check_prepared(g, input, prepared, upsample);
+    const CudaCallGuard guard(input);
+    const Device device = device_of(input);
+    if (device.arch < 80)
+        return unfused<std::tuple<Tensor, Tensor, Tensor>>(
+            "pconv_cuda::unfused_partial_conv2d", input, mask, skip, skip_mask, weight, bias, stride, padding, dilation,
+            groups, upsample, prepared, allow_tf32, negative_slope);
+    const Sources sources = read_sources(g, input, mask, skip, skip_mask, upsample, guard);
+    const Ints compact = sources.ratio_size(g);
+    Tensor new_mask = empty_of(input, compact, ScalarType::Bool), ratios = empty_of(input, compact, ratio_type(g));
+    Tensor y = empty_in(g.layout, input, {g.n, g.k, g.p, g.q});
+    const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
+    // As upcat_phases lays them out; no copy where they came from there.
+    const MaybeTensor phases = prepared ? MaybeTensor(laid_out(*prepared, Layout::nhwc)) : std::nullopt;
+
+    Forward call{};
+    describe_layer(g, sources, weight, ratios, allow_tf32, call);
+    call.phases = phases ? phases->const_data_ptr() : nullptr;
     call.bias = dense_bias ? dense_bias->const_data_ptr() : nullptr;
-    call.ratio = ratios.mutable_data_ptr();
-    call.new_mask = static_cast<uint8_t*>(new_mask.mutable_data_ptr());
-    call.ratio_n = compact[0], call.ratio_groups = compact[1];
-    call.y = y.mutable_data_ptr();
     call.negative_slope = negative_slope;
+    call.new_mask = static_cast<uint8_t*>(new_mask.mutable_data_ptr());
+    call.y = y.mutable_data_ptr();
     Tensor workspace = empty_of(input, {forward_workspace(call, device)}, ScalarType::Byte);
-    check(run_forward(call, device, data_or_null(workspace), place.stream), g);
+    check(run_forward(call, device, data_or_null(workspace), guard.stream), g);
     return {y, new_mask, ratios};
 }
 
-Outputs backward(
-    Tensor grad, Tensor input, MaybeTensor mask, Ints mask_channels, Tensor weight, Tensor ratios, Ints stride,
-    Ints padding, Ints dilation, int64_t groups, bool need_input, bool need_weight, bool need_bias,
-    int64_t allow_tf32) {
-    const Geometry g = geometry_of(input, weight, stride, padding, dilation, groups);
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
+    Tensor grad, Tensor input, MaybeTensor mask, MaybeTensor skip, MaybeTensor skip_mask, Tensor weight, Tensor ratios,
+    Ints stride, Ints padding, Ints dilation, int64_t groups, bool upsample, bool need_input, bool need_skip,
+    bool need_weight, bool need_bias, int64_t allow_tf32) {
+    const Geometry g = geometry_of(input, skip, weight, {stride, padding, dilation, groups}, upsample);
     check_gradient(g, grad, input, ratios);
-    const Place place(input);
+    const CudaCallGuard guard(input);
     const Device device = device_of(input);
     if (device.arch < 80)
-        return unfused_backward(
-            grad, input, mask, mask_channels, weight, ratios, stride, padding, dilation, groups, need_input,
-            need_weight, need_bias);
-    const MaskBytes bytes = mask_bytes(g, input, mask, mask_channels, place);
-    const Tensor dense_ratios = torch::stable::contiguous(ratios);
-    const Tensor upstream = laid_out(grad, g.layout), x = laid_out(input, g.layout);
-    // Outputs that nobody asked for are empty; each its own, for an operator's outputs must not be one tensor.
-    const ScalarType dtype = input.scalar_type();
-    Tensor dx = need_input ? empty_in(g.layout, input, {g.n, g.c, g.h, g.w}) : empty_of(input, {0}, dtype);
-    Tensor dw = need_weight ? empty_in(layout_of(weight), weight, {g.k, g.c / g.groups, g.r, g.s})
-                            : empty_of(input, {0}, dtype);
-    Tensor db = empty_of(input, {need_bias ? g.k : 0}, dtype);
+        return unfused<std::tuple<Tensor, Tensor, Tensor, Tensor>>(
+            "pconv_cuda::unfused_partial_conv2d_backward", grad, input, mask, skip, skip_mask, weight, ratios, stride,
+            padding, dilation, groups, upsample, need_input, need_skip, need_weight, need_bias, allow_tf32);
+    const Sources sources = read_sources(g, input, mask, skip, skip_mask, upsample, guard);
+    const Tensor dense_ratios = torch::stable::contiguous(ratios), upstream = laid_out(grad, g.layout);
+    need_skip &= skip.has_value();
+    const bool is_joined = skip && !upsample, need_x = need_input || (is_joined && need_skip);
+    const auto gradient_of = [&](const Tensor& tensor) {
+        const auto sizes = tensor.sizes();
+        return empty_in(g.layout, input, Ints(sizes.begin(), sizes.end()));
+    };
+    Tensor dx = need_x ? gradient_of(sources.x) : no_gradient(input);
+    Tensor dskip = need_skip && !is_joined ? gradient_of(*sources.skip) : no_gradient(input);
+    Tensor dw = need_weight ? empty_in(layout_of(weight), weight, {g.k, g.c / g.groups, g.r, g.s}) : no_gradient(input);
+    Tensor db = empty_of(input, {need_bias ? g.k : 0}, input.scalar_type());
 
     Backward call{};
-    call.geometry = g;
-    call.mask = bytes.mask;
-    call.tf32 = allows_tf32(g, allow_tf32);
+    describe_layer(g, sources, weight, dense_ratios, allow_tf32, call);
     call.grad = upstream.const_data_ptr();
-    call.x = x.const_data_ptr();
-    call.weight = weight.const_data_ptr();
-    call.weight_strides = strides_of(weight);
-    call.ratio = dense_ratios.const_data_ptr();
-    call.ratio_n = ratios.size(0), call.ratio_groups = ratios.size(1);
-    call.dx = need_input ? data_or_null(dx) : nullptr;
-    call.dw = need_weight ? dw.mutable_data_ptr() : nullptr;
+    call.dx = data_or_null(dx), call.dskip = data_or_null(dskip);
+    call.dw = data_or_null(dw);
     if (need_weight) call.dw_strides = strides_of(dw);
-    call.db = need_bias ? db.mutable_data_ptr() : nullptr;
+    call.db = data_or_null(db);
     Tensor workspace = empty_of(input, {backward_workspace(call, device)}, ScalarType::Byte);
-    check(run_backward(call, device, data_or_null(workspace), place.stream), g);
-    return {dx, dw, db};
+    check(run_backward(call, device, data_or_null(workspace), guard.stream), g);
+    if (is_joined) {
+        const Tensor whole = dx;
+        dx = need_input ? channels_of(whole, input, 0) : no_gradient(input);
+        if (need_skip) dskip = channels_of(whole, *skip, input.size(1));
+    } else if (upsample) {  // each gradient in its own input's layout
+        if (need_input) dx = laid_out(dx, layout_of(input));
+        if (need_skip) dskip = laid_out(dskip, layout_of(*skip));
+    }
+    return {dx, dskip, dw, db};
+}
+
+Tensor phases(Tensor weight, int64_t low_channels) {
+    check_phase_arguments(weight, low_channels);
+    if (device_of(weight).arch < 80) return unfused<Tensor>("pconv_cuda::unfused_upcat_phases", weight, low_channels);
+    const CudaCallGuard guard(weight);
+    const int64_t filters = weight.size(0);
+    Tensor result = empty_in(Layout::nhwc, weight, {4 * filters, low_channels, 2, 2});
+    Geometry g{};  // for the error's words
+    g.c = weight.size(1), g.k = filters, g.r = g.s = 3, g.groups = 1;
+    check(
+        upcat_phases(
+            dtype_of(weight, "weight"), filters, low_channels, low_channels, weight.const_data_ptr(),
+            strides_of(weight), result.mutable_data_ptr(), guard.stream),
+        g);
+    return result;
 }
 
 }  // namespace
@@ -118,27 +146,21 @@ void set_wgmma(int choice) { wgmma_choice = choice; }
 STABLE_TORCH_LIBRARY(pconv_emulated, m) {
     m.def("partial_conv2d" PCONV_FORWARD_SCHEMA);
     m.def("partial_conv2d_backward" PCONV_BACKWARD_SCHEMA);
-}
-
-STABLE_TORCH_LIBRARY_IMPL(pconv_emulated, CPU, m) {
-    m.impl("partial_conv2d", TORCH_BOX(&pconv::cuda::forward));
-    m.impl("partial_conv2d_backward", TORCH_BOX(&pconv::cuda::backward));
+    m.def("upcat_phases" PCONV_UPCAT_PHASES_SCHEMA);
 }
 
 // For ctypes: the tests choose the device that is pretended, and answer for torch's setting.
 extern "C" void pconv_emulated_device(int arch, int multiprocessors, int wgmma, int64_t max_elements) {
     pconv::cuda::emulated_device = {arch, multiprocessors, 227 << 10, wgmma != 0, max_elements};
 }
-extern "C" void pconv_emulated_operations_a_byte(int64_t count) {
-    pconv::cuda::emulated_device.operations_a_byte = count;
-}
+extern "C" void pconv_emulated_flops_per_byte(int64_t count) { pconv::cuda::emulated_device.flops_per_byte = count; }
 extern "C" void pconv_emulated_tf32_reader(int (*reader)()) { pconv::cuda::set_tf32_reader(reader); }
 
+STABLE_TORCH_LIBRARY_IMPL(pconv_emulated, CPU, m) {
 #else
-
 STABLE_TORCH_LIBRARY_IMPL(pconv_cuda, CUDA, m) {
+#endif
     m.impl("partial_conv2d", TORCH_BOX(&pconv::cuda::forward));
     m.impl("partial_conv2d_backward", TORCH_BOX(&pconv::cuda::backward));
+    m.impl("upcat_phases", TORCH_BOX(&pconv::cuda::phases));
 }
-
-#endif

@@ -1,9 +1,11 @@
-// What the Python module of the CUDA operators sets, and the way out for devices that are too old.
+// What the Python module of the CUDA operators sets, and the fallback of devices that are too old.
 #pragma once
 
 #include "checks.h"
 
+#include <array>
 #include <tuple>
+#include <type_traits>
 
 namespace pconv::cuda {
 
@@ -16,24 +18,19 @@ void set_tf32_reader(Tf32Reader reader);
 void set_wgmma(int choice);
 
 // The operators of pconv_cuda/_extension.py in torch's own operators, called through the dispatcher.
-std::tuple<Tensor, Tensor, Tensor> unfused_forward(
-    const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
-    const MaybeTensor& bias, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
-    double negative_slope);
-std::tuple<Tensor, Tensor, Tensor> unfused_backward(
-    const Tensor& grad, const Tensor& input, const MaybeTensor& mask, const Ints& mask_channels, const Tensor& weight,
-    const Tensor& ratio, const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups, bool need_input,
-    bool need_weight, bool need_bias);
-
-std::tuple<Tensor, Tensor, Tensor> unfused_upcat(
-    const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip, const MaybeTensor& skip_mask,
-    const Tensor& weight, const MaybeTensor& bias, double negative_slope);
-std::tuple<Tensor, Tensor, Tensor, Tensor> unfused_upcat_backward(
-    const Tensor& grad, const Tensor& low, const MaybeTensor& low_mask, const Tensor& skip,
-    const MaybeTensor& skip_mask, const Tensor& weight, const Tensor& ratio, bool need_low, bool need_skip,
-    bool need_weight, bool need_bias);
-Tensor unfused_phases(const Tensor& weight, int64_t low_channels);
-Tensor unfused_smooth_fill(
-    const Tensor& input, const Tensor& valid, double tension, double tolerance, int64_t max_iterations);
+template <class Result, class... Arguments>
+Result unfused(const char* name, const Arguments&... arguments) {
+    using torch::stable::detail::from, torch::stable::detail::to;
+    std::array<StableIValue, sizeof...(Arguments)> stack{from(arguments)...};
+    PCONV_TORCH_CALL(torch_call_dispatcher(name, "", stack.data(), TORCH_TARGET_VERSION));
+    if constexpr (std::is_same_v<Result, Tensor>) {
+        return to<Tensor>(stack[0]);
+    } else {
+        Result results;
+        size_t next = 0;
+        std::apply([&](auto&... result) { ((result = to<Tensor>(stack[next++])), ...); }, results);
+        return results;
+    }
+}
 
 }  // namespace pconv::cuda

@@ -13,8 +13,9 @@ namespace {
 
 Tensor smooth_fill(Tensor input, Tensor valid, double tension, double tolerance, int64_t max_iterations) {
     check_smooth_fill(input, valid, tension, tolerance, max_iterations);
-    const Place place(input);
-    if (device_of(input).arch < 80) return unfused_smooth_fill(input, valid, tension, tolerance, max_iterations);
+    const CudaCallGuard guard(input);
+    if (device_of(input).arch < 80)
+        return unfused<Tensor>("pconv_cuda::unfused_smooth_fill", input, valid, tension, tolerance, max_iterations);
     const Tensor x = laid_out(input, layout_of(input)), mask = torch::stable::contiguous(valid);
     Tensor out = torch::stable::clone(x);
     if (out.numel() == 0) return out;
@@ -28,7 +29,7 @@ Tensor smooth_fill(Tensor input, Tensor valid, double tension, double tolerance,
     fill.tension = tension, fill.tolerance = tolerance, fill.max_iterations = max_iterations;
     fill.out = out.mutable_data_ptr();
     Tensor workspace = torch::stable::new_zeros(input, {smooth_workspace(fill)}, ScalarType::Byte);
-    const Status status = run_smooth(fill, workspace.mutable_data_ptr(), place.stream);
+    const Status status = run_smooth(fill, workspace.mutable_data_ptr(), guard.stream);
     PCONV_EXPECT(
         status.ok(), "pconv_cuda: launching ", status.kernel, " failed: ", cudaGetErrorString(status.error), " (input ",
         fill.n, "x", fill.c, "x", fill.h, "x", fill.w, ")");

@@ -29,7 +29,7 @@ inline std::string notes_of(Pass pass, const Plan& plan) {
         "reduction in " + std::to_string(plan.splits) + " parts, added in order");
     add(plan.patch_w > 0,
         "patches of " + std::to_string(plan.patch_h) + "x" + std::to_string(plan.patch_w) + " pixels");
-    add(plan.taps_a_step > 1, std::to_string(plan.taps_a_step) + " taps a step");
+    add(plan.taps_per_step > 1, std::to_string(plan.taps_per_step) + " taps a step");
     add(plan.pack_input && pass != Pass::dgrad, plan.mask_in_packing ? "input masked and repacked" : "input repacked");
     add(plan.pack_skip, "skip repacked");
     add(plan.pack_filters && pass != Pass::wgrad, plan.transposed_filters ? "filters transposed" : "filters repacked");

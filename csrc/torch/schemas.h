@@ -1,34 +1,25 @@
 // The operators' signatures, shared with the emulated registration in the tests.
 //
-// mask_channels: how many input channels each of the mask's channels stands for; empty: all of them, or one each.
+// The convolution is of `input`, or of [input | skip], each with a mask of its own: mask is (N|1, 1|C, H, W), with a
+// skip both masks have one channel. upsample: a decoder stage; input, half as high and wide, is doubled by nearest
+// neighbours first; the weight is then 3x3, with stride 1, padding 1, dilation 1 and groups 1. prepared: what
+// upcat_phases makes of a stage's weight; without it the operator makes its own.
 // new_mask and ratio are (N|1, 1|groups, P, Q).
 // allow_tf32: whether CUDA kernels may round fp32 to tf32: 1 yes, 0 no, -1 what torch's setting says when the operator
 // runs. Backward is told what the forward did. negative_slope: the activation behind the epilogue, v < 0 ?
 // negative_slope * v : v. 1: none; others are for inference, without a derivative.
-//
-// upcat: the decoder's stage, a 3x3 partial convolution (stride 1, padding 1) of [low, doubled by nearest neighbours |
-// skip]. Masks have one channel. phases: what upcat_phases makes of the weight, or nothing: the operator makes its own.
 #pragma once
 
-#define PCONV_FORWARD_SCHEMA                                                                         \
-    "(Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor? bias, int[2] stride, " \
-    "int[2] padding, int[2] dilation, int groups, int allow_tf32=-1, float negative_slope=1.0) "     \
-    "-> (Tensor output, Tensor new_mask, Tensor ratio)"
+#define PCONV_FORWARD_SCHEMA                                                                                       \
+    "(Tensor input, Tensor? mask, Tensor? skip, Tensor? skip_mask, Tensor weight, Tensor? bias, int[2] stride, "   \
+    "int[2] padding, int[2] dilation, int groups, bool upsample=False, Tensor? prepared=None, int allow_tf32=-1, " \
+    "float negative_slope=1.0) -> (Tensor output, Tensor new_mask, Tensor ratio)"
 
-#define PCONV_BACKWARD_SCHEMA                                                                         \
-    "(Tensor grad, Tensor input, Tensor? mask, int[] mask_channels, Tensor weight, Tensor ratio, "    \
-    "int[2] stride, int[2] padding, int[2] dilation, int groups, bool need_input, bool need_weight, " \
-    "bool need_bias, int allow_tf32=-1) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)"
-
-#define PCONV_UPCAT_SCHEMA                                                                                          \
-    "(Tensor low, Tensor? low_mask, Tensor skip, Tensor? skip_mask, Tensor weight, Tensor? bias, "                  \
-    "Tensor? phases=None, int allow_tf32=-1, float negative_slope=1.0) -> (Tensor output, Tensor new_mask, Tensor " \
-    "ratio)"
-
-#define PCONV_UPCAT_BACKWARD_SCHEMA                                                                             \
-    "(Tensor grad, Tensor low, Tensor? low_mask, Tensor skip, Tensor? skip_mask, Tensor weight, Tensor ratio, " \
-    "bool need_low, bool need_skip, bool need_weight, bool need_bias, int allow_tf32=-1) "                      \
-    "-> (Tensor grad_low, Tensor grad_skip, Tensor grad_weight, Tensor grad_bias)"
+#define PCONV_BACKWARD_SCHEMA                                                                                      \
+    "(Tensor grad, Tensor input, Tensor? mask, Tensor? skip, Tensor? skip_mask, Tensor weight, Tensor ratio, "     \
+    "int[2] stride, int[2] padding, int[2] dilation, int groups, bool upsample, bool need_input, bool need_skip, " \
+    "bool need_weight, bool need_bias, int allow_tf32=-1) "                                                        \
+    "-> (Tensor grad_input, Tensor grad_skip, Tensor grad_weight, Tensor grad_bias)"
 
 // (K, C, 3, 3) -> (4 K, low_channels, 2, 2): row (2 a + b) K + k holds filter k for the output pixels (2 p + a, 2 q +
 // b).

@@ -7,18 +7,18 @@ import os
 
 import pytest
 import torch
-from cases_upcat import BY_NAME, STAGES, Stage, assert_no_worse, errors, make_tensors
+from cases_upcat import BY_NAME, STAGES, WINDOW, Stage, assert_no_worse, errors, make_tensors
 from torch import Tensor
 
-from pconv_cuda import _extension, ops_upcat, reference
+from pconv_cuda import _extension, ops, reference
 
 LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
 library = ctypes.CDLL(LIBRARY)
 emulated = torch.ops.pconv_emulated
-torch.library.register_fake("pconv_emulated::partial_conv2d_upcat", ops_upcat._forward_fake)
-torch.library.register_fake("pconv_emulated::partial_conv2d_upcat_backward", ops_upcat._backward_fake)
-torch.library.register_fake("pconv_emulated::upcat_phases", ops_upcat._phases_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d", ops._forward_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d_backward", ops._backward_fake)
+torch.library.register_fake("pconv_emulated::upcat_phases", ops._phases_fake)
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -36,12 +36,12 @@ def _device() -> None:
 
 
 def take(way: str) -> None:
-    library.pconv_emulated_operations_a_byte(ctypes.c_int64(WAYS[way]))
+    library.pconv_emulated_flops_per_byte(ctypes.c_int64(WAYS[way]))
 
 
 def forward(t, phases: Tensor | None = None, negative_slope: float = 1.0):
-    return emulated.partial_conv2d_upcat(
-        t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias, phases, 0, negative_slope
+    return emulated.partial_conv2d(
+        t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias, *WINDOW, phases, 0, negative_slope
     )
 
 
@@ -49,8 +49,8 @@ def ours_of(t) -> list[Tensor]:
     """Output and gradients by the emulated operators."""
     y, _, ratio = forward(t)
     needed = (True, True, True, t.bias is not None)
-    gradients = emulated.partial_conv2d_upcat_backward(
-        t.grad, t.low, t.low_mask, t.skip, t.skip_mask, t.weight, ratio, *needed, 0
+    gradients = emulated.partial_conv2d_backward(
+        t.grad, t.low, t.low_mask, t.skip, t.skip_mask, t.weight, ratio, *WINDOW, *needed, 0
     )
     return [y, *gradients[: len(t.leaves)]]
 
@@ -134,12 +134,12 @@ def test_fake_kernels_tell_shapes_and_strides(stage: Stage) -> None:
         t = make_tensors(stage, torch.bfloat16).to(torch.bfloat16, layout)
         arguments = (t.low, t.low_mask, t.skip, t.skip_mask, t.weight)
         tests = {"test_utils": ["test_schema", "test_faketensor"]}
-        torch.library.opcheck(emulated.partial_conv2d_upcat.default, (*arguments, t.bias, None, -1), **tests)
+        torch.library.opcheck(emulated.partial_conv2d.default, (*arguments, t.bias, *WINDOW), **tests)
         torch.library.opcheck(emulated.upcat_phases.default, (t.weight, stage.low), **tests)
         ratio = forward(t)[2]
         for needed in [(True, True, True, True), (False, True, False, False)]:
             torch.library.opcheck(
-                emulated.partial_conv2d_upcat_backward.default, (t.grad, *arguments, ratio, *needed, -1), **tests
+                emulated.partial_conv2d_backward.default, (t.grad, *arguments, ratio, *WINDOW, *needed, -1), **tests
             )
 
 
@@ -165,19 +165,21 @@ def test_a_mask_that_is_not_binary_is_an_error_where_asked_for(monkeypatch: pyte
 
 def test_errors_name_the_argument() -> None:
     t = make_tensors(BY_NAME["phases"], torch.float32).to(torch.float32)
-    arguments = {name: getattr(t, name) for name in ("low", "low_mask", "skip", "skip_mask", "weight", "bias")}
+    names = ("input", "mask", "skip", "skip_mask", "weight", "bias")
+    arguments = dict(zip(names, (t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias), strict=True))
+    window = dict(zip(("stride", "padding", "dilation", "groups", "upsample"), WINDOW, strict=True))
     phases = emulated.upcat_phases(t.weight, t.low.shape[1])
     wrong = {
-        "low_mask": t.low_mask[:, :, 1:],
+        "mask": t.low_mask[:, :, 1:],
         "skip": t.skip[:, :, 1:],
         "skip_mask": t.low_mask,
         "weight": t.weight[:, 1:],
         "bias": t.bias[1:],
-        "phases": phases[1:],
+        "prepared": phases[1:],
     }
     for name, value in wrong.items():
         with pytest.raises(RuntimeError, match=f"{name}: expected"):
-            emulated.partial_conv2d_upcat(**{**arguments, name: value})
+            emulated.partial_conv2d(**{**arguments, **window, name: value})
     with pytest.raises(RuntimeError, match="low_channels: expected"):
         emulated.upcat_phases(t.weight, 99)
 

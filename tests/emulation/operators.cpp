@@ -109,23 +109,21 @@ void run_case(
     static const uint8_t nothing = 0;
     const auto* mask_bytes = static_cast<const uint8_t*>(mask.data());
     if (problem.blocks > 0 && !mask_bytes) mask_bytes = &nothing;
-    const Mask view{
-        problem.blocks ? mask_bytes : nullptr, problem.mask_n, problem.blocks ? problem.blocks : 1,
-        problem.first.data(), g.h * g.w};
+    Mask view;
+    if (problem.blocks > 0) view = mask_of(mask_bytes, problem.mask_n, g.h * g.w, problem.blocks, problem.first[1]);
 
-    cuda::Forward forward{
-        g,
-        view,
-        kind.tf32,
-        x.data(),
-        weight.data(),
-        weight_strides(g, layout),
-        bias.data(),
-        ratio.data(),
-        static_cast<uint8_t*>(new_mask.data()),
-        problem.ratio_n,
-        problem.ratio_groups,
-        y.data()};
+    const auto describe = [&](cuda::Layer& call) {
+        call.geometry = g;
+        call.tf32 = kind.tf32;
+        call.x = x.data(), call.mask = view;
+        call.weight = weight.data(), call.weight_strides = weight_strides(g, layout);
+        call.ratio = ratio.data(), call.ratio_n = problem.ratio_n, call.ratio_groups = problem.ratio_groups;
+    };
+    cuda::Forward forward{};
+    describe(forward);
+    forward.bias = bias.data();
+    forward.new_mask = static_cast<uint8_t*>(new_mask.data());
+    forward.y = y.data();
     {
         const Buffer workspace(DType::u8, cuda::forward_workspace(forward, device));
         if (!passed(cuda::run_forward(forward, device, workspace.data(), nullptr), what + " forward")) return;
@@ -145,28 +143,19 @@ void run_case(
         what + " activated", permuted(activated.values(), layout, g.n, g.k, g.p * g.q, true), true_activated,
         kind.rounding, kind.sums);
 
-    Result true_ratios(ratios), true_alive(ratios);
+    Result true_ratios(ratios), true_new_mask(ratios);
     true_ratios.value = truth.ratio;
-    for (int64_t i = 0; i < ratios; ++i) true_alive.value[i] = truth.ratio[i] > 0;
+    for (int64_t i = 0; i < ratios; ++i) true_new_mask.value[i] = truth.ratio[i] > 0;
     compare(what + " ratio", ratio.values(), true_ratios, 1e-7, 0);
-    compare(what + " new mask", new_mask.values(), true_alive, 0, 0);
+    compare(what + " new mask", new_mask.values(), true_new_mask, 0, 0);
 
     const Buffer dx(kind.dtype, g.n * g.c * g.h * g.w), dw(kind.dtype, g.k * cg * g.r * g.s), db(kind.dtype, g.k);
-    cuda::Backward backward{
-        g,
-        view,
-        kind.tf32,
-        grad.data(),
-        x.data(),
-        weight.data(),
-        weight_strides(g, layout),
-        ratio.data(),
-        problem.ratio_n,
-        problem.ratio_groups,
-        dx.data(),
-        dw.data(),
-        weight_strides(g, layout),
-        db.data()};
+    cuda::Backward backward{};
+    describe(backward);
+    backward.grad = grad.data();
+    backward.dx = dx.data();
+    backward.dw = dw.data(), backward.dw_strides = weight_strides(g, layout);
+    backward.db = db.data();
     const int64_t bytes = cuda::backward_workspace(backward, device);
     {
         const Buffer workspace(DType::u8, bytes);

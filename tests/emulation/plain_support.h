@@ -163,9 +163,9 @@ struct TestMask {
     Holes holes;
     Array bytes;
     int64_t n, blocks, h, w, split;  // channels from split on are the second block's
-    MaskView view;
+    Mask view;
 
-    bool per_channel() const { return view.per_channel; }
+    bool per_channel() const { return holes == Holes::per_channel || holes == Holes::per_channel_shared; }
     bool valid(int64_t image, int64_t channel, int64_t y, int64_t x) const {
         if (holes == Holes::none) return true;
         const int64_t block = per_channel() ? channel : holes == Holes::two_blocks && channel >= split ? 1 : 0;
@@ -184,13 +184,7 @@ inline TestMask make_mask(Holes holes, int64_t n, int64_t c, int64_t h, int64_t 
         out.bytes.set(i, dead || chance(0.5) ? 0 : 1 + random_bits() % 255);  // anything but 0 is valid
     }
     if (holes == Holes::none) return out;
-    out.view.bytes = out.bytes.data();
-    out.view.plane = h * w;
-    out.view.batch_step = images == 1 ? 0 : blocks * h * w;
-    out.view.blocks = int(blocks);
-    out.view.per_channel = per_channel;
-    if (!per_channel) out.view.first[blocks] = int(c);
-    if (holes == Holes::two_blocks) out.view.first[1] = int(out.split);
+    out.view = mask_of(out.bytes.data(), images, h * w, blocks, per_channel ? 1 : out.split);
     return out;
 }
 

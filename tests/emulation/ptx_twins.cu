@@ -11,11 +11,11 @@
 
 using namespace pconv::cuda;
 
-constexpr int lanes = 32, words_a_lane = 8, input_words = 1024, shared_bytes = input_words * 4;
+constexpr int lanes = 32, words_per_lane = 8, input_words = 1024, shared_bytes = input_words * 4;
 
 struct Job {
     const uint32_t* input;  // [input_words]
-    uint32_t* output;       // [lanes, words_a_lane]
+    uint32_t* output;       // [lanes, words_per_lane]
 };
 
 // All of a job's input in shared memory, by ordinary stores.
@@ -31,7 +31,7 @@ PCONV_DEV void put(const Job& job, const Word (&words)[count]) {
     for (int i = 0; i < count; ++i) {
         uint32_t bits;
         memcpy(&bits, &words[i], 4);
-        job.output[threadIdx.x * words_a_lane + i] = bits;
+        job.output[threadIdx.x * words_per_lane + i] = bits;
     }
 }
 
@@ -55,7 +55,7 @@ enum class Element { bf16, f16, tf32 };
 
 template <Element element>
 __global__ void mma_kernel(const Job job) {
-    const uint32_t* const own = job.input + threadIdx.x * words_a_lane;
+    const uint32_t* const own = job.input + threadIdx.x * words_per_lane;
     const uint32_t a[4] = {own[0], own[1], own[2], own[3]}, b[2] = {own[4], own[5]};
     float d[4] = {1.f + threadIdx.x, -2.f, 3.f, 0.f};
     if constexpr (element == Element::bf16) mma_bf16_16816(d, a, b);
@@ -89,7 +89,7 @@ __global__ void cp_async_kernel(const Job job) {
 // ---- conversions: any fp32 bits (NaN only where the result is one and the same on every device)
 
 __global__ void conversions_kernel(const Job job) {
-    const uint32_t* const own = job.input + threadIdx.x * words_a_lane;
+    const uint32_t* const own = job.input + threadIdx.x * words_per_lane;
     uint32_t words[6];
     for (int i = 0; i < 2; ++i) {
         const float low = __uint_as_float(own[2 * i]), high = __uint_as_float(own[2 * i + 1]);
@@ -130,15 +130,15 @@ uint32_t as_tf32_with_noise(uint32_t i) { return as_fp32(i) | (scramble(i) & 0x1
 
 using Fill = uint32_t (*)(uint32_t);
 
-// Output words [lanes, words] lie words_a_lane apart; only those that the wrapper wrote are printed.
+// Output words [lanes, words] lie words_per_lane apart; only those that the wrapper wrote are printed.
 bool report_wrapper(const char* wrapper, void (*kernel)(Job), Fill fill, int words) {
-    Shared<uint32_t> input(input_words), output(lanes * words_a_lane);
+    Shared<uint32_t> input(input_words), output(lanes * words_per_lane);
     for (uint32_t i = 0; i < input_words; ++i) input[i] = fill(i);
     const Job job{input.to_device(), output.to_device()};
     const Status status = launch(wrapper, kernel, dim3(1), dim3(lanes), shared_bytes, cudaStream_t{}, job);
     if (!output.to_host(wrapper, status)) return false;
     for (int lane = 1; lane < lanes; ++lane)
-        for (int i = 0; i < words; ++i) output[lane * words + i] = output[lane * words_a_lane + i];
+        for (int i = 0; i < words; ++i) output[lane * words + i] = output[lane * words_per_lane + i];
     print_words(wrapper, output.host, lanes * words);
     return true;
 }

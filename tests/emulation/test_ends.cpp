@@ -44,8 +44,7 @@ void run_shape(const Shape& shape, DType dtype, Layout layout) {
     const Buffer weight(dtype, problem.weight), bias(dtype, problem.bias), mask(DType::u8, problem.mask);
     cuda::Device device;
     device.multiprocessors = 1;
-    const cuda::Plan plan =
-        cuda::make_plan(cuda::Pass::fprop, g, {true, 1, problem.first.data()}, dtype == DType::f32, device, true, true);
+    const cuda::Plan plan = cuda::make_plan(cuda::Pass::fprop, g, Mask{}, dtype == DType::f32, device, true, true);
     if (plan.special != shape.special) std::printf("MISMATCH %s: another kernel serves it\n", shape.name), ++failures;
     for (int64_t at = 0; at < g.h * g.w; at += 3) {
         // All values are 1: only where the infinity lies matters, not in which layout.
@@ -55,19 +54,15 @@ void run_shape(const Shape& shape, DType dtype, Layout layout) {
             std::numeric_limits<double>::infinity();
         const Buffer source(dtype, x), y(dtype, g.k * g.p * g.q), ratio(DType::f32, g.p * g.q),
             new_mask(DType::u8, g.p * g.q);
-        const cuda::Forward call{
-            g,
-            {static_cast<const uint8_t*>(mask.data()), 1, 1, problem.first.data(), g.h * g.w},
-            true,
-            source.data(),
-            weight.data(),
-            {{g.c * g.r * g.s, g.r * g.s, g.s, 1}},
-            bias.data(),
-            ratio.data(),
-            static_cast<uint8_t*>(new_mask.data()),
-            1,
-            1,
-            y.data()};
+        cuda::Forward call{};
+        call.geometry = g;
+        call.tf32 = true;
+        call.x = source.data(), call.mask = mask_of(static_cast<const uint8_t*>(mask.data()), 1, g.h * g.w);
+        call.weight = weight.data(), call.weight_strides = {{g.c * g.r * g.s, g.r * g.s, g.s, 1}};
+        call.bias = bias.data();
+        call.ratio = ratio.data(), call.ratio_n = call.ratio_groups = 1;
+        call.new_mask = static_cast<uint8_t*>(new_mask.data());
+        call.y = y.data();
         const Buffer workspace(DType::u8, cuda::forward_workspace(call, device));
         if (!cuda::run_forward(call, device, workspace.data(), nullptr).ok())
             std::printf("MISMATCH launch\n"), ++failures;

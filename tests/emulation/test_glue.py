@@ -38,7 +38,7 @@ def library(build_folder: Path, pytestconfig: pytest.Config) -> Path:
     return build.build(
         "rel",
         build_folder,
-        [*sorted((CSRC / "torch").glob("ops_cuda*.cpp")), CSRC / "torch" / "unfused.cpp", *kernels],
+        [*sorted((CSRC / "torch").glob("ops_cuda*.cpp")), *kernels],
         planted=not as_shipped,
         shared=True,
         extra=[f"-I{TORCH / 'include'}"],
@@ -76,7 +76,7 @@ def test_a_launch_that_fails_names_kernel_and_geometry(library: Path) -> None:
     code = (
         f"import torch; torch.ops.load_library({str(library)!r})\n"
         "x, w, window = torch.zeros(1, 8, 9, 11), torch.zeros(16, 8, 3, 3), [[1, 1], [1, 1], [1, 1]]\n"
-        "torch.ops.pconv_emulated.partial_conv2d(x, None, [], w, None, *window, 1)"
+        "torch.ops.pconv_emulated.partial_conv2d(x, None, None, None, w, None, *window, 1)"
     )
     # A device whose blocks may have no more shared memory than this refuses the launch.
     done = subprocess.run(

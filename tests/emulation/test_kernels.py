@@ -49,9 +49,9 @@ FOR_BOUNDS = {
     "80": "plain3x3,one_pixel,one_row,one_column,pointwise,enc1,enc2,last,uneven,dilated,far_padding,groups,"
     "channel_mask,"
     "no_mask,mask_of_batch_1,empty_batch,first_of_two_channels,tiles_of_256,last_layer,two_blocks,two_blocks_of_odd_size,"
-    "five_blocks,blocks_beyond_the_taps,deep,stride_beyond_the_image,channel_masks_of_many,holes_on_top,"
+    "blocks_beyond_the_taps,deep,stride_beyond_the_image,channel_masks_of_many,holes_on_top,"
     "first_of_odd_sizes,last_in_tiles,last_of_odd_blocks,last_of_8_filters",
-    "90": "wgmma_256,wgmma_dilated,wgmma_four_blocks,wgmma_split,wgmma_past_the_image",
+    "90": "wgmma_256,wgmma_dilated,wgmma_two_blocks,wgmma_split,wgmma_past_the_image",
 }
 # Ragged ends, every kind of mask and way, small: for both layouts, other schedules and AddressSanitizer.
 STAGES = "smallest,ragged,odd_channels,width_4,row,masks_of_batch_1,empty_batch,last,last_of_four"

@@ -21,7 +21,7 @@ struct Part {
 };
 
 const Part parts[] = {
-    {"masks", test_masks, {"mask_to_bytes", "count_not_binary", "spread_block"}},
+    {"masks", test_masks, {"mask_to_bytes", "count_not_binary"}},
     {"convolutions", test_convolutions, {"window_ratio", "generic_fprop", "generic_dgrad", "generic_wgrad"}},
     {"activation", test_pack_activation, {"pack_activation"}},
     {"weight", test_pack_weight_and_mask, {"pack_weight", "pack_weight transposed", "apply_mask"}},

@@ -41,23 +41,6 @@ void test_mask_bytes() {
         }
 }
 
-void test_spread_block() {
-    for (int64_t batches : {1, 2})
-        for (int64_t step : {0, 1}) {
-            const int64_t plane = 5 * 23, first = 2, last = 5, channels = 6;
-            const Array block(DType::u8, (step == 0 ? 1 : batches) * plane), out(DType::u8, batches * channels * plane);
-            for (int64_t i = 0; i < block.count; ++i) block.set(i, double(random_bits() % 3));
-            const Status status =
-                spread_block(block.data(), step * plane, batches, plane, first, last, channels, out.data(), nullptr);
-            Check check("spread_block", describe("%d batches, step %d", int(batches), int(step)), status);
-            for (int64_t i = 0; i < out.count; ++i) {
-                const int64_t n = i / plane / channels, c = i / plane % channels;
-                const double expected = c < first || c >= last ? 255 : block.get(n * step * plane + i % plane);
-                check.exact("byte", out.get(i), expected);
-            }
-        }
-}
-
 // ---- the convolutions
 
 const Geometry problems[] = {
@@ -187,10 +170,7 @@ void check_convolutions(const Geometry& g, Holes holes) {
 
 }  // namespace
 
-void test_masks() {
-    test_mask_bytes();
-    test_spread_block();
-}
+void test_masks() { test_mask_bytes(); }
 
 // The large problem is there for the grids' second round alone, which neither the dtype nor the layout changes.
 void test_convolutions() {

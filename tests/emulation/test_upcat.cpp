@@ -1,6 +1,6 @@
-// The decoder stage's forward through csrc/cuda/host/run_upcat.h against loops in double, in every dtype and layout: in
+// The decoder stage's forward through csrc/cuda/host/run.h against loops in double, in every dtype and layout: in
 // phases and direct, with phases given and made on the way, on devices of one multiprocessor (large tiles) and of many
-// (small tiles, split reductions), in parts, and the composed way. The phases themselves, to the bit. And where a valid
+// (small tiles, split reductions), in parts, and materialised. The phases themselves, to the bit. And where a valid
 // infinity gets to.
 //
 //   test_upcat [--only NAME[,NAME...]] [--dtypes bf16,f16,f32,tf32,f64] [--shared BYTES] [--arch N] [--quick]
@@ -13,9 +13,9 @@ using namespace pconv::test;
 
 namespace {
 
-bool run(const cuda::UpcatForward& call, const cuda::Device& device, const std::string& what) {
-    const Buffer workspace(DType::u8, cuda::upcat_forward_workspace(call, device));
-    const cuda::Status status = cuda::run_upcat_forward(call, device, workspace.data(), nullptr);
+bool run(const cuda::Forward& call, const cuda::Device& device, const std::string& what) {
+    const Buffer workspace(DType::u8, cuda::forward_workspace(call, device));
+    const cuda::Status status = cuda::run_forward(call, device, workspace.data(), nullptr);
     if (!status.ok()) {
         report(what, status.kernel);
         std::printf("    %s\n", cudaGetErrorString(status.error));
@@ -59,27 +59,27 @@ void run_case(
     const std::string what =
         std::string(spec.name) + " " + kind.name + (g.layout == Layout::nhwc ? " nhwc" : " nchw") + " sm_" +
         std::to_string(device.arch) + " x " + std::to_string(device.multiprocessors) +
-        (plan.fast ? plan.direct ? " direct" : "" : " composed") + (phases ? " phases given" : "") +
+        (plan.fast ? plan.direct ? " direct" : "" : " materialised") + (phases ? " phases given" : "") +
         (negative_slope == 1 ? "" : " activated") +
         (device.max_elements < (1 << 30) ? " in parts of " + std::to_string(device.max_elements) : "");
     const DType ratio_type = kind.dtype == DType::f64 ? DType::f64 : DType::f32;
     const Buffer y(kind.dtype, g.n * g.k * g.h * g.w), ratio(ratio_type, problem.ratio_n * g.h * g.w),
         new_mask(DType::u8, problem.ratio_n * g.h * g.w);
-    cuda::UpcatForward call = t.call(problem, kind.tf32);
+    cuda::Forward call = t.call(problem, kind.tf32);
     call.phases = phases;
     call.y = y.data(), call.ratio = ratio.data(), call.new_mask = static_cast<uint8_t*>(new_mask.data());
     call.negative_slope = negative_slope;
     if (!run(call, device, what)) return;
-    std::vector<double> expected = truth.y.value, true_alive = truth.ratio;
+    std::vector<double> expected = truth.y.value, true_new_mask = truth.ratio;
     for (double& value : expected) value = value < 0 ? negative_slope * value : value;
-    for (double& value : true_alive) value = value > 0;
+    for (double& value : true_new_mask) value = value > 0;
     // The phases' weights are rounded once more.
     const double weights = !plan.fast || plan.direct ? 0 : kind.tf32 ? 1.0 / 2048 : kind.rounding;
     compare(
         what + " y", permuted(y.values(), g.layout, g.n, g.k, g.h * g.w, true), expected, truth.y.magnitude,
         kind.rounding, kind.sums + weights);
     compare(what + " ratio", ratio.values(), truth.ratio, {}, 1e-7, 0);
-    compare(what + " new mask", new_mask.values(), true_alive, {}, 0, 0);
+    compare(what + " new mask", new_mask.values(), true_new_mask, {}, 0, 0);
 }
 
 void run_devices(
@@ -104,7 +104,7 @@ void run_devices(
         for (const int64_t operations : {0, 1 << 20}) {  // a byte: phases always pay, or never
             if (multiprocessors == 2 && !device.wgmma) continue;
             device.multiprocessors = multiprocessors;
-            device.operations_a_byte = operations;
+            device.flops_per_byte = operations;
             run_case(spec, problem, truth, kind, t, device, nullptr, multiprocessors == 1 ? 1 : 0.2);
             if (kind.dtype == DType::f64) return;  // the composed way: nothing differs
             if (operations == 0) run_case(spec, problem, truth, kind, t, device, phases.data(), 0);
@@ -127,7 +127,7 @@ void check_infinity(DType dtype, Layout layout, bool direct, bool last) {
     const Geometry& g = problem.g;
     cuda::Device device;
     device.multiprocessors = 1;
-    device.operations_a_byte = direct ? 1 << 20 : 0;
+    device.flops_per_byte = direct ? 1 << 20 : 0;
     for (int64_t at = 0; at < spec.h * spec.w + g.h * g.w; ++at) {
         const bool in_low = at < spec.h * spec.w;
         const int64_t pixel = in_low ? at : at - spec.h * spec.w, width = in_low ? spec.w : g.w;
@@ -137,7 +137,7 @@ void check_infinity(DType dtype, Layout layout, bool direct, bool last) {
             std::numeric_limits<double>::infinity();
         const Tensors t(own, dtype, layout);
         const Buffer y(dtype, g.k * g.h * g.w), ratio(DType::f32, g.h * g.w), new_mask(DType::u8, g.h * g.w);
-        cuda::UpcatForward call = t.call(own, true);
+        cuda::Forward call = t.call(own, true);
         call.y = y.data(), call.ratio = ratio.data(), call.new_mask = static_cast<uint8_t*>(new_mask.data());
         if (!run(call, device, spec.name)) return;
         const std::vector<double> values = permuted(y.values(), layout, 1, g.k, g.h * g.w, true);

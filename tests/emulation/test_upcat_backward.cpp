@@ -1,5 +1,5 @@
-// The decoder stage's backward through csrc/cuda/host/run_upcat.h against loops in double, in every dtype and layout:
-// by low's own convolution and the composed way, on devices of one multiprocessor (large tiles) and of many (split
+// The decoder stage's backward through csrc/cuda/host/run.h against loops in double, in every dtype and layout:
+// by low's own convolution and materialised, on devices of one multiprocessor (large tiles) and of many (split
 // reductions), in parts, and for every gradient alone. The weight's and the bias's gradients twice: the same bits.
 //
 //   test_upcat_backward [--only NAME[,NAME...]] [--dtypes bf16,f16,f32,tf32,f64] [--shared BYTES] [--arch N] [--quick]
@@ -19,9 +19,9 @@ struct Outputs {
           bias(g.dtype, g.k) {}
 };
 
-bool run(const cuda::UpcatBackward& call, const cuda::Device& device, const std::string& what) {
-    const Buffer workspace(DType::u8, cuda::upcat_backward_workspace(call, device));
-    const cuda::Status status = cuda::run_upcat_backward(call, device, workspace.data(), nullptr);
+bool run(const cuda::Backward& call, const cuda::Device& device, const std::string& what) {
+    const Buffer workspace(DType::u8, cuda::backward_workspace(call, device));
+    const cuda::Status status = cuda::run_backward(call, device, workspace.data(), nullptr);
     if (!status.ok()) report(what, status.kernel);
     return status.ok();
 }
@@ -40,15 +40,15 @@ struct Run {
         const std::string what =
             std::string(spec.name) + " " + kind.name + (g.layout == Layout::nhwc ? " nhwc sm_" : " nchw sm_") +
             std::to_string(device.arch) + " x " + std::to_string(device.multiprocessors) +
-            (device.operations_a_byte > 0 ? " composed" : "") + (device.max_elements < (1 << 30) ? " in parts" : "");
+            (device.flops_per_byte > 0 ? " materialised" : "") + (device.max_elements < (1 << 30) ? " in parts" : "");
         const int64_t low = problem.low_channels, skip = g.c - low;
-        cuda::UpcatBackward call{};
+        cuda::Backward call{};
         tensors.fill(call, problem, kind.tf32);
         call.grad = grad.data();
         call.ratio = const_cast<void*>(static_cast<const void*>(ratio.data()));
         call.dw_strides = tensors.weight_strides();
         const auto tell = [&](const Outputs& to) {
-            call.dlow = wanted & 1 ? to.low.data() : nullptr;
+            call.dx = wanted & 1 ? to.low.data() : nullptr;
             call.dskip = wanted & 2 ? to.skip.data() : nullptr;
             call.dw = wanted & 4 ? to.weight.data() : nullptr;
             call.db = wanted & 8 ? to.bias.data() : nullptr;
@@ -56,8 +56,8 @@ struct Run {
         const Outputs ours(g, low), again(g, low);
         tell(ours);
         if (!run(call, device, what)) return;
-        // The scaled gradient and low's filters are rounded once each before they are summed; the composed way rounds
-        // the four gradients over a small pixel before it adds them.
+        // The scaled gradient and low's filters are rounded once each before they are summed; the materialised way
+        // rounds the four gradients over a small pixel before it adds them.
         const double once = kind.tf32 ? 1.0 / 2048 : kind.rounding, sums = 2 * once + kind.sums;
         const auto check = [&](unsigned bit, const char* name, const std::vector<double>& found,
                                const Result& expected) {
@@ -76,7 +76,7 @@ struct Run {
 };
 
 bool fits(const Run& run, const cuda::Device& device) {
-    // As run_upcat_backward.cpp plans low's convolution.
+    // As run_stage_backward.cpp plans low's convolution.
     Geometry g = run.tensors.g;
     const int64_t chunk = 16 / cuda::bytes_of(g.dtype);
     g.k = run.problem.low_channels, g.c = (run.tensors.g.k + chunk - 1) / chunk * chunk;
@@ -93,7 +93,7 @@ void run_devices(const Run& run, const Options& options) {
             device.arch = options.arch, device.wgmma = options.arch == 90;
             device.shared_bytes = options.shared_bytes;
             device.multiprocessors = multiprocessors;
-            device.operations_a_byte = operations;
+            device.flops_per_byte = operations;
             run(device, 15);
             if (options.quick) continue;
             for (unsigned wanted = 1; wanted < 15 && multiprocessors > 1; ++wanted) run(device, wanted);

@@ -3,7 +3,7 @@
 
 #include "upcat_reference.h"
 
-#include "cuda/host/run_upcat.h"
+#include "cuda/host/run.h"
 
 #include <set>
 #include <sstream>
@@ -121,23 +121,22 @@ struct Tensors {
     }
 
     // What both passes are told.
-    void fill(cuda::Upcat& result, const UpcatProblem& p, bool tf32) const {
-        static const int64_t first[] = {0, 0};  // one block: not read
-        const auto mask_of = [&](const Buffer& mask, int64_t n, int64_t plane) {
-            return Mask{n ? static_cast<const uint8_t*>(mask.data()) : nullptr, n ? n : 1, 1, first, plane};
+    void fill(cuda::Layer& result, const UpcatProblem& p, bool tf32) const {
+        const auto view = [&](const Buffer& mask, int64_t n, int64_t plane) {
+            return mask_of(n ? static_cast<const uint8_t*>(mask.data()) : nullptr, n, plane);
         };
         result.geometry = g;
         result.low_channels = p.low_channels;
-        result.low_mask = mask_of(low_mask, p.low_mask_n, g.h / 2 * (g.w / 2));
-        result.skip_mask = mask_of(skip_mask, p.skip_mask_n, g.h * g.w);
+        result.mask = view(low_mask, p.low_mask_n, g.h / 2 * (g.w / 2));
+        result.skip_mask = view(skip_mask, p.skip_mask_n, g.h * g.w);
         result.tf32 = tf32;
-        result.low = low.data(), result.skip = skip.data(), result.weight = weight.data();
+        result.x = low.data(), result.skip = skip.data(), result.weight = weight.data();
         result.weight_strides = weight_strides();
-        result.ratio_n = p.ratio_n;
+        result.ratio_n = p.ratio_n, result.ratio_groups = 1;
     }
 
-    cuda::UpcatForward call(const UpcatProblem& p, bool tf32) const {
-        cuda::UpcatForward result{};
+    cuda::Forward call(const UpcatProblem& p, bool tf32) const {
+        cuda::Forward result{};
         fill(result, p, tf32);
         result.bias = bias.data();
         result.negative_slope = 1;

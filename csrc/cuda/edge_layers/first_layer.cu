@@ -26,18 +26,19 @@ namespace {
 
 // sum(1) / sum(mask) of the window of this lane's pixel.
 PCONV_DEV float window_scale(const FirstLayerParams& p, const uint64_t* words, int tile_row, int tile_column) {
-    const uint64_t window = (uint64_t(1) << p.conv.s) - 1;
+    const uint64_t window = (uint64_t(1) << p.conv.window.s) - 1;
     int pixels = 0;
-    for (int r = 0; r < p.conv.r; ++r)
-        pixels += __popcll(words[tile_row * p.conv.stride_h + r] >> (tile_column * p.conv.stride_w) & window);
-    return pixels > 0 ? float(p.conv.full) / float(pixels * p.conv.source_channels) : 0.f;
+    for (int r = 0; r < p.conv.window.r; ++r)
+        pixels +=
+            __popcll(words[tile_row * p.conv.window.stride_h + r] >> (tile_column * p.conv.window.stride_w) & window);
+    return pixels > 0 ? float(p.conv.output.full) / float(pixels * p.conv.source_channels) : 0.f;
 }
 
 // Which filter rows meet a valid pixel in this warp's part of the patch: the others are left out.
 PCONV_DEV uint32_t live_filter_rows(const FirstLayerParams& p, const uint64_t* words, int lane, int first_tile_row) {
     uint64_t any = 0;
-    if (lane < p.conv.r)
-        for (int i = 0; i < tile_rows_a_warp; ++i) any |= words[(first_tile_row + i) * p.conv.stride_h + lane];
+    if (lane < p.conv.window.r)
+        for (int i = 0; i < tile_rows_per_warp; ++i) any |= words[(first_tile_row + i) * p.conv.window.stride_h + lane];
     return __ballot_sync(0xffffffffu, any != 0);
 }
 
@@ -58,35 +59,36 @@ PCONV_DEV void read_pixels(uint32_t (&a)[4], const uint8_t* row, int pixel_step,
 template <class Math, bool aligned_pixels>
 PCONV_DEV void multiply_patch(
     const FirstLayerParams& p, const uint8_t* shared, uint32_t live_rows, int first_tile_row, int pairs,
-    float (&sums)[tile_rows_a_warp][FirstLayer<Math>::columns / 8][4]) {
+    float (&sums)[tile_rows_per_warp][FirstLayer<Math>::columns / 8][4]) {
     using Layer = FirstLayer<Math>;
     const int lane = threadIdx.x % 32;
-    const int pixel_step = p.conv.stride_w * Layer::pixel_bytes, patch_pitch = p.patch_pixels * Layer::pixel_bytes;
-    const uint8_t* const patch = shared + p.patch_at + first_tile_row * p.conv.stride_h * patch_pitch;
+    const int pixel_step = p.conv.window.stride_w * Layer::pixel_bytes,
+              patch_pitch = p.patch_pixels * Layer::pixel_bytes;
+    const uint8_t* const patch = shared + p.patch_at + first_tile_row * p.conv.window.stride_h * patch_pitch;
     const uint32_t filters = smem_u32(shared) + (lane % 8 + lane / 16 * 8) * p.filter_pitch + lane / 8 % 2 * 16;
     // Of a row's last step this lane keeps the taps that exist. The registers' second half is 16 bytes further.
-    const int last_tap = (p.steps_a_row - 1) * Layer::taps_a_step + lane % 4 * 4 / Layer::pixel_bytes;
-    const uint32_t keep_near = last_tap < p.conv.s ? ~0u : 0u;
-    const uint32_t keep_far = last_tap + 16 / Layer::pixel_bytes < p.conv.s ? ~0u : 0u;
-    for (int r = 0; r < p.conv.r; ++r) {
+    const int last_tap = (p.steps_per_row - 1) * Layer::taps_per_step + lane % 4 * 4 / Layer::pixel_bytes;
+    const uint32_t keep_near = last_tap < p.conv.window.s ? ~0u : 0u;
+    const uint32_t keep_far = last_tap + 16 / Layer::pixel_bytes < p.conv.window.s ? ~0u : 0u;
+    for (int r = 0; r < p.conv.window.r; ++r) {
         if (!(live_rows >> r & 1)) continue;
-        for (int step = 0; step < p.steps_a_row; ++step) {
-            const bool last = step == p.steps_a_row - 1;
+        for (int step = 0; step < p.steps_per_row; ++step) {
+            const bool last = step == p.steps_per_row - 1;
             const uint32_t near_mask = last ? keep_near : ~0u, far_mask = last ? keep_far : ~0u;
-            uint32_t a[tile_rows_a_warp][4];
+            uint32_t a[tile_rows_per_warp][4];
 #pragma unroll
-            for (int i = 0; i < tile_rows_a_warp; ++i) {
+            for (int i = 0; i < tile_rows_per_warp; ++i) {
                 read_pixels<aligned_pixels>(
-                    a[i], patch + (i * p.conv.stride_h + r) * patch_pitch + step * 32, pixel_step, lane);
+                    a[i], patch + (i * p.conv.window.stride_h + r) * patch_pitch + step * 32, pixel_step, lane);
                 a[i][0] &= near_mask, a[i][1] &= near_mask, a[i][2] &= far_mask, a[i][3] &= far_mask;
             }
 #pragma unroll
             for (int pair = 0; pair < Layer::pairs; ++pair) {
                 if (pair >= pairs) break;  // few filters: no work for columns that are not there
                 uint32_t b[4];
-                ldmatrix_x4(b, filters + pair * 16 * p.filter_pitch + (r * p.steps_a_row + step) * 32);
+                ldmatrix_x4(b, filters + pair * 16 * p.filter_pitch + (r * p.steps_per_row + step) * 32);
 #pragma unroll
-                for (int i = 0; i < tile_rows_a_warp; ++i)
+                for (int i = 0; i < tile_rows_per_warp; ++i)
 #pragma unroll
                     for (int half = 0; half < 2; ++half) Math::multiply(sums[i][pair * 2 + half], a[i], &b[half * 2]);
             }
@@ -116,24 +118,26 @@ PCONV_DEV void store_staged(
     constexpr int row_runs = Layer::staged_columns / run, plane_runs = first_tile / run;
     const GemmParams& conv = p.conv;
     const int y = at.i0 + tile_row, lane = threadIdx.x % 32;
-    if (y >= conv.out_h) return;
-    T* const out = static_cast<T*>(conv.out);
-    if (!conv.out_nchw) {
+    if (y >= conv.output.h) return;
+    T* const out = static_cast<T*>(conv.output.out);
+    if (!conv.output.nchw) {
         for (int id = lane; id < first_tile * row_runs; id += 32) {
             const int pixel = id / row_runs, first = id % row_runs * run, column = column0 + first, x = at.j0 + pixel;
-            if (x >= conv.out_w || column >= conv.columns) continue;
-            const int64_t place = ((int64_t(at.n) * conv.out_h + y) * conv.out_w + x) * conv.columns + column;
+            if (x >= conv.output.w || column >= conv.output.columns) continue;
+            const int64_t place =
+                ((int64_t(at.n) * conv.output.h + y) * conv.output.w + x) * conv.output.columns + column;
             const auto* const staged = reinterpret_cast<const T*>(staging + pixel * Layer::row_pitch) + first;
-            store_run<T, run>(out + place, staged, min(run, conv.columns - column));
+            store_run<T, run>(out + place, staged, min(run, conv.output.columns - column));
         }
     } else {
         for (int id = lane; id < Layer::staged_columns * plane_runs; id += 32) {
             const int first = id % plane_runs * run, x = at.j0 + first, column = column0 + id / plane_runs;
-            if (x >= conv.out_w || column >= conv.columns) continue;
-            const int64_t place = ((int64_t(at.n) * conv.columns + column) * conv.out_h + y) * conv.out_w + x;
+            if (x >= conv.output.w || column >= conv.output.columns) continue;
+            const int64_t place =
+                ((int64_t(at.n) * conv.output.columns + column) * conv.output.h + y) * conv.output.w + x;
             const auto* const staged =
                 reinterpret_cast<const T*>(staging + id / plane_runs * Layer::plane_pitch) + first;
-            store_run<T, run>(out + place, staged, min(run, conv.out_w - x));
+            store_run<T, run>(out + place, staged, min(run, conv.output.w - x));
         }
     }
 }
@@ -157,17 +161,17 @@ PCONV_DEV void stage_pair(bool planes, uint8_t* staging, int pixel, int column, 
 template <class Math>
 PCONV_DEV void store_tile(
     const FirstLayerParams& p, const TileAt& at, uint8_t* shared, float scale, int first_tile_row, int column0,
-    const float (&sums)[tile_rows_a_warp][FirstLayer<Math>::columns / 8][4]) {
+    const float (&sums)[tile_rows_per_warp][FirstLayer<Math>::columns / 8][4]) {
     using Layer = FirstLayer<Math>;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const auto* const bias = reinterpret_cast<const float*>(shared + p.bias_at);
     uint8_t* const staging = shared + p.staging_at + warp * Layer::staging_bytes;
 #pragma unroll
-    for (int i = 0; i < tile_rows_a_warp; ++i)
+    for (int i = 0; i < tile_rows_per_warp; ++i)
 #pragma unroll
         for (int part = 0; part < Layer::columns / Layer::staged_columns; ++part) {
             const int part_column = part * Layer::staged_columns;
-            if (column0 + part_column >= p.conv.columns) break;
+            if (column0 + part_column >= p.conv.output.columns) break;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int pixel = half * 8 + lane / 4;
@@ -178,10 +182,10 @@ PCONV_DEV void store_tile(
                     const float* const two = &sums[i][part_column / 8 + j][half * 2];
                     const bool new_mask = own_scale > 0.f;
                     const float* const own_bias = bias + part_column + column;
-                    const float negative_slope = p.conv.negative_slope;
+                    const float negative_slope = p.conv.output.negative_slope;
                     const float low = new_mask ? activated(two[0] * own_scale + own_bias[0], negative_slope) : 0.f;
                     const float high = new_mask ? activated(two[1] * own_scale + own_bias[1], negative_slope) : 0.f;
-                    stage_pair<Math>(p.conv.out_nchw, staging, pixel, column, low, high);
+                    stage_pair<Math>(p.conv.output.nchw, staging, pixel, column, low, high);
                 }
             }
             __syncwarp();
@@ -195,9 +199,9 @@ template <class Math, bool aligned_pixels>
 __global__ void __launch_bounds__(first_threads, 2) first_layer_kernel(const FirstLayerParams p) {
     using Layer = FirstLayer<Math>;
     PCONV_DYN_SMEM(shared);
-    const int lane = threadIdx.x % 32, first_tile_row = threadIdx.x / 32 * tile_rows_a_warp;
+    const int lane = threadIdx.x % 32, first_tile_row = threadIdx.x / 32 * tile_rows_per_warp;
     const int column0 = blockIdx.y * Layer::columns;
-    const int pairs = (min(Layer::columns, p.conv.columns - column0) + 15) / 16;
+    const int pairs = (min(Layer::columns, p.conv.output.columns - column0) + 15) / 16;
     const auto* const words = reinterpret_cast<const uint64_t*>(shared + p.valid_at);
     stage_filters<Math>(p, shared, column0);
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
@@ -207,14 +211,14 @@ __global__ void __launch_bounds__(first_threads, 2) first_layer_kernel(const Fir
 
         const int tile_row = first_tile_row + lane / first_tile, tile_column = lane % first_tile;
         const int y = at.i0 + tile_row, x = at.j0 + tile_column;
-        const bool inside = y < p.conv.out_h && x < p.conv.out_w;
+        const bool inside = y < p.conv.output.h && x < p.conv.output.w;
         const float scale = window_scale(p, words, tile_row, tile_column);
-        if (p.conv.ratio && blockIdx.y == 0 && inside && at.n < p.conv.ratio_n) {
-            const int64_t pixel = (int64_t(at.n) * p.conv.out_h + y) * p.conv.out_w + x;
-            p.conv.ratio[pixel] = scale;
-            p.conv.new_mask[pixel] = scale > 0.f;
+        if (p.conv.output.ratio && blockIdx.y == 0 && inside && at.n < p.conv.output.ratio_n) {
+            const int64_t pixel = (int64_t(at.n) * p.conv.output.h + y) * p.conv.output.w + x;
+            p.conv.output.ratio[pixel] = scale;
+            p.conv.output.new_mask[pixel] = scale > 0.f;
         }
-        float sums[tile_rows_a_warp][Layer::columns / 8][4] = {};
+        float sums[tile_rows_per_warp][Layer::columns / 8][4] = {};
         const uint32_t live_rows = live_filter_rows(p, words, lane, first_tile_row);
         multiply_patch<Math, aligned_pixels>(p, shared, live_rows, first_tile_row, pairs, sums);
         __syncthreads();  // everyone has read the patch; the next one may come
@@ -228,22 +232,22 @@ Status launch_first(const GemmParams& conv, const Strides& filters, int blocks, 
     FirstLayerParams p{};
     p.conv = conv;
     p.filters = filters;
-    p.tiles_down = (conv.out_h + first_tile - 1) / first_tile;
-    p.tiles_across = (conv.out_w + first_tile - 1) / first_tile;
-    p.tiles = conv.n * p.tiles_down * p.tiles_across;
-    p.steps_a_row = (conv.s + Layer::taps_a_step - 1) / Layer::taps_a_step;
-    p.patch_rows = (first_tile - 1) * conv.stride_h + conv.r;
-    p.patch_width = (first_tile - 1) * conv.stride_w + conv.s;
+    p.tiles_down = (conv.output.h + first_tile - 1) / first_tile;
+    p.tiles_across = (conv.output.w + first_tile - 1) / first_tile;
+    p.tiles = conv.output.n * p.tiles_down * p.tiles_across;
+    p.steps_per_row = (conv.window.s + Layer::taps_per_step - 1) / Layer::taps_per_step;
+    p.patch_rows = (first_tile - 1) * conv.window.stride_h + conv.window.r;
+    p.patch_width = (first_tile - 1) * conv.window.stride_w + conv.window.s;
     // The last pixel's padded taps too; an even number of pixels keeps rows at multiples of 16 bytes.
-    p.patch_pixels = ((first_tile - 1) * conv.stride_w + p.steps_a_row * Layer::taps_a_step + 1) / 2 * 2;
-    p.filter_pitch = conv.r * p.steps_a_row * 32 + 16;
+    p.patch_pixels = ((first_tile - 1) * conv.window.stride_w + p.steps_per_row * Layer::taps_per_step + 1) / 2 * 2;
+    p.filter_pitch = conv.window.r * p.steps_per_row * 32 + 16;
     p.patch_at = Layer::columns * p.filter_pitch;
     p.valid_at = p.patch_at + p.patch_rows * p.patch_pixels * Layer::pixel_bytes;
     p.bias_at = p.valid_at + p.patch_rows * 8;
     p.staging_at = (p.bias_at + Layer::columns * 4 + 15) / 16 * 16;
     const size_t shared_bytes = p.staging_at + first_warps * Layer::staging_bytes;
-    const dim3 grid(std::min(p.tiles, blocks), (conv.columns + Layer::columns - 1) / Layer::columns);
-    const bool aligned_pixels = conv.stride_w * Layer::pixel_bytes % 16 == 0;
+    const dim3 grid(std::min(p.tiles, blocks), (conv.output.columns + Layer::columns - 1) / Layer::columns);
+    const bool aligned_pixels = conv.window.stride_w * Layer::pixel_bytes % 16 == 0;
     return launch(
         "first layer",
         aligned_pixels ? first_layer_kernel<Math, true> : first_layer_kernel<Math, Layer::pixel_bytes == 16>, grid,

@@ -10,12 +10,12 @@
 namespace pconv::cuda {
 
 constexpr int first_warps = 8, first_threads = 32 * first_warps;
-constexpr int tile_rows_a_warp = first_tile / first_warps;
+constexpr int tile_rows_per_warp = first_tile / first_warps;
 constexpr int max_patch = (first_tile - 1) * first_max_stride + first_max_window;  // pixels across or down
 constexpr int filter_rows_at_once = 4;
 constexpr int rows_at_once = 3;                      // of the patch, a warp: with more the registers run out
 constexpr int patch_chunks = (max_patch + 31) / 32;  // of 32 pixels, one a lane
-static_assert(tile_rows_a_warp * first_tile == 32, "a lane counts one pixel's window");
+static_assert(tile_rows_per_warp * first_tile == 32, "a lane counts one pixel's window");
 static_assert(max_patch <= 64, "a patch row's valid pixels are the bits of one word");
 
 // 64 columns of half types: two blocks fit on a multiprocessor by registers. Floats are twice as wide and get 32.
@@ -25,7 +25,7 @@ struct FirstLayer {
     using Bits = std::conditional_t<sizeof(Element) == 2, uint16_t, uint32_t>;  // moved without conversion
     static constexpr int element_bytes = sizeof(Element), pixel_bytes = 4 * element_bytes;
     static constexpr int columns = element_bytes == 2 ? 64 : 32, pairs = columns / 16;
-    static constexpr int taps_a_step = 32 / pixel_bytes;
+    static constexpr int taps_per_step = 32 / pixel_bytes;
     // The way out: a warp stages 16 pixels of 32 columns at a time, transposed for NCHW.
     static constexpr int staged_columns = 32;
     static constexpr int row_pitch = staged_columns * element_bytes + 16, plane_pitch = first_tile * element_bytes + 16;
@@ -37,7 +37,7 @@ struct FirstLayerParams {
     GemmParams conv;
     Strides filters;
     int tiles, tiles_down, tiles_across;
-    int steps_a_row;                                            // of 32 bytes, a filter row
+    int steps_per_row;                                          // of 32 bytes, a filter row
     int patch_rows, patch_width, patch_pixels;                  // rows, pixels that are loaded, and with the padding
     int filter_pitch, patch_at, valid_at, bias_at, staging_at;  // bytes
 };
@@ -49,7 +49,9 @@ struct TileAt {
 PCONV_DEV TileAt locate_tile(const FirstLayerParams& p, int tile) {
     const int across = tile % p.tiles_across, line = tile / p.tiles_across;
     const int n = line / p.tiles_down, i0 = (line - n * p.tiles_down) * first_tile, j0 = across * first_tile;
-    return {n, i0, j0, i0 * p.conv.stride_h - p.conv.pad_h, j0 * p.conv.stride_w - p.conv.pad_w};
+    return {
+        n, i0, j0, i0 * p.conv.window.stride_h - p.conv.window.pad_h,
+        j0 * p.conv.window.stride_w - p.conv.window.pad_w};
 }
 
 template <class Math>
@@ -68,19 +70,19 @@ PCONV_DEV void stage_filter_rows(
     typename FirstLayer<Math>::Bits* shared) {
     using Bits = typename FirstLayer<Math>::Bits;
     constexpr int columns = FirstLayer<Math>::columns / first_warps;
-    const int warp = threadIdx.x / 32, row_places = p.steps_a_row * FirstLayer<Math>::taps_a_step * 4;
+    const int warp = threadIdx.x / 32, row_places = p.steps_per_row * FirstLayer<Math>::taps_per_step * 4;
     Bits loaded[filter_rows_at_once][columns];
 #pragma unroll
     for (int j = 0; j < filter_rows_at_once; ++j)
 #pragma unroll
         for (int i = 0; i < columns; ++i) {
             const int r = first_r + j, column = column0 + warp + i * first_warps;
-            const bool wanted = exists && r < p.conv.r && column < p.conv.columns;
+            const bool wanted = exists && r < p.conv.window.r && column < p.conv.output.columns;
             loaded[j][i] = wanted ? __ldg(filters + column * p.filters.at[0] + r * p.filters.at[2]) : Bits(0);
         }
 #pragma unroll
     for (int j = 0; j < filter_rows_at_once; ++j) {
-        if (first_r + j >= p.conv.r) break;
+        if (first_r + j >= p.conv.window.r) break;
 #pragma unroll
         for (int i = 0; i < columns; ++i)
             shared[(warp + i * first_warps) * (p.filter_pitch / int(sizeof(Bits))) + (first_r + j) * row_places] =
@@ -94,21 +96,21 @@ template <class Math>
 PCONV_DEV void stage_filters(const FirstLayerParams& p, uint8_t* shared, int column0) {
     using Bits = typename FirstLayer<Math>::Bits;
     const int lane = threadIdx.x % 32, channels = p.conv.source_channels;
-    const int places = p.steps_a_row * FirstLayer<Math>::taps_a_step * 4;
+    const int places = p.steps_per_row * FirstLayer<Math>::taps_per_step * 4;
     const auto* const filters = static_cast<const Bits*>(p.conv.filters);
     for (int place = lane; place < places; place += 32) {
         const int s = place / 4, c = place % 4;
-        const bool exists = s < p.conv.s && c < channels;
+        const bool exists = s < p.conv.window.s && c < channels;
         const int64_t offset = exists ? c * p.filters.at[1] + s * p.filters.at[3] : 0;
-        for (int first_r = 0; first_r < p.conv.r; first_r += filter_rows_at_once)
+        for (int first_r = 0; first_r < p.conv.window.r; first_r += filter_rows_at_once)
             stage_filter_rows<Math>(
                 p, filters + offset, exists, first_r, column0, reinterpret_cast<Bits*>(shared) + place);
     }
     auto* const bias = reinterpret_cast<float*>(shared + p.bias_at);
     for (int column = threadIdx.x; column < FirstLayer<Math>::columns; column += first_threads) {
-        const bool exists = p.conv.bias && column0 + column < p.conv.columns;
+        const bool exists = p.conv.output.bias && column0 + column < p.conv.output.columns;
         bias[column] =
-            exists ? Math::load(static_cast<const typename Math::Storage*>(p.conv.bias)[column0 + column]) : 0.f;
+            exists ? Math::load(static_cast<const typename Math::Storage*>(p.conv.output.bias)[column0 + column]) : 0.f;
     }
 }
 
@@ -121,7 +123,7 @@ PCONV_DEV void stage_patch_rows(const FirstLayerParams& p, const TileAt& at, int
     const GemmParams& conv = p.conv;
     const int lane = threadIdx.x % 32, channels = conv.source_channels;
     const int plane = conv.source_h * conv.source_w;
-    const int pixel_step = conv.out_nchw ? 1 : channels, channel_step = conv.out_nchw ? plane : 1;
+    const int pixel_step = conv.output.nchw ? 1 : channels, channel_step = conv.output.nchw ? plane : 1;
     const auto* const source = static_cast<const Bits*>(conv.source) + int64_t(at.n) * plane * channels;
     const uint8_t* const mask = conv.mask.bytes ? conv.mask.bytes + at.n * conv.mask.batch_step : nullptr;
     uint32_t valid = 0;  // a bit a pixel

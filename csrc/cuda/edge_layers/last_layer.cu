@@ -23,19 +23,19 @@ namespace {
 using Narrow = LastTile<last_narrow_columns, 4>;
 using ManyColumns = LastTile<last_wide_columns, 8>;
 
-// sum(1) / sum(mask) of a window. Up to four blocks are counted side by side in the bytes of one word: a window has at
-// most 25 pixels.
+// sum(1) / sum(mask) of a window. Both blocks are counted side by side in the bytes of one word: a window has at most
+// 25 pixels.
 PCONV_DEV float window_scale(const LastParams& p, const Patch& patch, int first_row) {
     uint32_t pixels = 0;
-    for (int r = 0; r < p.conv.r; ++r)
-        for (int s = 0; s < p.conv.s; ++s) {
+    for (int r = 0; r < p.conv.window.r; ++r)
+        for (int s = 0; s < p.conv.window.s; ++s) {
             const uint32_t valid = patch.valid[first_row + r * p.patch_w + s];
-            pixels += (valid & 1) | (valid & 2) << 7 | (valid & 4) << 14 | (valid & 8) << 21;
+            pixels += (valid & 1) | (valid & 2) << 7;
         }
     int count = 0;
     for (int b = 0; b < p.conv.packing.blocks; ++b)
         count += int(pixels >> (8 * b) & 255) * (p.conv.packing.first[b + 1] - p.conv.packing.first[b]);
-    return count > 0 ? float(p.conv.full) / float(count) : 0.f;
+    return count > 0 ? float(p.conv.output.full) / float(count) : 0.f;
 }
 
 // A thread makes an output pixel: its taps' products, one after another, for all filters side by side.
@@ -43,33 +43,34 @@ template <class Math, class Tile>
 PCONV_DEV void store_pixels(const LastParams& p, const TileAt& at, const Patch& patch, const float* products) {
     using T = typename Math::Storage;
     const GemmParams& conv = p.conv;
-    const int taps = conv.r * conv.s;
+    const int taps = conv.window.r * conv.window.s;
     for (int id = threadIdx.x; id < p.tile_h * last_tile_w; id += Tile::threads) {
         const int i = id / last_tile_w, j = id % last_tile_w, y = at.i0 + i, x = at.j0 + j;
-        if (y >= conv.out_h || x >= conv.out_w) continue;
+        if (y >= conv.output.h || x >= conv.output.w) continue;
         const int first_row = i * p.patch_w + j;
         float sums[last_max_filters] = {};
-        for (int r = 0; r < conv.r; ++r)
-            for (int s = 0; s < conv.s; ++s) {
-                const float* const own = products + (r * conv.s + s) * products_pitch + first_row + r * p.patch_w + s;
+        for (int r = 0; r < conv.window.r; ++r)
+            for (int s = 0; s < conv.window.s; ++s) {
+                const float* const own =
+                    products + (r * conv.window.s + s) * products_pitch + first_row + r * p.patch_w + s;
 #pragma unroll
                 for (int k = 0; k < last_max_filters; ++k)
-                    if (k < conv.columns) sums[k] += own[k * taps * products_pitch];
+                    if (k < conv.output.columns) sums[k] += own[k * taps * products_pitch];
             }
         const float scale = window_scale(p, patch, first_row);
-        const int plane = conv.out_h * conv.out_w, pixel = y * conv.out_w + x;
-        T* const out = static_cast<T*>(conv.out) + int64_t(at.n) * plane * conv.columns +
-                       (conv.out_nchw ? pixel : pixel * conv.columns);
+        const int plane = conv.output.h * conv.output.w, pixel = y * conv.output.w + x;
+        T* const out = static_cast<T*>(conv.output.out) + int64_t(at.n) * plane * conv.output.columns +
+                       (conv.output.nchw ? pixel : pixel * conv.output.columns);
 #pragma unroll
         for (int k = 0; k < last_max_filters; ++k) {
-            if (k >= conv.columns) break;
-            const float bias = conv.bias ? Math::load(static_cast<const T*>(conv.bias)[k]) : 0.f;
-            const float value = activated(sums[k] * scale + bias, conv.negative_slope);
-            out[k * (conv.out_nchw ? plane : 1)] = Math::store(scale > 0.f ? value : 0.f);
+            if (k >= conv.output.columns) break;
+            const float bias = conv.output.bias ? Math::load(static_cast<const T*>(conv.output.bias)[k]) : 0.f;
+            const float value = activated(sums[k] * scale + bias, conv.output.negative_slope);
+            out[k * (conv.output.nchw ? plane : 1)] = Math::store(scale > 0.f ? value : 0.f);
         }
-        if (conv.ratio && at.n < conv.ratio_n) {
-            conv.ratio[int64_t(at.n) * plane + pixel] = scale;
-            conv.new_mask[int64_t(at.n) * plane + pixel] = scale > 0.f;
+        if (conv.output.ratio && at.n < conv.output.ratio_n) {
+            conv.output.ratio[int64_t(at.n) * plane + pixel] = scale;
+            conv.output.new_mask[int64_t(at.n) * plane + pixel] = scale > 0.f;
         }
     }
 }
@@ -89,16 +90,18 @@ __global__ void __launch_bounds__(Tile::threads, 2) last_layer_kernel(const Last
 
 template <class Math, class Tile>
 Status launch_last(const char* name, const GemmParams& conv, cudaStream_t stream) {
-    if (conv.out_h == 0) return {};
-    const LastParams p = last_params<Math, Tile>(conv, conv.out_h, conv.out_w, conv.columns * conv.r * conv.s);
-    const dim3 grid(unsigned(int64_t(conv.n) * p.tiles_down * p.tiles_across));
+    if (conv.output.h == 0) return {};
+    const LastParams p = last_params<Math, Tile>(
+        conv, conv.output.h, conv.output.w, conv.output.columns * conv.window.r * conv.window.s);
+    const dim3 grid(unsigned(int64_t(conv.output.n) * p.tiles_down * p.tiles_across));
     return launch(
         name, last_layer_kernel<Math, Tile>, grid, dim3(Tile::threads), p.tables_at + sizeof(Patch), stream, p);
 }
 
 template <class Math>
 Status by_columns(const GemmParams& p, cudaStream_t stream) {
-    if (p.columns * p.r * p.s <= last_narrow_columns) return launch_last<Math, Narrow>("last layer", p, stream);
+    if (p.output.columns * p.window.r * p.window.s <= last_narrow_columns)
+        return launch_last<Math, Narrow>("last layer", p, stream);
     return launch_last<Math, ManyColumns>("last layer, many columns", p, stream);
 }
 

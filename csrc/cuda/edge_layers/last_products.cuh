@@ -61,8 +61,8 @@ PCONV_DEV bool prepare_patch(const LastParams& p, const TileAt& at, Patch& patch
     const uint8_t* const mask = conv.mask.bytes ? conv.mask.bytes + at.n * conv.mask.batch_step : nullptr;
     int any = 0;
     for (int row = threadIdx.x; row < last_rows; row += Tile::threads) {
-        const int patch_y = row / p.patch_w, y = at.i0 - conv.pad_h + patch_y,
-                  x = at.j0 - conv.pad_w + row - patch_y * p.patch_w;
+        const int patch_y = row / p.patch_w, y = at.i0 - conv.window.pad_h + patch_y,
+                  x = at.j0 - conv.window.pad_w + row - patch_y * p.patch_w;
         const bool inside =
             row < p.patch_pixels && unsigned(y) < unsigned(conv.source_h) && unsigned(x) < unsigned(conv.source_w);
         const int pixel = inside ? y * conv.source_w + x : 0;
@@ -178,12 +178,12 @@ template <class Math, class Tile>
 LastParams last_params(const GemmParams& conv, int grid_h, int grid_w, int columns) {
     LastParams p{};
     p.conv = conv;
-    p.patch_w = last_tile_w + conv.s - 1;
-    const int most = last_rows / p.patch_w - (conv.r - 1), tiles_down = std::max(1, (grid_h + most - 1) / most);
+    p.patch_w = last_tile_w + conv.window.s - 1;
+    const int most = last_rows / p.patch_w - (conv.window.r - 1), tiles_down = std::max(1, (grid_h + most - 1) / most);
     p.tile_h = (grid_h + tiles_down - 1) / tiles_down;  // tiles of one height instead of a ragged one
     p.tiles_down = p.tile_h > 0 ? (grid_h + p.tile_h - 1) / p.tile_h : 0;
     p.tiles_across = (grid_w + last_tile_w - 1) / last_tile_w;
-    p.patch_pixels = (p.tile_h + conv.r - 1) * p.patch_w;
+    p.patch_pixels = (p.tile_h + conv.window.r - 1) * p.patch_w;
     p.products = columns;
     p.chunks = (conv.source_channels + 8 * Math::chunk - 1) / (8 * Math::chunk);
     p.stages = std::min(p.chunks, 2);

@@ -67,7 +67,7 @@ PCONV_DEV void stage_skip(const UpcatLastParams<Channels>& p, const TileAt& at, 
     const UpcatBlock& skip = p.skip;
     const int plane = skip.h * skip.w;
     const T* const source = static_cast<const T*>(skip.source) + int64_t(at.n) * plane * Channels;
-    const uint8_t* const mask = skip.mask ? skip.mask + at.n * skip.mask_step : nullptr;
+    const uint8_t* const mask = skip.mask.bytes ? skip.mask.bytes + at.n * skip.mask.batch_step : nullptr;
     const int y0 = 2 * at.i0 - 1, x0 = 2 * at.j0 - 1;
     constexpr int row_values = skip_w * Channels, batch = 8;
     const int count = (2 * p.low.tile_h + 2) * row_values;
@@ -81,7 +81,7 @@ PCONV_DEV void stage_skip(const UpcatLastParams<Channels>& p, const TileAt& at, 
             const int y = y0 + row, x = x0 + e / Channels, c = e % Channels;
             const bool inside = id < count && unsigned(y) < unsigned(skip.h) && unsigned(x) < unsigned(skip.w);
             const int pixel = inside ? y * skip.w + x : 0;
-            const float value = Math::load(source[p.low.conv.out_nchw ? c * plane + pixel : pixel * Channels + c]);
+            const float value = Math::load(source[p.low.conv.output.nchw ? c * plane + pixel : pixel * Channels + c]);
             const int byte = mask ? __ldg(mask + pixel) : 1;
             valid[i] = inside && byte != 0;
             values[i] = valid[i] ? Rounded<Math>::of(value) : 0.f;
@@ -153,7 +153,7 @@ PCONV_DEV float stage_scale(
 #pragma unroll
     for (int tap = 0; tap < 9; ++tap) of_skip += skip.valid[2 * i + a + tap / 3][2 * j + b + tap % 3];
     const int count = of_low * p.low_channels + of_skip * Channels;
-    return count > 0 ? float(p.low.conv.full) / float(count) : 0.f;
+    return count > 0 ? float(p.low.conv.output.full) / float(count) : 0.f;
 }
 
 template <class Math, class Tile, int Channels>
@@ -162,11 +162,11 @@ PCONV_DEV void store_stage(
     const float* products) {
     using T = typename Math::Storage;
     const GemmParams& conv = p.low.conv;
-    const int plane = conv.out_h * conv.out_w;
+    const int plane = conv.output.h * conv.output.w;
     for (int id = threadIdx.x; id < 2 * p.low.tile_h * last_tile_w; id += Tile::threads) {
         const int j = id % last_tile_w, row = id / last_tile_w, i = row / 2, a = row % 2;
         const int y = 2 * at.i0 + row, x = 2 * (at.j0 + j);
-        if (y >= conv.out_h || x >= conv.out_w) continue;
+        if (y >= conv.output.h || x >= conv.output.w) continue;
         float sums[2][Channels] = {}, scale[2];
         add_skip(skip, row, j, sums);
 #pragma unroll
@@ -179,26 +179,26 @@ PCONV_DEV void store_stage(
         for (int b = 0; b < 2; ++b)
 #pragma unroll
             for (int k = 0; k < Channels; ++k) {
-                const float bias = conv.bias ? Math::load(static_cast<const T*>(conv.bias)[k]) : 0.f;
+                const float bias = conv.output.bias ? Math::load(static_cast<const T*>(conv.output.bias)[k]) : 0.f;
                 const float own = scale[b];
-                const float value = activated(sums[b][k] * own + bias, conv.negative_slope);
+                const float value = activated(sums[b][k] * own + bias, conv.output.negative_slope);
                 values[b][k] = Math::store(own > 0.f ? value : 0.f);
             }
-        const int pixel = y * conv.out_w + x;  // even, as the width is: pairs are aligned
-        T* const out = static_cast<T*>(conv.out) + int64_t(at.n) * plane * Channels;
+        const int pixel = y * conv.output.w + x;  // even, as the width is: pairs are aligned
+        T* const out = static_cast<T*>(conv.output.out) + int64_t(at.n) * plane * Channels;
 #pragma unroll
         for (int k = 0; k < Channels; ++k) {
-            if (conv.out_nchw) {
+            if (conv.output.nchw) {
                 *reinterpret_cast<Two<T>*>(out + k * plane + pixel) = {values[0][k], values[1][k]};
             } else {  // the pair's 2 K numbers, two at a time
                 const T* const flat = &values[0][0];
                 *reinterpret_cast<Two<T>*>(out + pixel * Channels + 2 * k) = {flat[2 * k], flat[2 * k + 1]};
             }
         }
-        if (conv.ratio && at.n < conv.ratio_n) {
+        if (conv.output.ratio && at.n < conv.output.ratio_n) {
             const int64_t place = int64_t(at.n) * plane + pixel;
-            *reinterpret_cast<float2*>(conv.ratio + place) = make_float2(scale[0], scale[1]);
-            *reinterpret_cast<Two<uint8_t>*>(conv.new_mask + place) = {scale[0] > 0.f, scale[1] > 0.f};
+            *reinterpret_cast<float2*>(conv.output.ratio + place) = make_float2(scale[0], scale[1]);
+            *reinterpret_cast<Two<uint8_t>*>(conv.output.new_mask + place) = {scale[0] > 0.f, scale[1] > 0.f};
         }
     }
 }
@@ -220,15 +220,14 @@ template <class Math, int Channels>
 Status launch_upcat_last(const UpcatParams& stage, const UpcatLastSkip& skip, cudaStream_t stream) {
     using Tile = LastTile<16 * Channels, 4>;
     const UpcatBlock& low = stage.blocks[0];
-    GemmParams conv = stage;
+    GemmParams conv{};
+    conv.output = stage.output;
     conv.source = low.source;
     conv.filters = low.filters;
-    conv.mask.bytes = low.mask, conv.mask.batch_step = low.mask_step;
-    conv.mask.blocks = 1;
-    conv.packing.blocks = 1;
+    conv.mask = low.mask;
     conv.source_h = low.h, conv.source_w = low.w, conv.source_channels = low.channels;
     // Of small pixels a row of output pixels sees one on either side.
-    conv.r = conv.s = 3, conv.pad_h = conv.pad_w = 1;
+    conv.window.r = conv.window.s = 3, conv.window.pad_h = conv.window.pad_w = 1;
     UpcatLastParams<Channels> p{};
     p.low = last_params<Math, Tile>(conv, low.h, low.w, 16 * Channels);
     p.skip = stage.blocks[1];
@@ -238,7 +237,7 @@ Status launch_upcat_last(const UpcatParams& stage, const UpcatLastSkip& skip, cu
     p.low_channels = stage.packing.first[1];
     p.skip_at = p.low.tables_at + int(sizeof(Patch));
     static_assert(sizeof(Patch) % 16 == 0, "weights are read four at a time");
-    const dim3 grid(unsigned(int64_t(conv.n) * p.low.tiles_down * p.low.tiles_across));
+    const dim3 grid(unsigned(int64_t(conv.output.n) * p.low.tiles_down * p.low.tiles_across));
     return launch(
         "upcat last", upcat_last_kernel<Math, Tile, Channels>, grid, dim3(Tile::threads),
         p.skip_at + sizeof(SkipPatch<Channels>), stream, p);
@@ -246,7 +245,7 @@ Status launch_upcat_last(const UpcatParams& stage, const UpcatLastSkip& skip, cu
 
 template <class Math>
 Status by_channels(const UpcatParams& stage, const UpcatLastSkip& skip, cudaStream_t stream) {
-    switch (stage.columns) {
+    switch (stage.output.columns) {
         case 1: return launch_upcat_last<Math, 1>(stage, skip, stream);
         case 3: return launch_upcat_last<Math, 3>(stage, skip, stream);
         case 4: return launch_upcat_last<Math, 4>(stage, skip, stream);

@@ -13,16 +13,15 @@ constexpr bool is_forward = pass == Pass::fprop || pass == Pass::upcat;
 
 // Forward: scale > 0 ? activation of (scale * sum + bias) : 0. dgrad: a select by the mask of the column's block.
 template <Pass pass, class Math, class Tile>
-PCONV_DEV float finished(const GemmParams& p, const Tables<Tile>& tables, float sum, int row, int column) {
+PCONV_DEV float finished(const Output& output, const Tables<Tile>& tables, float sum, int row, int column) {
     if (is_forward<pass>) {
         const float scale = tables.row_scale[row];
         if (!(scale > 0.f)) return 0.f;
-        const float bias = p.bias ? Math::load(static_cast<const typename Math::Storage*>(p.bias)[column]) : 0.f;
-        return activated(sum * scale + bias, p.negative_slope);
+        const float bias =
+            output.bias ? Math::load(static_cast<const typename Math::Storage*>(output.bias)[column]) : 0.f;
+        return activated(sum * scale + bias, output.negative_slope);
     }
-    int block = 0;
-    while (block < p.mask.blocks - 1 && column >= p.mask.first[block + 1]) ++block;
-    return tables.row_blocks[row] >> block & 1 ? sum : 0.f;
+    return tables.row_blocks[row] >> (column >= output.second_block) & 1 ? sum : 0.f;
 }
 
 template <class T, int count>
@@ -37,22 +36,22 @@ struct ColumnRun {
     float bias[run];
     int block[run];
 
-    PCONV_DEV ColumnRun(const GemmParams& p, int column) {
+    PCONV_DEV ColumnRun(const Output& output, int column) {
 #pragma unroll
         for (int e = 0; e < run; ++e) {
             bias[e] = 0.f, block[e] = 0;
             if (is_forward<pass>) {
-                if (p.bias && column + e < p.columns)
-                    bias[e] = Math::load(static_cast<const typename Math::Storage*>(p.bias)[column + e]);
+                if (output.bias && column + e < output.columns)
+                    bias[e] = Math::load(static_cast<const typename Math::Storage*>(output.bias)[column + e]);
             } else {
-                while (block[e] < p.mask.blocks - 1 && column + e >= p.mask.first[block[e] + 1]) ++block[e];
+                block[e] = column + e >= output.second_block;
             }
         }
     }
 
-    PCONV_DEV float finished(const GemmParams& p, float sum, int e, float scale, uint32_t valid_blocks) const {
+    PCONV_DEV float finished(const Output& output, float sum, int e, float scale, uint32_t valid_blocks) const {
         if (is_forward<pass>) {
-            return scale > 0.f ? activated(sum * scale + bias[e], p.negative_slope) : 0.f;
+            return scale > 0.f ? activated(sum * scale + bias[e], output.negative_slope) : 0.f;
         }
         return valid_blocks >> block[e] & 1 ? sum : 0.f;
     }
@@ -62,21 +61,21 @@ struct ColumnRun {
 // table entries, its sums as vectors, and one store.
 template <Pass pass, class Math, class Tile>
 PCONV_DEV void store_rows(
-    const GemmParams& p, const Tables<Tile>& tables, const float* staging, int column0, int thread) {
+    const Output& output, const Tables<Tile>& tables, const float* staging, int column0, int thread) {
     using T = typename Math::Storage;
     constexpr int run = Math::chunk, runs = Tile::columns / run, row_step = Tile::store_threads / runs;
     static_assert(Tile::store_threads % runs == 0, "a thread's rows have the same columns");
     const int first = thread % runs * run, column = column0 + first;
-    if (column >= p.columns) return;
-    const ColumnRun<pass, Math> columns(p, column);
-    const bool whole = p.columns % run == 0;
-    T* const out = static_cast<T*>(p.out) + column;
+    if (column >= output.columns) return;
+    const ColumnRun<pass, Math> columns(output, column);
+    const bool whole = output.columns % run == 0;
+    T* const out = static_cast<T*>(output.out) + column;
 #pragma unroll 4
     for (int row = thread / runs; row < Tile::rows; row += row_step) {
         const int place = tables.row_out[row];
         const float scale = is_forward<pass> ? tables.row_scale[row] : 0.f;
         const uint32_t valid_blocks = is_forward<pass> ? 0 : tables.row_blocks[row];
-        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + place;
+        const int64_t pixel = int64_t(tables.row_image[row]) * output.h * output.w + place;
         float4 sums[run / 4];
 #pragma unroll
         for (int part = 0; part < run / 4; ++part)
@@ -88,15 +87,15 @@ PCONV_DEV void store_rows(
 #pragma unroll
             for (int e = 0; e < 4; ++e)
                 values.values[part * 4 + e] =
-                    Math::store(columns.finished(p, four[e], part * 4 + e, scale, valid_blocks));
+                    Math::store(columns.finished(output, four[e], part * 4 + e, scale, valid_blocks));
         }
         if (place < 0) continue;
         if (whole) {
-            *reinterpret_cast<Run<T, run>*>(out + pixel * p.columns) = values;
+            *reinterpret_cast<Run<T, run>*>(out + pixel * output.columns) = values;
         } else {
 #pragma unroll
             for (int e = 0; e < run; ++e)
-                if (column + e < p.columns) out[pixel * p.columns + e] = values.values[e];
+                if (column + e < output.columns) out[pixel * output.columns + e] = values.values[e];
         }
     }
 }
@@ -104,33 +103,33 @@ PCONV_DEV void store_rows(
 // NCHW: a thread has one column and a run of rows, which are neighbouring pixels unless an image ends among them.
 template <Pass pass, class Math, class Tile>
 PCONV_DEV void store_planes(
-    const GemmParams& p, const Tables<Tile>& tables, const float* staging, int column0, int thread) {
+    const Output& output, const Tables<Tile>& tables, const float* staging, int column0, int thread) {
     using T = typename Math::Storage;
     constexpr int run = Math::chunk;
-    const int64_t plane = int64_t(p.out_h) * p.out_w;
+    const int64_t plane = int64_t(output.h) * output.w;
     for (int id = thread; id < Tile::rows / run * Tile::columns; id += Tile::store_threads) {
         const int column = id % Tile::columns, first = id / Tile::columns * run, last = first + run - 1;
-        if (column0 + column >= p.columns) continue;
+        if (column0 + column >= output.columns) continue;
         Run<T, run> values;
 #pragma unroll
         for (int e = 0; e < run; ++e)
             values.values[e] = Math::store(
                 finished<pass, Math>(
-                    p, tables, staging[(first + e) * Tile::staging_pitch + column], first + e, column0 + column));
+                    output, tables, staging[(first + e) * Tile::staging_pitch + column], first + e, column0 + column));
         const auto place = [&](int row) {
-            return (int64_t(tables.row_image[row]) * p.columns + column0 + column) * plane + tables.row_out[row];
+            return (int64_t(tables.row_image[row]) * output.columns + column0 + column) * plane + tables.row_out[row];
         };
         // A tile of the decoder's stage has every other pixel, or squares of four: never a run.
         const bool neighbours = pass != Pass::upcat && tables.row_out[first] >= 0 &&
                                 tables.row_image[first] == tables.row_image[last] &&
                                 tables.row_out[last] == tables.row_out[first] + run - 1;
         // The address itself is asked: a batch that is launched in parts begins anywhere.
-        T* const out = neighbours ? static_cast<T*>(p.out) + place(first) : nullptr;
+        T* const out = neighbours ? static_cast<T*>(output.out) + place(first) : nullptr;
         if (neighbours && reinterpret_cast<uintptr_t>(out) % sizeof values == 0) {
             *reinterpret_cast<Run<T, run>*>(out) = values;
         } else {
             for (int e = 0; e < run; ++e)
-                if (tables.row_out[first + e] >= 0) static_cast<T*>(p.out)[place(first + e)] = values.values[e];
+                if (tables.row_out[first + e] >= 0) static_cast<T*>(output.out)[place(first + e)] = values.values[e];
         }
     }
 }
@@ -138,38 +137,38 @@ PCONV_DEV void store_planes(
 // One split's share, finished later by finish_splits.
 template <class Tile>
 PCONV_DEV void store_partial(
-    const GemmParams& p, const Tables<Tile>& tables, const float* staging, int column0, int split, int thread) {
+    const Output& output, const Tables<Tile>& tables, const float* staging, int column0, int split, int thread) {
     constexpr int runs = Tile::columns / 4, row_step = Tile::store_threads / runs;
     const int first = thread % runs * 4, column = column0 + first;
-    if (column >= p.columns) return;
-    float* const out = p.partial + int64_t(split) * p.n * p.out_h * p.out_w * p.columns + column;
-    const bool whole = p.columns % 4 == 0;
+    if (column >= output.columns) return;
+    float* const out = output.partial + int64_t(split) * output.n * output.h * output.w * output.columns + column;
+    const bool whole = output.columns % 4 == 0;
 #pragma unroll 4
     for (int row = thread / runs; row < Tile::rows; row += row_step) {
         const int place = tables.row_out[row];
-        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + place;
+        const int64_t pixel = int64_t(tables.row_image[row]) * output.h * output.w + place;
         const float4 sums = *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first);
         if (place < 0) continue;
-        float* const to = out + pixel * p.columns;
+        float* const to = out + pixel * output.columns;
         if (whole) {
             *reinterpret_cast<float4*>(to) = sums;
         } else {
             const float four[4] = {sums.x, sums.y, sums.z, sums.w};
 #pragma unroll
             for (int e = 0; e < 4; ++e)
-                if (column + e < p.columns) to[e] = four[e];
+                if (column + e < output.columns) to[e] = four[e];
         }
     }
 }
 
 // The ratio and the new mask, once a pixel; a mask of batch 1 has them once for all images.
 template <class Tile>
-PCONV_DEV void store_ratio(const GemmParams& p, const Tables<Tile>& tables, int thread) {
+PCONV_DEV void store_ratio(const Output& output, const Tables<Tile>& tables, int thread) {
     for (int row = thread; row < Tile::rows; row += Tile::store_threads) {
-        if (tables.row_out[row] < 0 || tables.row_image[row] >= p.ratio_n) continue;
-        const int64_t pixel = int64_t(tables.row_image[row]) * p.out_h * p.out_w + tables.row_out[row];
-        p.ratio[pixel] = tables.row_scale[row];
-        p.new_mask[pixel] = tables.row_scale[row] > 0.f;
+        if (tables.row_out[row] < 0 || tables.row_image[row] >= output.ratio_n) continue;
+        const int64_t pixel = int64_t(tables.row_image[row]) * output.h * output.w + tables.row_out[row];
+        output.ratio[pixel] = tables.row_scale[row];
+        output.new_mask[pixel] = tables.row_scale[row] > 0.f;
     }
 }
 

@@ -15,11 +15,11 @@ Status gemm_dgrad(MathId math, TileId tile, bool transposed, const GemmParams& p
 struct WgradParams {
     const void* scaled;  // [N, P, Q, k_padded]: ratio * gradient
     const void* x;       // [N, H, W, channels], packed
-    MaskView mask;       // over x
+    Mask mask;           // over x
     Packing packing;
     float* partial;  // [splits, K, R * S, channels]
+    Window window;
     int n, h, w, channels, k, k_padded, p, q;
-    int r, s, dil_h, dil_w, pad_h, pad_w, stride_h, stride_w;
     int splits;  // of the pixels; every split writes its own sums, reduce_wgrad adds them in order
 };
 Status gemm_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream);

@@ -26,19 +26,20 @@ struct Gather {
 
 // Grid: x tiles of rows, y tiles of columns, z splits of the K loop (and, for dgrad, parity classes).
 template <Pass pass, class Math, class Tile, Filters filters>
-__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm)
     gemm_kernel(const typename Gather<pass, Math, Tile, filters>::Params p) {
     using Side = Gather<pass, Math, Tile, filters>;
     PCONV_DYN_SMEM(shared);
     Tables<Tile>& tables = *reinterpret_cast<Tables<Tile>*>(shared + Tile::pipeline_bytes);
-    const int split = blockIdx.z % p.splits, parity_class = blockIdx.z / p.splits;
+    const int split = blockIdx.z % p.tiling.splits, parity_class = blockIdx.z / p.tiling.splits;
     const int column0 = blockIdx.y * Tile::columns;
     Side::prepare(p, tables, blockIdx.x, parity_class);
 
     typename Side::Load loader(p, tables, threadIdx.x, column0);
     typename ProductOf<Math, Tile, filters>::Type product(shared, threadIdx.x);
     const int all = loader.steps();
-    const int begin = int(int64_t(all) * split / p.splits), end = int(int64_t(all) * (split + 1) / p.splits);
+    const int begin = int(int64_t(all) * split / p.tiling.splits),
+              end = int(int64_t(all) * (split + 1) / p.tiling.splits);
     const uint32_t pipeline = smem_u32(shared);
     constexpr int stages = Tile::stages;
     loader.seek(begin);
@@ -71,25 +72,26 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
     float* const staging = reinterpret_cast<float*>(shared);
     product.stage_out(staging);
     __syncthreads();
-    if (is_forward<pass> && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, threadIdx.x);
-    if (p.partial)
-        store_partial(p, tables, staging, column0, split, threadIdx.x);
-    else if (p.out_nchw)
-        store_planes<pass, Math>(p, tables, staging, column0, threadIdx.x);
+    if (is_forward<pass> && p.output.ratio && blockIdx.y == 0 && split == 0) store_ratio(p.output, tables, threadIdx.x);
+    if (p.output.partial)
+        store_partial(p.output, tables, staging, column0, split, threadIdx.x);
+    else if (p.output.nchw)
+        store_planes<pass, Math>(p.output, tables, staging, column0, threadIdx.x);
     else
-        store_rows<pass, Math>(p, tables, staging, column0, threadIdx.x);
+        store_rows<pass, Math>(p.output, tables, staging, column0, threadIdx.x);
 }
 
 template <Pass pass, class Tile>
 dim3 gemm_grid(const GemmParams& p) {
     // The first parity class is the largest; smaller ones have rows that are outside.
-    const int grid_h = pass == Pass::fprop ? p.out_h : (p.out_h + p.stride_h - 1) / p.stride_h;
-    const int grid_w = pass == Pass::fprop ? p.out_w : (p.out_w + p.stride_w - 1) / p.stride_w;
-    const int classes = pass == Pass::fprop ? 1 : p.stride_h * p.stride_w;
-    const int64_t patches =
-        p.patch_w > 0 ? int64_t(p.n) * ((grid_h + p.patch_h - 1) / p.patch_h) * ((grid_w + p.patch_w - 1) / p.patch_w)
-                      : (int64_t(p.n) * grid_h * grid_w + Tile::rows - 1) / Tile::rows;
-    return dim3(unsigned(patches), (p.columns + Tile::columns - 1) / Tile::columns, classes * p.splits);
+    const int grid_h = pass == Pass::fprop ? p.output.h : (p.output.h + p.window.stride_h - 1) / p.window.stride_h;
+    const int grid_w = pass == Pass::fprop ? p.output.w : (p.output.w + p.window.stride_w - 1) / p.window.stride_w;
+    const int classes = pass == Pass::fprop ? 1 : p.window.stride_h * p.window.stride_w;
+    const int64_t patches = p.tiling.patch_w > 0
+                                ? int64_t(p.output.n) * ((grid_h + p.tiling.patch_h - 1) / p.tiling.patch_h) *
+                                      ((grid_w + p.tiling.patch_w - 1) / p.tiling.patch_w)
+                                : (int64_t(p.output.n) * grid_h * grid_w + Tile::rows - 1) / Tile::rows;
+    return dim3(unsigned(patches), (p.output.columns + Tile::columns - 1) / Tile::columns, classes * p.tiling.splits);
 }
 
 template <Pass pass, class Math, class Tile, Filters filters>

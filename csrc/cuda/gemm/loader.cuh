@@ -15,12 +15,12 @@ template <class Math, class Tile>
 struct LoopPlace {
     static constexpr int depth = 8 * Math::chunk;  // channels of a K step
 
-    const GemmParams& p;
+    const ProductParams& p;
     const Tables<Tile>& tables;
     int block = 0, first_channel = 0, next = 0;            // next: entry of the live list
     int block_channels = 0, live_begin = 0, live_end = 0;  // of the block
 
-    PCONV_DEV LoopPlace(const GemmParams& params, const Tables<Tile>& prepared) : p(params), tables(prepared) {}
+    PCONV_DEV LoopPlace(const ProductParams& params, const Tables<Tile>& prepared) : p(params), tables(prepared) {}
 
     PCONV_DEV int steps() const { return tables.step_end[p.packing.blocks - 1]; }
 
@@ -40,13 +40,14 @@ struct LoopPlace {
             if (b < p.packing.blocks - 1 && step >= tables.step_end[b]) own = b + 1, begin = tables.step_end[b];
         enter(own);
         const int live = live_end - live_begin;
-        const int across = live > p.taps_a_step ? (live + p.taps_a_step - 1) / p.taps_a_step : 1;
+        const int across =
+            live > p.tiling.taps_per_step ? (live + p.tiling.taps_per_step - 1) / p.tiling.taps_per_step : 1;
         first_channel = (step - begin) / across * depth;
-        next = live_begin + (step - begin) % across * p.taps_a_step;
+        next = live_begin + (step - begin) % across * p.tiling.taps_per_step;
     }
 
     PCONV_DEV void advance() {
-        next += p.taps_a_step;
+        next += p.tiling.taps_per_step;
         if (next < live_end) return;
         first_channel += depth;
 #pragma unroll
@@ -66,9 +67,9 @@ PCONV_DEV uint32_t place_in_tile(int row0, int chunk) { return row0 * 128 + ((ch
 // Gathered rows, `shift` elements from their offsets; bit i of `bits` says whether row i is read.
 template <class Tile, class T>
 PCONV_DEV void copy_rows(
-    uint32_t place, const T* source, const int (&offset)[Tile::rows_a_thread], int shift, uint32_t bits) {
+    uint32_t place, const T* source, const int (&offset)[Tile::rows_per_thread], int shift, uint32_t bits) {
 #pragma unroll
-    for (int i = 0; i < Tile::rows_a_thread; ++i)
+    for (int i = 0; i < Tile::rows_per_thread; ++i)
         cp_async_ca_16(place + i * (Tile::row_step * 128), source + (offset[i] + shift), bits >> i & 1);
 }
 
@@ -92,14 +93,15 @@ struct FilterBox {
 template <class Math, class Tile, Filters filters>
 struct Loader : LoopPlace<Math, Tile> {
     using Base = LoopPlace<Math, Tile>;
-    using Base::depth, Base::p, Base::tables, Base::block, Base::first_channel, Base::next;
+    using Base::depth, Base::tables, Base::block, Base::first_channel, Base::next;
     using T = typename Math::Storage;
     // MN-major filters: a tile of `depth` channels x columns, in panels of 64 columns.
     static constexpr int chunks_across = Tile::columns / Math::chunk, channel_step = Tile::threads / chunks_across;
     static constexpr int channel_rows = depth / channel_step > 0 ? depth / channel_step : 1;
 
+    const GemmParams& p;
     const int chunk, row0, column0;
-    int source_offset[Tile::rows_a_thread];
+    int source_offset[Tile::rows_per_thread];
     int64_t filter_step;  // elements from one filter row to the next
     int tap_of_chunk, channel_of_chunk;
     // Of the coming step: whether this thread's chunk exists, its rows' bits, and where its tap lies.
@@ -108,15 +110,15 @@ struct Loader : LoopPlace<Math, Tile> {
     int source_shift, filter_shift, packed_channel;
 
     PCONV_DEV Loader(const GemmParams& params, const Tables<Tile>& prepared, int thread, int column)
-        : Base(params, prepared), chunk(thread % 8), row0(thread / 8), column0(column) {
+        : Base(params, prepared), p(params), chunk(thread % 8), row0(thread / 8), column0(column) {
 #pragma unroll
-        for (int i = 0; i < Tile::rows_a_thread; ++i)
+        for (int i = 0; i < Tile::rows_per_thread; ++i)
             source_offset[i] = tables.row_source[row0 + i * Tile::row_step] * p.source_channels;
-        filter_step = int64_t(p.r * p.s) * p.filter_channels;
+        filter_step = int64_t(p.window.r * p.window.s) * p.filter_channels;
         // Few channels: a K step takes several taps, each thread the one that its chunk belongs to.
-        const int chunks_a_tap = 8 / p.taps_a_step;
-        tap_of_chunk = chunk / chunks_a_tap;
-        channel_of_chunk = chunk % chunks_a_tap * Math::chunk;
+        const int chunks_per_tap = 8 / p.tiling.taps_per_step;
+        tap_of_chunk = chunk / chunks_per_tap;
+        channel_of_chunk = chunk % chunks_per_tap * Math::chunk;
     }
 
     PCONV_DEV void look_up() {
@@ -124,7 +126,7 @@ struct Loader : LoopPlace<Math, Tile> {
         exists = entry < this->live_end && channel < this->block_channels;
         // A thread whose own chunk is missing may still copy filters of the first tap; past the last step is nothing.
         const int index = exists ? entry : next < this->live_end ? next : 0;
-        const int bit = row0 * Tile::rows_a_thread;
+        const int bit = row0 * Tile::rows_per_thread;
         bits = exists ? tables.valid[tables.live_tap[index]][bit / 32] >> bit % 32 : 0;
         packed_channel = p.packing.start[block] + channel;
         source_shift = tables.live_source[index] + packed_channel;
@@ -147,7 +149,7 @@ struct Loader : LoopPlace<Math, Tile> {
     }
 
     PCONV_DEV FilterBox filter_box() const {
-        const int tap = tables.live_tap[next] - block * p.r * p.s;
+        const int tap = tables.live_tap[next] - block * p.window.r * p.window.s;
         const int channel = p.packing.start[block] + first_channel;
         return {0, channel, tap, column0};
     }
@@ -164,7 +166,7 @@ struct Loader : LoopPlace<Math, Tile> {
     PCONV_DEV void load_filters_by_column(uint32_t tile, int shift) const {
         if (Tile::columns < Tile::row_step && row0 >= Tile::columns) return;
         const T* const filter = static_cast<const T*>(p.filters) + (column0 + row0) * filter_step + shift;
-        const int left = exists ? p.columns - column0 - row0 : 0;
+        const int left = exists ? p.output.columns - column0 - row0 : 0;
         copy_filters<Tile>(tile + place_in_tile(row0, chunk), filter, filter_step, left);
     }
 

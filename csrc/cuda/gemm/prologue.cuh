@@ -15,7 +15,7 @@ namespace pconv::cuda {
 template <class Tile>
 struct Tables {
     static constexpr int words = Tile::rows / 32;
-    // Bit row0 * rows_a_thread + i belongs to row row0 + i * row_step: a thread finds its rows' bits side by side.
+    // Bit row0 * rows_per_thread + i belongs to row row0 + i * row_step: a thread finds its rows' bits side by side.
     uint32_t valid[max_taps][words];
     int tap_y[max_taps], tap_x[max_taps];
     int live_source[max_taps], live_filter[max_taps], live_tap[max_taps];  // offsets in elements
@@ -33,14 +33,15 @@ struct Place {
 };
 
 // The grid place of a tile's row. Rows past the end have inside == false and are never loaded nor stored.
-PCONV_DEV Place place_of(const GemmParams& p, int tile, int row, int tile_rows, int grid_h, int grid_w) {
+PCONV_DEV Place place_of(const ProductParams& p, int tile, int row, int tile_rows, int grid_h, int grid_w) {
     Place place;
-    if (p.patch_w > 0) {
-        const int across = (grid_w + p.patch_w - 1) / p.patch_w, down = (grid_h + p.patch_h - 1) / p.patch_h;
+    if (p.tiling.patch_w > 0) {
+        const int across = (grid_w + p.tiling.patch_w - 1) / p.tiling.patch_w,
+                  down = (grid_h + p.tiling.patch_h - 1) / p.tiling.patch_h;
         place.n = tile / (across * down);
         const int patch = tile - place.n * across * down, patch_y = patch / across;
-        place.i = patch_y * p.patch_h + row / p.patch_w;
-        place.j = (patch - patch_y * across) * p.patch_w + row % p.patch_w;
+        place.i = patch_y * p.tiling.patch_h + row / p.tiling.patch_w;
+        place.j = (patch - patch_y * across) * p.tiling.patch_w + row % p.tiling.patch_w;
     } else {
         const int m = tile * tile_rows + row;
         place.n = m / (grid_h * grid_w);
@@ -48,7 +49,7 @@ PCONV_DEV Place place_of(const GemmParams& p, int tile, int row, int tile_rows, 
         place.i = rest / grid_w;
         place.j = rest - place.i * grid_w;
     }
-    place.inside = place.n < p.n && place.i < grid_h && place.j < grid_w;
+    place.inside = place.n < p.output.n && place.i < grid_h && place.j < grid_w;
     return place.inside ? place : Place{0, 0, 0, false};  // no offset of a row that is not there may overflow
 }
 
@@ -56,28 +57,30 @@ PCONV_DEV Place place_of(const GemmParams& p, int tile, int row, int tile_rows, 
 // where the bounds check of every row drops them.
 template <Pass pass>
 PCONV_DEV void find_tap(const GemmParams& p, int tap, int class_y, int class_x, int& y, int& x) {
-    const int r = tap / p.s, s = tap - r * p.s;
+    const int r = tap / p.window.s, s = tap - r * p.window.s;
     if (pass == Pass::fprop) {
-        y = r * p.dil_h - p.pad_h;
-        x = s * p.dil_w - p.pad_w;
+        y = r * p.window.dil_h - p.window.pad_h;
+        x = s * p.window.dil_w - p.window.pad_w;
         return;
     }
-    const int far_y = class_y + p.pad_h - r * p.dil_h, far_x = class_x + p.pad_w - s * p.dil_w;
-    const bool used = far_y % p.stride_h == 0 && far_x % p.stride_w == 0;
-    y = used ? far_y / p.stride_h : -(1 << 30);
-    x = used ? far_x / p.stride_w : -(1 << 30);
+    const int far_y = class_y + p.window.pad_h - r * p.window.dil_h,
+              far_x = class_x + p.window.pad_w - s * p.window.dil_w;
+    const bool used = far_y % p.window.stride_h == 0 && far_x % p.window.stride_w == 0;
+    y = used ? far_y / p.window.stride_h : -(1 << 30);
+    x = used ? far_x / p.window.stride_w : -(1 << 30);
 }
 
 // One row: its bits of every tap (voted into words by the warp), its count, and where it is stored.
 template <Pass pass, class Tile>
 PCONV_DEV void describe_row(
     const GemmParams& p, Tables<Tile>& tables, int position, const Place& place, int class_y, int class_x) {
-    const int row = position / Tile::rows_a_thread + position % Tile::rows_a_thread * Tile::row_step;
-    const int step_h = pass == Pass::fprop ? p.stride_h : 1, step_w = pass == Pass::fprop ? p.stride_w : 1;
-    const int y0 = place.i * step_h, x0 = place.j * step_w, taps = p.r * p.s;
-    const int out_y = pass == Pass::fprop ? place.i : place.i * p.stride_h + class_y;
-    const int out_x = pass == Pass::fprop ? place.j : place.j * p.stride_w + class_x;
-    const int out_pixel = out_y * p.out_w + out_x;
+    const int row = position / Tile::rows_per_thread + position % Tile::rows_per_thread * Tile::row_step;
+    const int step_h = pass == Pass::fprop ? p.window.stride_h : 1,
+              step_w = pass == Pass::fprop ? p.window.stride_w : 1;
+    const int y0 = place.i * step_h, x0 = place.j * step_w, taps = p.window.r * p.window.s;
+    const int out_y = pass == Pass::fprop ? place.i : place.i * p.window.stride_h + class_y;
+    const int out_x = pass == Pass::fprop ? place.j : place.j * p.window.stride_w + class_x;
+    const int out_pixel = out_y * p.output.w + out_x;
     const uint8_t* const mask = p.mask.bytes ? p.mask.bytes + place.n * p.mask.batch_step : nullptr;
 
     uint32_t own_blocks = ~0u;  // dgrad: nothing is gathered for a pixel that is a hole, its gradient is 0
@@ -110,11 +113,11 @@ PCONV_DEV void describe_row(
     tables.row_out[row] = place.inside ? out_pixel : -1;
     if (pass == Pass::dgrad) {
         tables.row_blocks[row] = own_blocks;
-    } else if (p.ratio_in) {  // groups of masks that were counted elsewhere
-        const int64_t at = (int64_t(p.ratio_n > 1 ? place.n : 0) * p.out_h + out_y) * p.out_w + out_x;
-        tables.row_scale[row] = place.inside ? p.ratio_in[at] : 0.f;
+    } else if (p.output.ratio_in) {  // groups of masks that were counted elsewhere
+        const int64_t at = (int64_t(p.output.ratio_n > 1 ? place.n : 0) * p.output.h + out_y) * p.output.w + out_x;
+        tables.row_scale[row] = place.inside ? p.output.ratio_in[at] : 0.f;
     } else {
-        tables.row_scale[row] = count > 0 ? float(p.full) / float(count) : 0.f;
+        tables.row_scale[row] = count > 0 ? float(p.output.full) / float(count) : 0.f;
     }
 }
 
@@ -141,15 +144,15 @@ PCONV_DEV int list_live_taps(
 }
 
 // The K loop's steps through a block: its live taps for each piece of `depth` of its channels.
-PCONV_DEV int steps_through(const GemmParams& p, int block, int live_taps, int depth) {
+PCONV_DEV int steps_through(const ProductParams& p, int block, int live_taps, int depth) {
     const int channels = p.packing.start[block + 1] - p.packing.start[block];
-    return (live_taps + p.taps_a_step - 1) / p.taps_a_step * ((channels + depth - 1) / depth);
+    return (live_taps + p.tiling.taps_per_step - 1) / p.tiling.taps_per_step * ((channels + depth - 1) / depth);
 }
 
 // Block by block, in the order in which the K loop takes them.
 template <class Tile>
 PCONV_DEV void list_live_taps(const GemmParams& p, Tables<Tile>& tables, int lane, int depth) {
-    const int taps = p.r * p.s;
+    const int taps = p.window.r * p.window.s;
     int total = 0, steps = 0;
     for (int b = 0; b < p.packing.blocks; ++b) {
         const int before = total;
@@ -166,16 +169,18 @@ PCONV_DEV void list_live_taps(const GemmParams& p, Tables<Tile>& tables, int lan
 template <Pass pass, class Tile>
 PCONV_DEV void prepare_tile(const GemmParams& p, Tables<Tile>& tables, int tile, int parity_class, int depth) {
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int class_y = pass == Pass::fprop ? 0 : parity_class / p.stride_w;
-    const int class_x = pass == Pass::fprop ? 0 : parity_class % p.stride_w;
-    const int grid_h = pass == Pass::fprop ? p.out_h : (p.out_h - class_y + p.stride_h - 1) / p.stride_h;
-    const int grid_w = pass == Pass::fprop ? p.out_w : (p.out_w - class_x + p.stride_w - 1) / p.stride_w;
-    for (int tap = thread; tap < p.r * p.s; tap += Tile::threads)
+    const int class_y = pass == Pass::fprop ? 0 : parity_class / p.window.stride_w;
+    const int class_x = pass == Pass::fprop ? 0 : parity_class % p.window.stride_w;
+    const int grid_h =
+        pass == Pass::fprop ? p.output.h : (p.output.h - class_y + p.window.stride_h - 1) / p.window.stride_h;
+    const int grid_w =
+        pass == Pass::fprop ? p.output.w : (p.output.w - class_x + p.window.stride_w - 1) / p.window.stride_w;
+    for (int tap = thread; tap < p.window.r * p.window.s; tap += Tile::threads)
         find_tap<pass>(p, tap, class_y, class_x, tables.tap_y[tap], tables.tap_x[tap]);
     __syncthreads();
     for (int unit = warp; unit < Tables<Tile>::words; unit += Tile::warps) {
         const int position = unit * 32 + lane;
-        const int row = position / Tile::rows_a_thread + position % Tile::rows_a_thread * Tile::row_step;
+        const int row = position / Tile::rows_per_thread + position % Tile::rows_per_thread * Tile::row_step;
         // A class may have no pixel at all (stride larger than the image): no division by its size then.
         Place place{0, 0, 0, false};
         if (grid_h > 0 && grid_w > 0) place = place_of(p, tile, row, Tile::rows, grid_h, grid_w);

@@ -18,7 +18,7 @@ struct WgradShared {
 
 // Grid: x tiles of columns, y tiles of filters, z splits.
 template <class Math, class Tile>
-__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) wgrad_kernel(const WgradParams p) {
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm) wgrad_kernel(const WgradParams p) {
     PCONV_DYN_SMEM(shared);
     using Shared = WgradShared<Math, Tile>;
     constexpr int pixels = WgradStage<Math>::pixels, stages = Tile::stages;
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) wgrad_ke
     float* const staging = reinterpret_cast<float*>(shared);
     product.stage_out(staging);
     __syncthreads();
-    const int columns = p.r * p.s * p.channels;
+    const int columns = p.window.r * p.window.s * p.channels;
     float* const out = p.partial + int64_t(blockIdx.z) * p.k * columns;
     for (int id = threadIdx.x; id < Tile::rows * Tile::columns / 4; id += Tile::threads) {
         const int row = id / (Tile::columns / 4), column = id % (Tile::columns / 4) * 4;
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm) wgrad_ke
 
 template <class Math, class Tile>
 Status launch_wgrad(const char* name, const WgradParams& p, cudaStream_t stream) {
-    const int columns = p.r * p.s * p.channels;
+    const int columns = p.window.r * p.window.s * p.channels;
     const dim3 grid((columns + Tile::columns - 1) / Tile::columns, (p.k + Tile::rows - 1) / Tile::rows, p.splits);
     return launch(name, wgrad_kernel<Math, Tile>, grid, dim3(Tile::threads), WgradShared<Math, Tile>::bytes, stream, p);
 }

@@ -24,7 +24,7 @@ struct WgradLoader {
     using T = typename Math::Storage;
     static constexpr int pixels = WgradStage<Math>::pixels, panel_bytes = WgradStage<Math>::panel_bytes;
     static constexpr int chunks = Tile::columns / Math::chunk, pixel_step = Tile::copy_threads / chunks;
-    static constexpr int pixels_a_thread = pixels / pixel_step;
+    static constexpr int pixels_per_thread = pixels / pixel_step;
     // Rows four apart have the same swizzle in fp32; in half types it differs by 4 chunks.
     static constexpr int swizzle_flip = Math::chunk == 8 && pixel_step % 8 == 4 ? 4 << 4 : 0;
     static_assert(pixel_step % 4 == 0, "two swizzles a thread at most");
@@ -34,10 +34,10 @@ struct WgradLoader {
     const int thread, chunk, pixel0;
     int tap_y, tap_x, channel, filter, end;  // end: the first pixel of the next split
     bool column_exists;
-    const uint8_t* mask;              // of this thread's channels, nullptr: everything is valid
-    uint32_t place;                   // in a tile of either operand
-    int source[pixels_a_thread];      // what the coming step copies: offset in x ...
-    uint32_t valid[pixels_a_thread];  // ... and whether: the mask's byte
+    const uint8_t* mask;                // of this thread's channels, nullptr: everything is valid
+    uint32_t place;                     // in a tile of either operand
+    int source[pixels_per_thread];      // what the coming step copies: offset in x ...
+    uint32_t valid[pixels_per_thread];  // ... and whether: the mask's byte
 
     PCONV_DEV WgradLoader(
         const WgradParams& params, WgradTables<Math>& shared_tables, int thread_index, int row0, int column0,
@@ -49,10 +49,10 @@ struct WgradLoader {
           pixel0(thread_index / chunks),
           end(end_pixel) {
         const int column = column0 + chunk * Math::chunk, tap = column / p.channels;
-        column_exists = tap < p.r * p.s;
+        column_exists = tap < p.window.r * p.window.s;
         channel = column - tap * p.channels;
-        tap_y = tap / p.s * p.dil_h;
-        tap_x = tap % p.s * p.dil_w;
+        tap_y = tap / p.window.s * p.window.dil_h;
+        tap_x = tap % p.window.s * p.window.dil_w;
         filter = row0 + chunk * Math::chunk;
         int block = 0;
         while (block < p.packing.blocks - 1 && channel >= p.packing.start[block + 1]) ++block;
@@ -68,8 +68,8 @@ struct WgradLoader {
         if (pixel < end) {
             const int row = pixel / p.q;
             found.n = row / p.p;
-            found.y = (row - found.n * p.p) * p.stride_h - p.pad_h;
-            found.x = (pixel - row * p.q) * p.stride_w - p.pad_w;
+            found.y = (row - found.n * p.p) * p.window.stride_h - p.window.pad_h;
+            found.x = (pixel - row * p.q) * p.window.stride_w - p.window.pad_w;
         }
         tables.places[slot][thread] = found;
     }
@@ -77,7 +77,7 @@ struct WgradLoader {
     // Offsets and mask bytes of this thread's chunk of a step's pixels; the bytes are not looked at before load().
     PCONV_DEV void prepare(int slot) {
 #pragma unroll
-        for (int i = 0; i < pixels_a_thread; ++i) {
+        for (int i = 0; i < pixels_per_thread; ++i) {
             const PixelPlace found = tables.places[slot][pixel0 + i * pixel_step];
             const int y = found.y + tap_y, x = found.x + tap_x;
             const bool inside =
@@ -94,7 +94,7 @@ struct WgradLoader {
 
     PCONV_DEV void load_x(uint32_t tile) const {
 #pragma unroll
-        for (int i = 0; i < pixels_a_thread; ++i)
+        for (int i = 0; i < pixels_per_thread; ++i)
             cp_async_ca_16(tile + place_of(i), static_cast<const T*>(p.x) + source[i], valid[i] != 0);
     }
 
@@ -103,7 +103,7 @@ struct WgradLoader {
         const T* const gradient = static_cast<const T*>(p.scaled) + int64_t(first_pixel + pixel0) * p.k_padded + filter;
         const int left = filter < p.k_padded ? end - first_pixel - pixel0 : 0;
 #pragma unroll
-        for (int i = 0; i < pixels_a_thread; ++i)
+        for (int i = 0; i < pixels_per_thread; ++i)
             cp_async_cg_16(stage + place_of(i), gradient + int64_t(i) * pixel_step * p.k_padded, i * pixel_step < left);
         load_x(stage + Tile::rows / (8 * Math::chunk) * panel_bytes);
     }

@@ -1,6 +1,6 @@
 // The CUDA side of the border: whole operators on device pointers, for the glue (csrc/torch/ops_cuda.cpp) and for the
 // drivers without torch. Nothing here allocates, synchronises or prints; a Status names the kernel that could not be
-// launched.
+// launched. Tensors are dense in the geometry's layout.
 #pragma once
 
 #include "../kernels.h"
@@ -8,36 +8,38 @@
 
 namespace pconv::cuda {
 
-struct Forward {
-    Geometry geometry;
-    Mask mask;           // bytes on the device, first on the host
-    bool tf32;           // may fp32 be rounded to tf32?
-    const void* x;       // [N, C, H, W], dense in the geometry's layout
-    const void* weight;  // [K, C / groups, R, S]
+// What both passes take: one source, or two in a decoder stage, which is a 3x3 partial convolution (stride 1, padding
+// 1) of [x, doubled by nearest neighbours | skip] without either tensor in between.
+struct Layer {
+    Geometry geometry;  // the convolution's, at full resolution; decoder stage: c counts both sources, h and w even
+    bool tf32;          // may fp32 be rounded to tf32?
+    const void* x;      // [N, C, H, W]; decoder stage: [N, low_channels, H / 2, W / 2]
+    Mask mask;          // over x; decoder stage: one block
+    int64_t low_channels = 0;  // decoder stage: of x; 0: one source
+    const void* skip;          // decoder stage: [N, C - low_channels, H, W]
+    Mask skip_mask;            // decoder stage: over skip, one block
+    const void* weight;        // [K, C / groups, R, S]
     Strides weight_strides;
-    const void* bias;   // [K] or nullptr
-    void* ratio;        // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles
-    uint8_t* new_mask;  // the same
-    int64_t ratio_n, ratio_groups;
-    void* y;                    // [N, K, P, Q], dense in the geometry's layout
+    void* ratio;  // [ratio_n, ratio_groups, P, Q] fp32, fp64 for doubles: written by the forward, read by the backward
+    int64_t ratio_n, ratio_groups;  // ratio_n: 1 where no mask has a batch, else N
+};
+
+struct Forward : Layer {
+    const void* phases;         // decoder stage: [4 K][2][2][low_channels] of upcat_phases; nullptr: made here
+    const void* bias;           // [K] or nullptr
     double negative_slope = 1;  // of the activation behind the epilogue, v < 0 ? negative_slope * v : v; 1: none
+    uint8_t* new_mask;          // as ratio
+    void* y;                    // [N, K, P, Q]
 };
 
 int64_t forward_workspace(const Forward& call, const Device& device);  // bytes
 Status run_forward(const Forward& call, const Device& device, void* workspace, cudaStream_t stream);
 
-struct Backward {
-    Geometry geometry;
-    Mask mask;
-    bool tf32;
-    const void* grad;    // [N, K, P, Q], dense in the geometry's layout
-    const void* x;       // [N, C, H, W], dense in the geometry's layout
-    const void* weight;  // [K, C / groups, R, S]
-    Strides weight_strides;
-    const void* ratio;  // as the forward wrote it
-    int64_t ratio_n, ratio_groups;
-    void* dx;  // [N, C, H, W], dense in the geometry's layout, or nullptr
-    void* dw;  // [K, C / groups, R, S] or nullptr
+struct Backward : Layer {
+    const void* grad;  // [N, K, P, Q]
+    void* dx;          // as x, or nullptr
+    void* dskip;       // as skip, or nullptr
+    void* dw;          // as weight, or nullptr
     Strides dw_strides;
     void* db;  // [K] or nullptr
     // Made already (with db), as [N, P, Q, K padded to 16 bytes]: ratio * gradient. grad and ratio are then not read.

@@ -16,28 +16,29 @@ struct Planes {  // of one level
 class Run {
   public:
     // Measures the workspace where base is nullptr, as in workspace.h.
-    Run(const SmoothFill& fill, void* base, cudaStream_t stream) : fill_(fill), stream_(stream), arena_(base) {
+    Run(const SmoothFill& fill, void* base, cudaStream_t stream) : fill_(fill), stream_(stream), workspace_(base) {
         const int64_t bytes = fill.dtype == DType::f64 ? 8 : 4, planes = fill.n * fill.c;
         SmoothLevel level{};
         level.h = fill.h, level.w = fill.w, level.planes = planes, level.channels = fill.c;
         level.mask_n = fill.mask_n, level.mask_c = fill.mask_c;
         level.stiffness = 1 - fill.tension, level.tension = fill.tension;
         for (;;) {
-            level.unknown = static_cast<const uint8_t*>(arena_.take(level.mask_n * level.mask_c * level.pixels()));
+            level.unknown = static_cast<const uint8_t*>(workspace_.take(level.mask_n * level.mask_c * level.pixels()));
             levels_.push_back(level);
             Planes& of_level = planes_.emplace_back();
             for (void** plane : {&of_level.x, &of_level.given, &of_level.rest})
-                *plane = arena_.take(planes * level.pixels() * bytes);
+                *plane = workspace_.take(planes * level.pixels() * bytes);
             if (level.h == 1 && level.w == 1) break;
             const bool line = level.h == 1 || level.w == 1;
             level.stiffness /= line ? 8 : 4, level.tension /= line ? 2 : 1;
             level.h = (level.h + 1) / 2, level.w = (level.w + 1) / 2;
         }
-        for (void** plane : {&picture_, &p_, &q_, &sum_}) *plane = arena_.take(planes * levels_[0].pixels() * bytes);
-        parts_ = static_cast<double*>(arena_.take(2 * planes * smooth_parts(levels_[0]) * int64_t(sizeof(double))));
-        state_ = static_cast<SmoothState*>(arena_.take(planes * int64_t(sizeof(SmoothState))));
+        for (void** plane : {&picture_, &p_, &q_, &sum_})
+            *plane = workspace_.take(planes * levels_[0].pixels() * bytes);
+        parts_ = static_cast<double*>(workspace_.take(2 * planes * smooth_parts(levels_[0]) * int64_t(sizeof(double))));
+        state_ = static_cast<SmoothState*>(workspace_.take(planes * int64_t(sizeof(SmoothState))));
     }
-    int64_t used() const { return arena_.used(); }
+    int64_t used() const { return workspace_.used(); }
 
     Status operator()() {
         start();
@@ -65,7 +66,7 @@ class Run {
   private:
     const SmoothFill& fill_;
     cudaStream_t stream_;
-    Arena arena_;
+    Workspace workspace_;
     std::vector<SmoothLevel> levels_;
     std::vector<Planes> planes_;
     void *picture_ = nullptr, *p_ = nullptr, *q_ = nullptr, *sum_ = nullptr;

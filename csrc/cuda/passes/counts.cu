@@ -64,23 +64,9 @@ __global__ void count_not_binary_kernel(const StridedMask mask, unsigned long lo
     }
 }
 
-struct SpreadArguments {
-    const uint8_t* block;  // [batches | 1, 1, plane]
-    uint8_t* out;          // [batches, channels, plane]
-    int64_t block_batch_step, batches, plane, first, wide, channels;
-};
-
-__global__ void spread_block_kernel(const SpreadArguments a) {
-    const int64_t total = a.batches * a.wide * a.plane;
-    for (int64_t item = first_item(); item < total; item += item_step()) {
-        const Position at = unravel(item, false, a.wide, 1, a.plane);
-        a.out[(at.n * a.channels + a.first + at.c) * a.plane + at.w] = a.block[at.n * a.block_batch_step + at.w];
-    }
-}
-
 struct RatioArguments {
     Geometry g;
-    MaskView mask;
+    Mask mask;
     void* ratio;        // [ratio_n, ratio_groups, P, Q]
     uint8_t* new_mask;  // [ratio_n, ratio_groups, P, Q]
     int64_t ratio_n, ratio_groups;
@@ -103,11 +89,10 @@ PCONV_DEV int64_t valid_in_row(const RatioArguments& a, int64_t block, const Pos
 }
 
 // The channels of the window's group that lie in one block of the mask.
-PCONV_DEV int64_t channels_in_block(const MaskView& mask, int64_t block, int64_t from, int64_t to) {
-    if (mask.bytes == nullptr) return to - from;
-    if (mask.per_channel) return 1;
-    const int64_t first = mask.first[block] > from ? mask.first[block] : from;
-    const int64_t last = mask.first[block + 1] < to ? mask.first[block + 1] : to;
+PCONV_DEV int64_t channels_in_block(const Mask& mask, int64_t block, int64_t from, int64_t to) {
+    if (mask.blocks > 2) return 1;
+    const int64_t first = block > 0 && mask.second > from ? mask.second : from;
+    const int64_t last = block + 1 < mask.blocks && mask.second < to ? mask.second : to;
     return last > first ? last - first : 0;
 }
 
@@ -127,8 +112,8 @@ __global__ void window_ratio_kernel(const RatioArguments a) {
         const int64_t item = start + lane;
         const Position window = unravel(item < total ? item : start, false, a.ratio_groups, g.p, g.q);
         const int64_t from = window.c * group_channels, to = from + group_channels;
-        const int64_t block_begin = a.mask.per_channel ? from : 0;
-        const int64_t blocks = a.mask.per_channel ? group_channels : a.mask.bytes == nullptr ? 1 : a.mask.blocks;
+        const bool per_channel = a.mask.blocks > 2;
+        const int64_t block_begin = per_channel ? from : 0, blocks = per_channel ? group_channels : a.mask.blocks;
         int64_t count = 0;
         for (int64_t row = slice; row < blocks * g.r; row += slices) {
             const int64_t block = block_begin + row / g.r;
@@ -180,16 +165,8 @@ Status count_not_binary(
     });
 }
 
-Status spread_block(
-    const uint8_t* block, int64_t block_batch_step, int64_t batches, int64_t plane, int64_t first, int64_t last,
-    int64_t channels, uint8_t* out, cudaStream_t stream) {
-    const SpreadArguments a{block, out, block_batch_step, batches, plane, first, last - first, channels};
-    const int64_t total = batches * a.wide * plane;
-    return launch("spread_block", spread_block_kernel, grid_for(total, threads), threads, 0, stream, a);
-}
-
 Status window_ratio(
-    const Geometry& g, const MaskView& mask, void* ratio, uint8_t* new_mask, int64_t ratio_n, int64_t ratio_groups,
+    const Geometry& g, const Mask& mask, void* ratio, uint8_t* new_mask, int64_t ratio_n, int64_t ratio_groups,
     cudaStream_t stream) {
     constexpr const char* name = "window_ratio";
     const RatioArguments a{g, mask, ratio, new_mask, ratio_n, ratio_groups};

@@ -25,7 +25,7 @@ PCONV_DEV accumulator_t<T> masked(bool valid, const T* x) {
 
 struct FpropArguments {
     Geometry g;
-    MaskView mask;
+    Mask mask;
     const void* x;       // [N, C, H, W]
     const void* weight;  // [K, C / groups, R, S]
     const void* bias;    // [K] or nullptr
@@ -98,7 +98,7 @@ __global__ void generic_fprop_kernel(const FpropArguments a) {
 
 struct DgradArguments {
     Geometry g;
-    MaskView mask;
+    Mask mask;
     const void* scaled;  // [N, K, P, Q]
     const void* weight;  // [K, C / groups, R, S]
     void* dx;            // [N, C, H, W]
@@ -153,7 +153,7 @@ __global__ void generic_dgrad_kernel(const DgradArguments a) {
 
 struct WgradArguments {
     Geometry g;
-    MaskView mask;
+    Mask mask;
     const void* scaled;  // [N, K, P, Q]
     const void* x;       // [N, C, H, W]
     void* dw;            // [K, C / groups, R, S]
@@ -211,7 +211,7 @@ __global__ void generic_wgrad_kernel(const WgradArguments a) {
 }  // namespace
 
 Status generic_fprop(
-    const Geometry& g, const MaskView& mask, const void* x, const Strides& x_strides, const void* weight,
+    const Geometry& g, const Mask& mask, const void* x, const Strides& x_strides, const void* weight,
     const Strides& w_strides, const void* bias, const void* ratio, int64_t ratio_n, int64_t ratio_groups,
     double negative_slope, void* y, const Strides& y_strides, cudaStream_t stream) {
     constexpr const char* name = "generic_fprop";
@@ -225,7 +225,7 @@ Status generic_fprop(
 }
 
 Status generic_dgrad(
-    const Geometry& g, const MaskView& mask, const void* scaled, const Strides& scaled_strides, const void* weight,
+    const Geometry& g, const Mask& mask, const void* scaled, const Strides& scaled_strides, const void* weight,
     const Strides& w_strides, void* dx, const Strides& dx_strides, cudaStream_t stream) {
     constexpr const char* name = "generic_dgrad";
     const DgradArguments a{
@@ -237,7 +237,7 @@ Status generic_dgrad(
 }
 
 Status generic_wgrad(
-    const Geometry& g, const MaskView& mask, const void* scaled, const Strides& scaled_strides, const void* x,
+    const Geometry& g, const Mask& mask, const void* scaled, const Strides& scaled_strides, const void* x,
     const Strides& x_strides, void* dw, const Strides& dw_strides, cudaStream_t stream) {
     constexpr const char* name = "generic_wgrad";
     const WgradArguments a{g, mask, scaled, x, dw, scaled_strides, x_strides, dw_strides};

@@ -17,7 +17,7 @@ inline bool starts_in_vectors(const Packing& packing, int element_bytes) {
 struct ActivationArguments {
     Pixels pixels;
     Packing packing;
-    MaskView mask;
+    Mask mask;
     TilePlan plan;
     const void* x;  // [N, C, H, W]
     void* packed;   // [N, H, W, start[blocks]]
@@ -135,7 +135,7 @@ __global__ void transpose_weight_kernel(const WeightArguments a) {
 }
 
 struct ApplyMaskArguments {
-    MaskView mask;
+    Mask mask;
     Strides strides;
     void* x;  // [N, C, H, W]
     int64_t n, c, h, w;
@@ -155,8 +155,8 @@ __global__ void apply_mask_kernel(const ApplyMaskArguments a) {
 }  // namespace
 
 Status pack_activation(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const MaskView& mask,
-    const void* x, const Strides& x_strides, void* packed, cudaStream_t stream) {
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const Mask& mask, const void* x,
+    const Strides& x_strides, void* packed, cudaStream_t stream) {
     constexpr const char* name = "pack_activation";
     const int bytes = int(bytes_of(dtype)), channels = packing.start[packing.blocks];
     const bool aligned =
@@ -193,7 +193,7 @@ Status pack_weight(
 }
 
 Status apply_mask(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const MaskView& mask, void* x, const Strides& x_strides,
+    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Mask& mask, void* x, const Strides& x_strides,
     cudaStream_t stream) {
     constexpr const char* name = "apply_mask";
     if (mask.bytes == nullptr) return Status{};

@@ -148,7 +148,7 @@ __global__ void reduce_wgrad_kernel(const WgradArguments a) {
 
 struct FinishArguments {
     Pixels pixels;
-    MaskView mask;
+    Mask mask;
     const float* partial;  // [splits, N * H * W, channels]
     const float* ratio;    // [ratio_n, 1, H, W] or nullptr
     const void* bias;      // [channels] or nullptr
@@ -232,7 +232,7 @@ Status reduce_wgrad(
 
 Status finish_splits(
     DType dtype, int64_t n, int64_t channels, int64_t h, int64_t w, int64_t splits, const float* partial,
-    const float* ratio, int64_t ratio_n, const void* bias, float negative_slope, const MaskView& mask, void* out,
+    const float* ratio, int64_t ratio_n, const void* bias, float negative_slope, const Mask& mask, void* out,
     const Strides& out_strides, cudaStream_t stream) {
     constexpr const char* name = "finish_splits";
     const FinishArguments a{

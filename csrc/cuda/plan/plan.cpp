@@ -7,9 +7,6 @@
 namespace pconv::cuda {
 namespace {
 
-int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return div_up(a, b) * b; }
-
 MathId math_of(DType dtype, bool tf32) {
     if (dtype == DType::bf16) return MathId::bf16;
     if (dtype == DType::f16) return MathId::f16;
@@ -49,7 +46,7 @@ int64_t resident_blocks(TileId tile, const Device& device) {
 bool applies(const TileRule& rule, Pass pass, const Plan& plan, const Device& device, int64_t columns) {
     if (!(rule.passes & bit_of(pass)) || !(rule.maths & bit_of(plan.math)) || columns <= rule.more_columns)
         return false;
-    return !rule.wgmma || (device.wgmma && device.arch == 90 && plan.taps_a_step == 1 && !plan.transposed_filters);
+    return !rule.wgmma || (device.wgmma && device.arch == 90 && plan.taps_per_step == 1 && !plan.transposed_filters);
 }
 
 // steps: of the K loop.
@@ -81,14 +78,14 @@ int wgrad_splits(int64_t tiles, int64_t slots, int64_t pixels, int64_t most, con
     double least = 0;
     for (int64_t splits = 1; splits <= most; ++splits) {
         const double rounds = double(div_up(tiles * splits, slots)) * double(slots) / double(tiles * splits);
-        const double cost = 2. * double(pixels) / double(device.operations_a_byte) * rounds + 8. * double(splits);
+        const double cost = 2. * double(pixels) / double(device.flops_per_byte) * rounds + 8. * double(splits);
         if (splits == 1 || cost < least) best = int(splits), least = cost;
     }
     return best;
 }
 
 void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int64_t chunk) {
-    const int64_t columns = g.r * g.s * plan.packing.start[plan.packing.blocks];
+    const int64_t columns = g.r * g.s * plan.packing.channels();
     int64_t tiles = 0;
     for (const TileRule& rule : tile_rules) {
         if (!applies(rule, Pass::wgrad, plan, device, columns) || g.k > rule.max_channels) continue;
@@ -113,7 +110,7 @@ Plan generic(Plan plan, const char* reason) {
 }  // namespace
 
 Plan make_plan(
-    Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,
+    Pass pass, const Geometry& g, const Mask& mask, bool tf32, const Device& device, bool input_aligned,
     bool filters_krsc) {
     Plan plan;
     const int64_t chunk = 16 / bytes_of(g.dtype), taps = g.r * g.s;
@@ -126,20 +123,10 @@ Plan make_plan(
     plan.math = math_of(g.dtype, tf32);
 
     // dgrad's filters and every mask that is applied while packing know no blocks.
-    const bool per_channel = mask.blocks == g.c && g.c > 1;
-    const bool blocks_fit =
-        !mask.present || (!per_channel && mask.blocks <= max_blocks && mask.blocks * taps <= max_taps);
-    plan.mask_in_packing = !blocks_fit;
-    plan.packing.blocks = pass == Pass::dgrad || !mask.present || !blocks_fit ? 1 : int(mask.blocks);
-    int64_t start = 0;
-    for (int b = 0; b < plan.packing.blocks; ++b) {
-        const int64_t from = plan.packing.blocks > 1 ? mask.first[b] : 0,
-                      to = plan.packing.blocks > 1 ? mask.first[b + 1] : g.c;
-        plan.packing.first[b] = int(from), plan.packing.first[b + 1] = int(to);
-        plan.packing.start[b] = int(start);
-        start += round_up(to - from, chunk);
-        plan.packing.start[b + 1] = int(start);
-    }
+    plan.mask_in_packing = is_per_channel(mask, g.c) || mask.blocks * taps > max_taps;
+    const bool two_blocks = mask.blocks == 2 && !plan.mask_in_packing && pass != Pass::dgrad;
+    plan.packing = packing_of(g.dtype, 0, two_blocks ? mask.second : 0, g.c);
+    const int64_t start = plan.packing.channels();
     const bool padded = start != g.c;
     plan.pack_input = g.layout == Layout::nchw || padded || !input_aligned || plan.mask_in_packing;
     plan.pack_filters = padded || !filters_krsc;
@@ -152,10 +139,10 @@ Plan make_plan(
         return generic(plan, "an image or the filters have 2^31 or more elements");
     // wgrad numbers a launch's pixels, a step past the end included, in 32 bits too; images that are left over go
     // to the next launch.
-    plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
+    plan.images_per_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
 
     const bool on_tensor_cores = pass == Pass::fprop && plan.math != MathId::ieee && !plan.mask_in_packing;
-    if (on_tensor_cores && fits_first_layer(g, !mask.present || mask.blocks == 1)) {
+    if (on_tensor_cores && fits_first_layer(g, mask.blocks == 1)) {
         plan.special = Special::first;
         plan.special_blocks = 2 * device.multiprocessors;  // as many as are resident
         plan.pack_input = plan.pack_filters = false;       // it reads both as they lie
@@ -166,10 +153,10 @@ Plan make_plan(
     const int64_t reduction = pass == Pass::dgrad ? plan.k_padded : start;
     if (plan.packing.blocks == 1 && pass != Pass::wgrad && reduction / chunk <= 4) {
         const int64_t chunks = reduction / chunk;
-        plan.taps_a_step = chunks == 1 ? 8 : chunks == 2 ? 4 : 2;
+        plan.taps_per_step = chunks == 1 ? 8 : chunks == 2 ? 4 : 2;
     }
     if (pass == Pass::dgrad) {
-        plan.transposed_filters = g.dtype == DType::f32 || plan.taps_a_step > 1;
+        plan.transposed_filters = g.dtype == DType::f32 || plan.taps_per_step > 1;
         if (plan.transposed_filters) plan.pack_filters = true;
     }
     plan.fast = true;
@@ -177,7 +164,7 @@ Plan make_plan(
         choose_wgrad_tile(plan, g, device, chunk);
     else {
         const Extent e = extent_of(pass, g);
-        const int64_t steps = div_up(taps, e.classes * plan.taps_a_step) * div_up(reduction, 8 * chunk);
+        const int64_t steps = div_up(taps, e.classes * plan.taps_per_step) * div_up(reduction, 8 * chunk);
         choose_gemm_tile(plan, pass, e, g.n, device, steps);
     }
     // Where few pixels meet many channels the general kernel's shared reduction fills the device, and nothing else
@@ -198,29 +185,27 @@ Plan make_upcat_plan(
     plan.math = math_of(g.dtype, tf32);
     const int64_t chunk = 16 / bytes_of(g.dtype), skip_channels = g.c - low_channels, small_h = g.h / 2,
                   small_w = g.w / 2;
-    const int64_t low_padded = round_up(low_channels, chunk), skip_padded = round_up(skip_channels, chunk);
-    plan.packing.blocks = 2;
-    plan.packing.first[1] = int(low_channels), plan.packing.first[2] = int(g.c);
-    plan.packing.start[1] = int(low_padded), plan.packing.start[2] = int(low_padded + skip_padded);
+    plan.packing = packing_of(g.dtype, 0, low_channels, g.c);
+    const int64_t low_padded = plan.packing.start[1], skip_padded = plan.packing.channels() - low_padded;
     const bool nchw = g.layout == Layout::nchw;
     plan.pack_input = nchw || low_padded != low_channels || !low_aligned;
     plan.pack_skip = nchw || skip_padded != skip_channels || !skip_aligned;
-    plan.pack_filters = plan.packing.start[2] != g.c || low_padded != low_channels || !filters_krsc;
+    plan.pack_filters = plan.packing.channels() != g.c || low_padded != low_channels || !filters_krsc;
 
     // As above: 32-bit offsets, and taps that look beyond the last image.
     const int64_t margin = 5 * (g.w + 4);
     const int64_t image =
         std::max({(small_h * small_w + margin) * low_padded, (g.h * g.w + margin) * skip_padded, g.h * g.w * g.k});
-    if (image > device.max_elements || g.k * 9 * plan.packing.start[2] > device.max_elements)
+    if (image > device.max_elements || g.k * 9 * plan.packing.channels() > device.max_elements)
         return generic(plan, "an image or the filters have 2^31 or more elements");
-    plan.images_a_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
+    plan.images_per_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
     plan.fast = true;
     if (plan.math != MathId::ieee && fits_upcat_last(g, low_channels)) {
         plan.special = Special::last;  // it reads the skip and its filters as they lie
         plan.pack_skip = plan.pack_filters = false;
         return plan;
     }
-    plan.direct = prefers_direct(plan.math, device.operations_a_byte, g.n * g.h * g.w, phases_given);
+    plan.direct = prefers_direct(plan.math, device.flops_per_byte, g.n * g.h * g.w, phases_given);
     const int64_t steps = (plan.direct ? 9 : 4) * div_up(low_padded, 8 * chunk) + 9 * div_up(skip_padded, 8 * chunk);
     const Extent e = plan.direct ? Extent{g.h, g.w, 1, g.k, g.c} : Extent{small_h, small_w, 4, g.k, g.c};
     choose_gemm_tile(plan, Pass::upcat, e, g.n, device, steps);
@@ -236,12 +221,12 @@ UpcatBackwardPlan make_upcat_backward_plan(const Geometry& g, int64_t low_channe
     low.stride_h = low.stride_w = 2;
     low.p = g.h / 2, low.q = g.w / 2;
     low.layout = Layout::nhwc;
-    plan.fprop = make_plan(Pass::fprop, low, MaskShape{}, tf32, device, true, true);
+    plan.fprop = make_plan(Pass::fprop, low, Mask{}, tf32, device, true, true);
     plan.fprop.special = Special::none;  // it is always launched as the general product
-    plan.wgrad = make_plan(Pass::wgrad, low, MaskShape{}, tf32, device, true, true);
+    plan.wgrad = make_plan(Pass::wgrad, low, Mask{}, tf32, device, true, true);
     // Where weights weigh more than pixels the joined tensors are small, and 9 taps are fewer than 16.
-    plan.composed = g.n == 0 || !plan.fprop.fast || !plan.wgrad.fast ||
-                    prefers_direct(plan.fprop.math, device.operations_a_byte, g.n * g.h * g.w, false);
+    plan.materialised = g.n == 0 || !plan.fprop.fast || !plan.wgrad.fast ||
+                        prefers_direct(plan.fprop.math, device.flops_per_byte, g.n * g.h * g.w, false);
     return plan;
 }
 

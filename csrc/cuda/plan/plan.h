@@ -16,14 +16,7 @@ struct Device {
     int64_t max_elements = (int64_t(1) << 31) - 1;  // of a tensor in one launch: offsets are 32-bit in the fast kernels
     // That tensor cores make from half types in the time of a byte of memory: 200 on an A100 (310 TFLOP/s, 1.55 TB/s)
     // and on an H100 (600 reached, 3.0).
-    int64_t operations_a_byte = 200;
-};
-
-// What matters of the mask.
-struct MaskShape {
-    bool present = false;
-    int64_t blocks = 1;
-    const int64_t* first = nullptr;  // [blocks + 1]
+    int64_t flops_per_byte = 200;
 };
 
 // Kernels of their own for a network's ends (edge_layer_kernels.h), in place of the general product.
@@ -35,22 +28,23 @@ struct Plan {
     MathId math = MathId::ieee;
     TileId tile = TileId::small;
     Packing packing;               // of the input's channels (dgrad: of the filters')
-    bool mask_in_packing = false;  // too many blocks for load predicates: x is masked while it is packed
+    bool mask_in_packing = false;  // a mask a channel, or too many taps: x is masked while it is packed
     bool pack_input = false, pack_filters = false;
     bool transposed_filters = false;  // dgrad
     int64_t k_padded = 0;             // of the scaled gradient
-    int taps_a_step = 1;
+    int taps_per_step = 1;
     int patch_h = 0, patch_w = 0;
     int splits = 1;
-    int64_t images_a_launch = 0;
+    int64_t images_per_launch = 0;
     Special special = Special::none;         // fprop
     int special_blocks = 0;                  // first: blocks that walk over the tiles
     bool direct = false, pack_skip = false;  // upcat: no phases; pack_input is low's
 };
 
-// aligned: tensors begin at multiples of 16 bytes. filters_krsc: they lie as [K, R, S, C] without gaps.
+// mask: its bytes are not read. aligned: tensors begin at multiples of 16 bytes. filters_krsc: they lie as [K, R, S, C]
+// without gaps.
 Plan make_plan(
-    Pass pass, const Geometry& g, const MaskShape& mask, bool tf32, const Device& device, bool input_aligned,
+    Pass pass, const Geometry& g, const Mask& mask, bool tf32, const Device& device, bool input_aligned,
     bool filters_krsc);
 
 // The forward of the decoder's stage. g: the convolution's geometry at full resolution, c = low's and the skip's.
@@ -58,10 +52,10 @@ Plan make_upcat_plan(
     const Geometry& g, int64_t low_channels, bool phases_given, bool tf32, const Device& device, bool low_aligned,
     bool skip_aligned, bool filters_krsc);
 
-// The backward of the decoder's stage. Where it is not composed, low's half is a 4x4 convolution of the scaled gradient
-// with stride 2 (fprop: low's gradient, wgrad: low's part of dw), and the skip's an ordinary backward.
+// The backward of the decoder's stage. Where it is not materialised, low's half is a 4x4 convolution of the scaled
+// gradient with stride 2 (fprop: low's gradient, wgrad: low's part of dw), and the skip's an ordinary backward.
 struct UpcatBackwardPlan {
-    bool composed;  // the doubled and concatenated input is written out
+    bool materialised;  // the doubled and concatenated input is written out
     int64_t k_padded;
     Geometry low_convolution;
     Plan fprop, wgrad;

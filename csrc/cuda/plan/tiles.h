@@ -67,10 +67,10 @@ constexpr TileRule tile_rules[] = {
 // filter and low channel: 16 weights are read instead of 9, and before that 9 are read and 16 written, unless that is
 // done already. So at 200 operations a byte phases begin to pay at 1280 pixels, whatever the tensor cores' dtype (at
 // 280 where they are given): of the paper's layers at batch 6, from dec6 (16 x 16) on.
-constexpr bool prefers_direct(MathId math, int64_t half_operations_a_byte, int64_t output_pixels, bool phases_given) {
+constexpr bool prefers_direct(MathId math, int64_t half_flops_per_byte, int64_t output_pixels, bool phases_given) {
     const int64_t element = math == MathId::bf16 || math == MathId::f16 ? 2 : 4;
     const int64_t slower = math == MathId::ieee ? 10 : math == MathId::tf32 ? 2 : 1;  // than half types
-    return 10 * output_pixels < (phases_given ? 7 : 32) * element * half_operations_a_byte / slower;
+    return 10 * output_pixels < (phases_given ? 7 : 32) * element * half_flops_per_byte / slower;
 }
 
 constexpr unsigned bit_of(Pass pass) { return 1u << static_cast<int>(pass); }

@@ -60,7 +60,7 @@ PCONV_DEV void produce(
 
 template <Pass pass, class Math, class Tile, Filters order>
 PCONV_DEV void consume(
-    const GemmParams& p, const Tables<Tile>& tables, const Ring<Tile>& ring, uint8_t* shared, int column0, int split,
+    const Output& output, const Tables<Tile>& tables, const Ring<Tile>& ring, uint8_t* shared, int column0, int split,
     Steps steps) {
     const int consumer = warpgroup_index() - 1, thread = threadIdx.x - Tile::producers;
     float* const staging = reinterpret_cast<float*>(shared);
@@ -75,13 +75,13 @@ PCONV_DEV void consume(
         for (int i = thread; i < Tile::rows * Tile::staging_pitch; i += Tile::consumers) staging[i] = 0.f;
     }
     named_barrier(consumers_barrier, Tile::consumers);
-    if (is_forward<pass> && p.ratio && blockIdx.y == 0 && split == 0) store_ratio(p, tables, thread);
-    if (p.partial)
-        store_partial(p, tables, staging, column0, split, thread);
-    else if (p.out_nchw)
-        store_planes<pass, Math>(p, tables, staging, column0, thread);
+    if (is_forward<pass> && output.ratio && blockIdx.y == 0 && split == 0) store_ratio(output, tables, thread);
+    if (output.partial)
+        store_partial(output, tables, staging, column0, split, thread);
+    else if (output.nchw)
+        store_planes<pass, Math>(output, tables, staging, column0, thread);
     else
-        store_rows<pass, Math>(p, tables, staging, column0, thread);
+        store_rows<pass, Math>(output, tables, staging, column0, thread);
 }
 
 template <Pass pass, class Math, class Tile, Filters order>
@@ -93,25 +93,26 @@ PCONV_DEV void run_wgmma_gemm(const WgmmaCall<pass, Math, Tile, order>& call, ui
     const typename Side::Params& p = call.gemm;
     Tables<Tile>& tables = *reinterpret_cast<Tables<Tile>*>(shared + Tile::pipeline_bytes + Tile::barrier_bytes);
     const Ring<Tile> ring{smem_u32(shared), smem_u32(shared) + Tile::pipeline_bytes};
-    const int split = blockIdx.z % p.splits, parity_class = blockIdx.z / p.splits, column0 = blockIdx.y * Tile::columns;
+    const int split = blockIdx.z % p.tiling.splits, parity_class = blockIdx.z / p.tiling.splits,
+              column0 = blockIdx.y * Tile::columns;
     if (threadIdx.x == 0) ring.initialise();
     // Ends with a barrier, which shows the ring's barriers to all.
     Side::prepare(p, tables, blockIdx.x, parity_class);
 
     const int all = LoopPlace<Math, Tile>(p, tables).steps();
-    const Steps steps{int(int64_t(all) * split / p.splits), int(int64_t(all) * (split + 1) / p.splits)};
+    const Steps steps{int(int64_t(all) * split / p.tiling.splits), int(int64_t(all) * (split + 1) / p.tiling.splits)};
     if (warpgroup_index() == 0) {
         registers_decrease<Tile::producer_registers>();
         produce<Side, Tile, order>(call, tables, ring, column0, threadIdx.x, steps);
     } else {
         registers_increase<Tile::consumer_registers>();
-        consume<pass, Math, Tile, order>(p, tables, ring, shared, column0, split, steps);
+        consume<pass, Math, Tile, order>(p.output, tables, ring, shared, column0, split, steps);
     }
 }
 
 // Grid: x tiles of rows, y tiles of columns, z splits of the K loop (and, for dgrad, parity classes).
 template <Pass pass, class Math, class Tile, Filters order>
-__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm)
     wgmma_gemm_kernel(const __grid_constant__ WgmmaCall<pass, Math, Tile, order> call) {
     PCONV_DYN_SMEM(shared);
     if constexpr (hopper_instructions) run_wgmma_gemm<pass, Math, Tile, order>(call, shared);
@@ -122,7 +123,8 @@ template <class Math, class Tile, Filters order>
 cudaError_t map_filters(const GemmParams& p, TensorMap* filters) {
     const int box = order == Filters::k_major ? Tile::columns : 64;
     return make_tensor_map_3d(
-        filters, p.filters, std::is_same<Math, Bf16>::value, p.filter_channels, p.r * p.s, p.filter_rows, box);
+        filters, p.filters, std::is_same<Math, Bf16>::value, p.filter_channels, p.window.r * p.window.s, p.filter_rows,
+        box);
 }
 
 template <Pass pass, class Math, class Tile, Filters order>
@@ -130,7 +132,7 @@ Status launch_wgmma_gemm(
     const char* name, const typename Gather<pass, Math, Tile, order>::Params& p, cudaStream_t stream) {
     static const cudaError_t body = check_body(wgmma_gemm_kernel<pass, Math, Tile, order>);
     if (body != cudaSuccess) return {body, name};
-    if (p.taps_a_step != 1) return {cudaErrorInvalidValue, name};  // TMA brings one tap a step
+    if (p.tiling.taps_per_step != 1) return {cudaErrorInvalidValue, name};  // TMA brings one tap a step
     WgmmaCall<pass, Math, Tile, order> call{};
     call.gemm = p;
     const cudaError_t mapped = map_filters<Math, Tile, order>(p, call.filters);

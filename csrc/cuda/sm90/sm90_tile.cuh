@@ -14,19 +14,19 @@ namespace pconv::cuda {
 
 // 128 rows, since two consumers of 64 rows read the right operand's tile twice and no more. The register counts are
 // those after setmaxnreg; their sum over the warpgroups is what the block got at its start.
-template <int Columns, int Stages, int BlocksOnAnSm, int ProducerRegisters, int ConsumerRegisters>
+template <int Columns, int Stages, int BlocksPerSm, int ProducerRegisters, int ConsumerRegisters>
 struct WgmmaTile {
-    static constexpr int rows = 128, columns = Columns, stages = Stages, blocks_on_an_sm = BlocksOnAnSm;
+    static constexpr int rows = 128, columns = Columns, stages = Stages, blocks_per_sm = BlocksPerSm;
     static constexpr int producers = 128, consumers = 256, threads = producers + consumers, warps = threads / 32;
     static constexpr int producer_registers = ProducerRegisters, consumer_registers = ConsumerRegisters;
     static constexpr int copy_threads = producers, store_threads = consumers;
-    static constexpr int row_step = producers / 8, rows_a_thread = rows / row_step;  // of the gather, as in tile.h
+    static constexpr int row_step = producers / 8, rows_per_thread = rows / row_step;  // of the gather, as in tile.h
     static constexpr int left_bytes = rows * 128, right_bytes = Columns * 128, stage_bytes = left_bytes + right_bytes;
     static constexpr int staging_pitch = Columns + 8;
     static constexpr int pipeline_bytes =
         Stages * stage_bytes > rows * staging_pitch * 4 ? Stages * stage_bytes : rows * staging_pitch * 4;
     static constexpr int barrier_bytes = 2 * Stages * 8;
-    static constexpr int registers_at_start = 65536 / (threads * BlocksOnAnSm) / 8 * 8;
+    static constexpr int registers_at_start = 65536 / (threads * BlocksPerSm) / 8 * 8;
     static_assert(
         ProducerRegisters + 2 * ConsumerRegisters <= 3 * registers_at_start, "setmaxnreg would wait for ever");
     static_assert(Columns == 128 || Columns == 256, "a width of wgmma, and whole panels of 64 columns");

@@ -11,11 +11,11 @@ cudaError_t map_filters(const UpcatParams& p, TensorMap* filters) {
     constexpr bool is_bf16 = std::is_same<Math, Bf16>::value;
     const UpcatBlock &low = p.blocks[0], &skip = p.blocks[1];
     const cudaError_t mapped = make_tensor_map_3d(
-        filters, low.filters, is_bf16, low.filter_channels, p.direct ? 9 : 4, p.direct ? p.columns : 4 * p.columns,
-        Tile::columns);
+        filters, low.filters, is_bf16, low.filter_channels, p.direct ? 9 : 4,
+        p.direct ? p.output.columns : 4 * p.output.columns, Tile::columns);
     if (mapped != cudaSuccess) return mapped;
     return make_tensor_map_3d(
-        filters + 1, skip.filters, is_bf16, skip.filter_channels, skip_taps, p.columns, Tile::columns);
+        filters + 1, skip.filters, is_bf16, skip.filter_channels, skip_taps, p.output.columns, Tile::columns);
 }
 
 namespace {

@@ -18,7 +18,7 @@ struct WgmmaWgrad {
     WgradParams wgrad;
 };
 
-constexpr int pixels_a_step = 64;
+constexpr int pixels_per_step = 64;
 
 // By one thread: the step's pixels of the gradient. Pixels and filters that do not exist are zeros.
 template <class Tile>
@@ -35,24 +35,24 @@ PCONV_DEV void produce(
     const WgmmaWgrad& call, WgradTables<Math>& tables, const Ring<Tile>& ring, int row0, int column0, int begin,
     int end) {
     const WgradParams& p = call.wgrad;
-    const int thread = threadIdx.x, last_pixel = min(p.n * p.p * p.q, end * pixels_a_step);
+    const int thread = threadIdx.x, last_pixel = min(p.n * p.p * p.q, end * pixels_per_step);
     WgradLoader<Math, Tile> loader(p, tables, thread, row0, column0, last_pixel);
-    loader.locate(begin * pixels_a_step, 0);
+    loader.locate(begin * pixels_per_step, 0);
     named_barrier(producers_barrier, Tile::producers);
     loader.prepare(0);
-    loader.locate((begin + 1) * pixels_a_step, 1);
+    loader.locate((begin + 1) * pixels_per_step, 1);
     Turn<Tile> turn;
     for (int step = begin; step < end; ++step) {
         const int slot = (step - begin) & 1;
         wait_empty(ring, turn);
         if (thread == 0)
-            fetch_gradient<Tile>(call, row0, step * pixels_a_step, ring.stage(turn.stage), ring.full(turn.stage));
+            fetch_gradient<Tile>(call, row0, step * pixels_per_step, ring.stage(turn.stage), ring.full(turn.stage));
         loader.load_x(ring.stage(turn.stage) + Tile::left_bytes);
         cp_async_mbarrier_arrive(ring.full(turn.stage));
         turn.advance();
         // The next step's places have been written, and nobody looks at this one's any more.
         named_barrier(producers_barrier, Tile::producers);
-        loader.locate((step + 2) * pixels_a_step, slot);
+        loader.locate((step + 2) * pixels_per_step, slot);
         loader.prepare(slot ^ 1);
     }
 }
@@ -61,7 +61,7 @@ PCONV_DEV void produce(
 template <class Tile, int count>
 PCONV_DEV void store_sums(
     const WgradParams& p, const float (&sums)[count], int row0, int column0, int consumer, int thread) {
-    const int columns = p.r * p.s * p.channels, first = column0 + wgmma_column(thread);
+    const int columns = p.window.r * p.window.s * p.channels, first = column0 + wgmma_column(thread);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int row = row0 + consumer * 64 + wgmma_row(thread) + half * 8;
@@ -81,7 +81,7 @@ PCONV_DEV void run_wgmma_wgrad(const WgmmaWgrad& call, uint8_t* shared) {
     auto& tables = *reinterpret_cast<WgradTables<Math>*>(shared + Tile::pipeline_bytes + Tile::barrier_bytes);
     const Ring<Tile> ring{smem_u32(shared), smem_u32(shared) + Tile::pipeline_bytes};
     const int column0 = blockIdx.x * Tile::columns, row0 = blockIdx.y * Tile::rows;
-    const int steps = (p.n * p.p * p.q + pixels_a_step - 1) / pixels_a_step;
+    const int steps = (p.n * p.p * p.q + pixels_per_step - 1) / pixels_per_step;
     const int begin = int(int64_t(steps) * blockIdx.z / p.splits),
               end = int(int64_t(steps) * (blockIdx.z + 1) / p.splits);
     if (threadIdx.x == 0) ring.initialise();
@@ -101,7 +101,7 @@ PCONV_DEV void run_wgmma_wgrad(const WgmmaWgrad& call, uint8_t* shared) {
 
 // Grid: x tiles of columns, y tiles of filters, z splits of the pixels.
 template <class Math, class Tile>
-__global__ void __launch_bounds__(Tile::threads, Tile::blocks_on_an_sm)
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm)
     wgmma_wgrad_kernel(const __grid_constant__ WgmmaWgrad call) {
     PCONV_DYN_SMEM(shared);
     if constexpr (hopper_instructions) run_wgmma_wgrad<Math, Tile>(call, shared);
@@ -113,13 +113,13 @@ Status launch_wgmma_wgrad(const char* name, const WgradParams& p, cudaStream_t s
     if (body != cudaSuccess) return {body, name};
     const int64_t pixels = int64_t(p.n) * p.p * p.q;
     // A split without a step would have no sums: its accumulators are overwritten, never zeroed.
-    if (p.splits > (pixels + pixels_a_step - 1) / pixels_a_step) return {cudaErrorInvalidValue, name};
+    if (p.splits > (pixels + pixels_per_step - 1) / pixels_per_step) return {cudaErrorInvalidValue, name};
     WgmmaWgrad call{};
     call.wgrad = p;
     const cudaError_t mapped = make_tensor_map_3d(
-        &call.scaled, p.scaled, std::is_same<Math, Bf16>::value, p.k_padded, 1, pixels, pixels_a_step);
+        &call.scaled, p.scaled, std::is_same<Math, Bf16>::value, p.k_padded, 1, pixels, pixels_per_step);
     if (mapped != cudaSuccess) return {mapped, name};
-    const int columns = p.r * p.s * p.channels;
+    const int columns = p.window.r * p.window.s * p.channels;
     const dim3 grid((columns + Tile::columns - 1) / Tile::columns, (p.k + Tile::rows - 1) / Tile::rows, p.splits);
     constexpr size_t bytes = Tile::pipeline_bytes + Tile::barrier_bytes + sizeof(WgradTables<Math>);
     return launch(name, wgmma_wgrad_kernel<Math, Tile>, grid, dim3(Tile::threads), bytes, stream, call);

@@ -1,8 +1,8 @@
-// The launchers of the decoder's stage (upcat_*.cu): what run_upcat_forward.cpp and run_upcat_backward.cpp are made of.
+// The launchers of the decoder's stage (upcat_*.cu): what run_forward.cpp and run_stage_backward.cpp are made of.
 #pragma once
 
 #include "../gemm/params.h"
-#include "../host/run_upcat.h"
+#include "../host/run.h"
 #include "../plan/tiles.h"
 
 namespace pconv::cuda {
@@ -18,7 +18,7 @@ Status upcat_phases(
 // The doubled and concatenated input and its two masks, for what the fused kernels do not take (upcat_join.cu). What
 // lies under holes is copied too.
 Status upcat_join(
-    const Upcat& stage,
+    const Layer& stage,
     void* joined,       // [N, C, H, W], dense in the geometry's layout
     void* joined_mask,  // [ratio_n, 2, H, W], or nullptr: no masks are wanted
     cudaStream_t stream);
@@ -26,16 +26,14 @@ Status upcat_join(
 // One of the two blocks of channels of the stage's input.
 struct UpcatBlock {
     const void* source;   // [N, h, w, channels]: low on its small grid, skip
-    const uint8_t* mask;  // [N|1, h, w] or nullptr
-    int64_t mask_step;    // bytes from one image to the next, 0 where all share one
+    Mask mask;            // [N|1, 1, h, w]
     const void* filters;  // [filters][taps][filter_channels], the block's channels from first_channel on
     int filter_channels, first_channel;
     int h, w, channels;
 };
 
-// The stage's forward as one product (upcat_gather.cuh). What GemmParams says of source, filters, mask and window is
-// not read: the window is 3x3, and these have two of each. packing has two blocks.
-struct UpcatParams : GemmParams {
+// The stage's forward as one product of a 3x3 window (upcat_gather.cuh). packing has two blocks.
+struct UpcatParams : ProductParams {
     static constexpr int filter_tensors = 2;
     UpcatBlock blocks[2];  // low, skip
     bool direct;           // low's filters are the weight's own 9 taps, not [4][columns][2][2] in phases
@@ -68,9 +66,9 @@ Status upcat_gradient_fold(
     void* dw, const Strides& dw_strides,  // [K, C, 3, 3]
     cudaStream_t stream);
 
-// The composed way: the joined input's gradient taken apart, the four pixels over each small one added.
+// Where the joined input is materialised, its gradient taken apart, the four pixels over each small one added.
 Status upcat_part(
-    const Upcat& stage,
+    const Layer& stage,
     const void* joined,  // [N, C, H, W], dense in the geometry's layout
     void* dlow,          // [N, Cu, H / 2, W / 2] or nullptr
     void* dskip,         // [N, Cs, H, W] or nullptr

@@ -45,8 +45,8 @@ PCONV_DEV int pixels_of_low_tap(const UpcatParams& p, int tap, int phase) {
 // No branch around the load, so that the loads of several taps are under way together.
 PCONV_DEV bool reads(const UpcatBlock& block, int n, int y, int x) {
     const bool inside = unsigned(y) < unsigned(block.h) && unsigned(x) < unsigned(block.w);
-    if (!block.mask) return inside;
-    return __ldg(block.mask + n * block.mask_step + (inside ? y * block.w + x : 0)) != 0 && inside;
+    if (!block.mask.bytes) return inside;
+    return __ldg(block.mask.bytes + n * block.mask.batch_step + (inside ? y * block.w + x : 0)) != 0 && inside;
 }
 
 // One row: its bits of every tap (voted into words by the warp), its exact count, and where it is stored.
@@ -81,8 +81,8 @@ PCONV_DEV void describe_upcat_row(
     }
     tables.row_source[row] = (place.n * p.blocks[0].h + place.i) * p.blocks[0].w + place.j;
     tables.row_image[row] = place.n;
-    tables.row_out[row] = place.inside ? out_y * p.out_w + out_x : -1;
-    tables.row_scale[row] = count > 0 ? float(p.full) / float(count) : 0.f;
+    tables.row_out[row] = place.inside ? out_y * p.output.w + out_x : -1;
+    tables.row_scale[row] = count > 0 ? float(p.output.full) / float(count) : 0.f;
 }
 
 template <class Tile>
@@ -107,12 +107,12 @@ PCONV_DEV void list_live_upcat_taps(const UpcatParams& p, Tables<Tile>& tables, 
 template <class Tile>
 PCONV_DEV void prepare_upcat_tile(const UpcatParams& p, Tables<Tile>& tables, int block, int depth) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int rows_a_place = p.direct ? 4 : 1, tile = p.direct ? block : block / 4;
+    const int rows_per_place = p.direct ? 4 : 1, tile = p.direct ? block : block / 4;
     for (int unit = warp; unit < Tables<Tile>::words; unit += Tile::warps) {
         const int position = unit * 32 + lane;
-        const int row = position / Tile::rows_a_thread + position % Tile::rows_a_thread * Tile::row_step;
+        const int row = position / Tile::rows_per_thread + position % Tile::rows_per_thread * Tile::row_step;
         const Place place =
-            place_of(p, tile, row / rows_a_place, Tile::rows / rows_a_place, p.blocks[0].h, p.blocks[0].w);
+            place_of(p, tile, row / rows_per_place, Tile::rows / rows_per_place, p.blocks[0].h, p.blocks[0].w);
         describe_upcat_row(p, tables, position, row, place);
     }
     __syncthreads();
@@ -129,7 +129,7 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
 
     const UpcatParams& p;
     const int chunk, row0, column0;
-    int source_offset[Tile::rows_a_thread];
+    int source_offset[Tile::rows_per_thread];
     const T *source, *filters;
     int filter_step;
     bool exists;  // this and the following: of the coming step
@@ -144,9 +144,9 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
     PCONV_DEV void enter_block() {
         const UpcatBlock& own = p.blocks[block];
 #pragma unroll
-        for (int i = 0; i < Tile::rows_a_thread; ++i) {
+        for (int i = 0; i < Tile::rows_per_thread; ++i) {
             const int row = row0 + i * Tile::row_step;
-            const int skip_pixel = tables.row_image[row] * p.out_h * p.out_w + tables.row_out[row];
+            const int skip_pixel = tables.row_image[row] * p.output.h * p.output.w + tables.row_out[row];
             source_offset[i] = (block == 0 ? tables.row_source[row] : skip_pixel) * own.channels + chunk * Math::chunk;
         }
         source = static_cast<const T*>(own.source);
@@ -156,7 +156,9 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
     }
 
     // The tile's first one; those of the phases follow one another.
-    PCONV_DEV int first_filter() const { return (block == 0 && !p.direct ? phase_of(p, 0) * p.columns : 0) + column0; }
+    PCONV_DEV int first_filter() const {
+        return (block == 0 && !p.direct ? phase_of(p, 0) * p.output.columns : 0) + column0;
+    }
 
     // The coming step's filters as TMA fetches them.
     PCONV_DEV FilterBox filter_box() const {
@@ -182,7 +184,7 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
         const bool is_step = next < this->live_end;
         const int index = is_step ? next : 0, tap = is_step ? tables.live_tap[index] : 0;
         exists = is_step && first_channel + chunk * Math::chunk < this->block_channels;
-        const int bit = row0 * Tile::rows_a_thread;
+        const int bit = row0 * Tile::rows_per_thread;
         bits = exists ? tables.valid[tap][bit / 32] >> bit % 32 : 0;
         filter_shift = tables.live_filter[index] + first_channel;
         source_shift = tables.live_source[index] + first_channel;  // from a row's pixel to the tap's, in elements
@@ -201,7 +203,7 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
         load_source(stage);
         copy_filters<Tile>(
             stage + Tile::rows * 128 + place_in_tile(row0, chunk), filters + filter_shift, filter_step,
-            exists ? p.columns - column0 - row0 : 0);
+            exists ? p.output.columns - column0 - row0 : 0);
     }
 };
 
@@ -217,10 +219,13 @@ struct Gather<Pass::upcat, Math, Tile, Filters::k_major> {
 
     static dim3 grid(const Params& p) {
         const int h = p.blocks[0].h, w = p.blocks[0].w, rows = p.direct ? Tile::rows / 4 : Tile::rows;
-        const int64_t tiles = p.patch_w > 0
-                                  ? int64_t(p.n) * ((h + p.patch_h - 1) / p.patch_h) * ((w + p.patch_w - 1) / p.patch_w)
-                                  : (int64_t(p.n) * h * w + rows - 1) / rows;
-        return dim3(unsigned(p.direct ? tiles : 4 * tiles), (p.columns + Tile::columns - 1) / Tile::columns, p.splits);
+        const int64_t tiles = p.tiling.patch_w > 0
+                                  ? int64_t(p.output.n) * ((h + p.tiling.patch_h - 1) / p.tiling.patch_h) *
+                                        ((w + p.tiling.patch_w - 1) / p.tiling.patch_w)
+                                  : (int64_t(p.output.n) * h * w + rows - 1) / rows;
+        return dim3(
+            unsigned(p.direct ? tiles : 4 * tiles), (p.output.columns + Tile::columns - 1) / Tile::columns,
+            p.tiling.splits);
     }
 };
 

@@ -1,5 +1,5 @@
-// The decoder stage's backward beside the matrix products (run_upcat_backward.cpp): low's filters, its weight gradient
-// folded back, and the composed way's gradient taken apart.
+// The decoder stage's backward beside the matrix products (run_stage_backward.cpp): low's filters, its weight gradient
+// folded back, and the joined input's gradient taken apart.
 //
 // Small pixel p is seen by output rows 2 p - 1 ... 2 p + 2, so low's gradient is a 4x4 convolution of the scaled
 // gradient with stride 2 and padding 1. Its row i is the place (a, y) of a phase (upcat_phases.cuh): an output row of
@@ -176,7 +176,7 @@ Status upcat_gradient_fold(
     });
 }
 
-Status upcat_part(const Upcat& stage, const void* joined, void* dlow, void* dskip, cudaStream_t stream) {
+Status upcat_part(const Layer& stage, const void* joined, void* dlow, void* dskip, cudaStream_t stream) {
     constexpr const char* name = "upcat_part";
     const Geometry& g = stage.geometry;
     const int64_t low = stage.low_channels, skip = g.c - low, h = g.h / 2, w = g.w / 2;

@@ -51,20 +51,18 @@ __global__ void upcat_join_masks_kernel(const JoinMasksArguments a) {
     }
 }
 
-int64_t step_of(const Mask& mask) { return mask.n > 1 ? mask.plane : 0; }
-
 }  // namespace
 
-Status upcat_join(const Upcat& stage, void* joined, void* joined_mask, cudaStream_t stream) {
+Status upcat_join(const Layer& stage, void* joined, void* joined_mask, cudaStream_t stream) {
     constexpr const char* name = "upcat_join";
     const Geometry& g = stage.geometry;
     const int64_t low_channels = stage.low_channels, skip_channels = g.c - low_channels;
     if (joined_mask) {
         const JoinMasksArguments a{
-            stage.low_mask.bytes,
+            stage.mask.bytes,
             stage.skip_mask.bytes,
-            step_of(stage.low_mask),
-            step_of(stage.skip_mask),
+            stage.mask.batch_step,
+            stage.skip_mask.batch_step,
             static_cast<uint8_t*>(joined_mask),
             stage.ratio_n,
             g.h,
@@ -74,7 +72,7 @@ Status upcat_join(const Upcat& stage, void* joined, void* joined_mask, cudaStrea
         if (!status.ok()) return status;
     }
     const JoinArguments a{
-        stage.low,
+        stage.x,
         stage.skip,
         joined,
         dense(g.layout, low_channels, g.h / 2, g.w / 2),
