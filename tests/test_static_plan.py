@@ -41,7 +41,7 @@ def test_the_numbers_are_those_of_the_plan_in_words(gpu: str) -> None:
             taps = re.search(r"(\d+) taps a step", notes)
             assert row["splits"] == (int(splits[1]) if splits else 1) or row["special"]
             assert (row["patch_h"], row["patch_w"]) == (tuple(map(int, patch.groups())) if patch else (0, 0))
-            assert row["taps_a_step"] == (int(taps[1]) if taps else 1)
+            assert row["taps_per_step"] == (int(taps[1]) if taps else 1)
 
 
 def test_the_grid_covers_every_pixel_and_channel() -> None:

@@ -44,7 +44,7 @@ class Estimate:
             "layer": launch.layer, "pass": launch.name, "plan": launch.kernel, "kernel": self.kernel,
             "tile": launch.tile, "rows": launch.rows, "columns": launch.columns, "grid": list(launch.grid),
             "blocks": self.waves.blocks, "splits": launch.splits, "patch": list(launch.patch),
-            "taps_a_step": launch.taps_a_step, "shared_bytes": launch.shared, "registers": self.registers,
+            "taps_per_step": launch.taps_per_step, "shared_bytes": launch.shared, "registers": self.registers,
             "resident": self.resident, "steps": round(launch.steps, 2), "waves": round(self.waves.exact, 3),
             "efficiency": round(self.waves.efficiency, 3), "last_wave": round(self.waves.last, 3),
             "cycles": pieces.as_json(self.cycles) if self.cycles else None, "round_cycles": round(self.round_cycles),

@@ -43,7 +43,7 @@ class Launch:
     grid: tuple[int, int, int]
     splits: int
     patch: tuple[int, int]
-    taps_a_step: int
+    taps_per_step: int
     shared: int
     math: str
     transposed: bool
@@ -91,7 +91,7 @@ def plan(sizes: Sequence[int], dtype: str, gpu: Gpu, wgmma: bool, **options: Any
 def steps_of(row: dict[str, Any], channels: Sequence[int], taps: Sequence[float], depth: int) -> float:
     """Of a whole tile: for each block of channels its taps times its pieces of ``depth``."""
     pairs = zip(channels, taps, strict=True)
-    return sum(math.ceil(t / row["taps_a_step"]) * math.ceil(c / depth) for c, t in pairs)
+    return sum(math.ceil(t / row["taps_per_step"]) * math.ceil(c / depth) for c, t in pairs)
 
 
 def launch_of(layer: str, row: dict[str, Any], element: int, low: int, mask_channels: Sequence[int]) -> Launch:
@@ -131,7 +131,7 @@ def launch_of(layer: str, row: dict[str, Any], element: int, low: int, mask_chan
     return Launch(
         layer=layer, name=row["name"], kernel=row["kernel"], pass_name=kind, special=row["special"], tile=row["tile"],
         rows=row["rows"], columns=row["columns"], grid=tuple(row["grid"]), splits=row["splits"],
-        patch=(row["patch_h"], row["patch_w"]), taps_a_step=row["taps_a_step"], shared=row["shared_bytes"],
+        patch=(row["patch_h"], row["patch_w"]), taps_per_step=row["taps_per_step"], shared=row["shared_bytes"],
         math=row["math"], transposed=row["transposed_filters"], taps=per_block, mask_blocks=mask_blocks,
         steps=steps / row["splits"], flops=flops, bytes=moved, sweeps=tuple(sweeps),
     )  # fmt: skip

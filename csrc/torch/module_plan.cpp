@@ -166,9 +166,9 @@ py::dict numbers(const char* name, Pass pass, const Plan& plan, const pconv::Geo
     row["shared_bytes"] = tile.shared_bytes;
     row["splits"] = plan.splits;
     row["patch_h"] = plan.patch_h, row["patch_w"] = plan.patch_w;
-    row["taps_a_step"] = plan.taps_a_step;
+    row["taps_per_step"] = plan.taps_per_step;
     row["mask_blocks"] = plan.packing.blocks;
-    row["source_channels"] = plan.packing.start[plan.packing.blocks];
+    row["source_channels"] = plan.packing.channels();
     row["k_padded"] = plan.k_padded;
     row["direct"] = plan.direct, row["transposed_filters"] = plan.transposed_filters;
     row["pack_input"] = plan.pack_input, row["pack_skip"] = plan.pack_skip;
@@ -181,7 +181,7 @@ py::dict numbers(const char* name, Pass pass, const Plan& plan, const pconv::Geo
 }
 
 py::list layer_numbers(
-    const pconv::Geometry& g, const MaskShape& mask, bool backward_only, bool tf32, const Device& device) {
+    const pconv::Geometry& g, const pconv::Mask& mask, bool backward_only, bool tf32, const Device& device) {
     const bool krsc = g.layout == pconv::Layout::nhwc;
     const auto make = [&](Pass pass) { return make_plan(pass, g, mask, tf32, device, true, krsc); };
     py::list rows;
@@ -199,13 +199,11 @@ py::list plan_numbers(
     const pconv::Geometry g = geometry({n, c, h, w, k}, r, s, stride, dtype, channels_last);
     const Device device = device_from(arch, multiprocessors, shared_bytes, wgmma);
     if (low <= 0) {
-        const std::vector<int64_t> first = first_channels(mask_channels, c);
-        return layer_numbers(g, {true, int64_t(first.size()) - 1, first.data()}, false, tf32, device);
+        return layer_numbers(g, mask_from(mask_channels, c), false, tf32, device);
     }
     if (low >= c || h % 2 || w % 2 || r != 3 || s != 3 || stride != 1)
         throw std::invalid_argument("plan_numbers: a stage has 3x3 windows, even sizes and low_channels below C");
-    const int64_t joined_first[] = {0, low, c};
-    const MaskShape joined_mask{true, 2, joined_first};
+    const pconv::Mask joined_mask = pconv::mask_of(nullptr, 1, 0, 2, low);
     const bool krsc = g.layout == pconv::Layout::nhwc;
     py::list rows;
     for (const bool phases_given : {false, true}) {
@@ -218,14 +216,13 @@ py::list plan_numbers(
                 numbers(name, Pass::fprop, make_plan(Pass::fprop, g, joined_mask, tf32, device, true, krsc), g));
     }
     const UpcatBackwardPlan backward = make_upcat_backward_plan(g, low, tf32, device);
-    if (backward.composed) {
+    if (backward.materialised) {
         for (const py::handle row : layer_numbers(g, joined_mask, true, tf32, device)) rows.append(row);
         return rows;
     }
     pconv::Geometry skip = g;
     skip.c = g.c - low;
-    const int64_t first[] = {0, skip.c};
-    const auto make = [&](Pass pass) { return make_plan(pass, skip, {true, 1, first}, tf32, device, true, false); };
+    const auto make = [&](Pass pass) { return make_plan(pass, skip, {}, tf32, device, true, false); };
     const pconv::Geometry& small = backward.low_convolution;
     rows.append(numbers("low gradient", Pass::fprop, backward.fprop, small));
     rows.append(numbers("skip gradient", Pass::dgrad, make(Pass::dgrad), skip));

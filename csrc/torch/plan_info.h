@@ -50,7 +50,7 @@ inline Grid grid_of(Pass pass, const Plan& plan, const Geometry& g) {
     if (plan.special == Special::first) return {plan.special_blocks, 1, 1};
     if (plan.special == Special::last) return {};
     if (pass == Pass::wgrad) {
-        const int64_t columns = g.r * g.s * plan.packing.start[plan.packing.blocks];
+        const int64_t columns = g.r * g.s * plan.packing.channels();
         return {div_up(columns, tile.columns), div_up(g.k, tile.rows), plan.splits};
     }
     const bool phases = pass == Pass::upcat && !plan.direct;
