@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     except PConvError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(said)
+    try:
+        print(said, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -98,7 +98,8 @@ class Model:
     def estimate(self, launch: Launch) -> Estimate:
         gpu, name = self.gpu, self.symbol(launch)
         registers, readable = self.binary.resources[self.arch, name].registers, self.binary.readable[name]
-        floor = max(launch.flops / gpu.flops, launch.bytes / gpu.dram) * 1e6
+        slower = 2 if launch.math == "tf32" else 1  # than half types
+        floor = max(launch.flops * slower / gpu.flops, launch.bytes / gpu.dram) * 1e6
         if launch.special:
             at_once = 2  # both kernels' launch bounds
             waves = Waves(launch.blocks, at_once * gpu.multiprocessors)

@@ -88,9 +88,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[str, Any]:
     gpu, file = GPUS[args.gpu], args.file or built_extension()
     listing = file.suffix in (".sass", ".txt")
-    archs = [""] if listing else [arch for arch in Binary(file).architectures() if arch in gpu.code]
+    found = [""] if listing else Binary(file).architectures()
+    archs = found if listing else [arch for arch in found if arch in gpu.code]
+    if not archs:
+        raise PConvError(f"static model: {file} has no code for a {gpu.title}, only for {', '.join(found)}; see --gpu")
     said, rows = [], []
-    for name, kernel, of in from_file(file, archs[0] if archs else "", args.pattern):
+    for name, kernel, of in from_file(file, archs[0], args.pattern):
         parts = described(kernel, gpu)
         said.append(f"{name}: {len(kernel.instructions)} instructions" + "".join(f", {k} {v}" for k, v in of.items()))
         for one in parts:
