@@ -148,6 +148,89 @@ py::list plan_upcat(
     return rows;
 }
 
+// A plan in numbers, for benchmarks/static_model. Every entry is a whole number but for the names.
+py::dict numbers(const char* name, Pass pass, const Plan& plan, const pconv::Geometry& g) {
+    const TileShape& tile = tile_shapes[static_cast<int>(plan.tile)];
+    const Grid grid = grid_of(pass, plan, g);
+    const char* const passes[] = {"fprop", "dgrad", "wgrad", "upcat"};
+    const char* const maths[] = {"bf16", "fp16", "tf32", "fp32"};
+    const char* const specials[] = {"", "first", "last"};
+    py::dict row;
+    row["name"] = name;
+    row["pass"] = passes[static_cast<int>(pass)];
+    row["kernel"] = kernel_name(pass, plan);
+    row["fast"] = plan.fast, row["reason"] = plan.reason;
+    row["special"] = specials[static_cast<int>(plan.special)];
+    row["math"] = maths[static_cast<int>(plan.math)];
+    row["tile"] = tile.name, row["rows"] = tile.rows, row["columns"] = tile.columns;
+    row["shared_bytes"] = tile.shared_bytes;
+    row["splits"] = plan.splits;
+    row["patch_h"] = plan.patch_h, row["patch_w"] = plan.patch_w;
+    row["taps_per_step"] = plan.taps_per_step;
+    row["mask_blocks"] = plan.packing.blocks;
+    row["source_channels"] = plan.packing.channels();
+    row["k_padded"] = plan.k_padded;
+    row["direct"] = plan.direct, row["transposed_filters"] = plan.transposed_filters;
+    row["pack_input"] = plan.pack_input, row["pack_skip"] = plan.pack_skip;
+    row["pack_filters"] = plan.pack_filters;
+    row["grid"] = py::make_tuple(grid.x, grid.y, grid.z);
+    row["geometry"] = py::dict(
+        py::arg("n") = g.n, py::arg("c") = g.c, py::arg("h") = g.h, py::arg("w") = g.w, py::arg("k") = g.k,
+        py::arg("r") = g.r, py::arg("s") = g.s, py::arg("stride") = g.stride_h, py::arg("p") = g.p, py::arg("q") = g.q);
+    return row;
+}
+
+py::list layer_numbers(
+    const pconv::Geometry& g, const pconv::Mask& mask, bool backward_only, bool tf32, const Device& device) {
+    const bool krsc = g.layout == pconv::Layout::nhwc;
+    const auto make = [&](Pass pass) { return make_plan(pass, g, mask, tf32, device, true, krsc); };
+    py::list rows;
+    if (!backward_only) rows.append(numbers("forward", Pass::fprop, make(Pass::fprop), g));
+    rows.append(numbers(backward_only ? "input gradients" : "input gradient", Pass::dgrad, make(Pass::dgrad), g));
+    rows.append(numbers("weight gradient", Pass::wgrad, make(Pass::wgrad), g));
+    return rows;
+}
+
+// low_channels > 0: a decoder stage, whose h and w are the output's; the rows are those of plan() or plan_upcat().
+py::list plan_numbers(
+    int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t r, int64_t s, int64_t stride,
+    const std::string& dtype, int64_t low, const std::vector<int64_t>& mask_channels, bool channels_last, bool tf32,
+    int arch, int multiprocessors, int64_t shared_bytes, bool wgmma) {
+    const pconv::Geometry g = geometry({n, c, h, w, k}, r, s, stride, dtype, channels_last);
+    const Device device = device_from(arch, multiprocessors, shared_bytes, wgmma);
+    if (low <= 0) {
+        return layer_numbers(g, mask_from(mask_channels, c), false, tf32, device);
+    }
+    if (low >= c || h % 2 || w % 2 || r != 3 || s != 3 || stride != 1)
+        throw std::invalid_argument("plan_numbers: a stage has 3x3 windows, even sizes and low_channels below C");
+    const pconv::Mask joined_mask = pconv::mask_of(nullptr, 1, 0, 2, low);
+    const bool krsc = g.layout == pconv::Layout::nhwc;
+    py::list rows;
+    for (const bool phases_given : {false, true}) {
+        const char* const name = phases_given ? "forward, fused" : "forward";
+        const Plan stage = make_upcat_plan(g, low, phases_given, tf32, device, true, true, krsc);
+        if (stage.fast)
+            rows.append(numbers(name, Pass::upcat, stage, g));
+        else
+            rows.append(
+                numbers(name, Pass::fprop, make_plan(Pass::fprop, g, joined_mask, tf32, device, true, krsc), g));
+    }
+    const UpcatBackwardPlan backward = make_upcat_backward_plan(g, low, tf32, device);
+    if (backward.materialised) {
+        for (const py::handle row : layer_numbers(g, joined_mask, true, tf32, device)) rows.append(row);
+        return rows;
+    }
+    pconv::Geometry skip = g;
+    skip.c = g.c - low;
+    const auto make = [&](Pass pass) { return make_plan(pass, skip, {}, tf32, device, true, false); };
+    const pconv::Geometry& small = backward.low_convolution;
+    rows.append(numbers("low gradient", Pass::fprop, backward.fprop, small));
+    rows.append(numbers("skip gradient", Pass::dgrad, make(Pass::dgrad), skip));
+    rows.append(numbers("weight of low", Pass::wgrad, backward.wgrad, small));
+    rows.append(numbers("weight of skip", Pass::wgrad, make(Pass::wgrad), skip));
+    return rows;
+}
+
 }  // namespace
 
 void define_plan(py::module_& m) {
@@ -163,4 +246,11 @@ void define_plan(py::module_& m) {
         py::arg("tf32") = true, py::arg("arch") = 90, py::arg("multiprocessors") = 132,
         py::arg("shared_bytes") = 227 << 10, py::arg("wgmma") = false,
         "The same for a decoder stage; h and w are the output's, and \"fused\" has the weight's phases prepared.");
+    m.def(
+        "plan_numbers", &plan_numbers, py::arg("n"), py::arg("c"), py::arg("h"), py::arg("w"), py::arg("k"),
+        py::arg("r"), py::arg("s"), py::arg("stride"), py::arg("dtype"), py::kw_only(), py::arg("low_channels") = 0,
+        py::arg("mask_channels") = std::vector<int64_t>{}, py::arg("channels_last") = true, py::arg("tf32") = true,
+        py::arg("arch") = 90, py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 227 << 10,
+        py::arg("wgmma") = false,
+        "The plans of a layer, or with low_channels of a decoder stage, as dictionaries of numbers.");
 }

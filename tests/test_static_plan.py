@@ -1,0 +1,92 @@
+"""The plans in numbers that the static model is fed with, against the plans in words and against counted tiles."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from cases import Case, paper_layers
+from cases_upcat import paper_stages
+
+from benchmarks.static_model import launches
+from benchmarks.static_model.devices import GPUS
+from pconv_cuda import _extension
+
+
+def sizes(case: Case) -> tuple[int, ...]:
+    return (case.n, case.c, case.h, case.w, case.k, *case.window, case.stride[0])
+
+
+@pytest.mark.parametrize("gpu", ["h100", "a100", "rtx4090"])
+def test_the_numbers_are_those_of_the_plan_in_words(gpu: str) -> None:
+    of, plans = GPUS[gpu], _extension.load()
+    where = {"arch": of.arch, "multiprocessors": of.multiprocessors, "shared_bytes": of.block_shared}
+    asked = []
+    for wgmma in {False, of.wgmma}:
+        for case in paper_layers():
+            options = {"mask_channels": list(case.mask_channels), **where, "wgmma": wgmma}
+            words = plans.plan(*sizes(case), "bfloat16", **options)
+            asked.append((words, plans.plan_numbers(*sizes(case), "bfloat16", **options)))
+        for stage in paper_stages(512, 6, 8):
+            shape = (stage.n, stage.low + stage.skip, 2 * stage.h, 2 * stage.w, stage.k)
+            options = {"low_channels": stage.low, **where, "wgmma": wgmma}
+            words = plans.plan_upcat(*shape, dtype="bfloat16", **options)
+            asked.append((words, plans.plan_numbers(*shape, 3, 3, 1, "bfloat16", **options)))
+    for words, numbers in asked:
+        assert [row[:2] for row in words] == [(row["name"], row["kernel"]) for row in numbers]
+        for (_, _, notes), row in zip(words, numbers, strict=True):
+            splits = re.search(r"reduction in (\d+) parts", notes)
+            patch = re.search(r"patches of (\d+)x(\d+)", notes)
+            taps = re.search(r"(\d+) taps a step", notes)
+            assert row["splits"] == (int(splits[1]) if splits else 1) or row["special"]
+            assert (row["patch_h"], row["patch_w"]) == (tuple(map(int, patch.groups())) if patch else (0, 0))
+            assert row["taps_per_step"] == (int(taps[1]) if taps else 1)
+
+
+def test_the_grid_covers_every_pixel_and_channel() -> None:
+    draw, plans = random.Random(2), _extension.load()
+    for _ in range(60):
+        n, c, h, w, k = (draw.choice([1, 2, 3]), *(8 * draw.randint(2, 24) for _ in range(4)))
+        stride = draw.choice([1, 2])
+        for row in plans.plan_numbers(n, c, h, w, k, 3, 3, stride, "bfloat16"):
+            if row["special"] or row["pass"] == "wgrad":
+                continue
+            step = stride if row["pass"] == "dgrad" else 1
+            high, wide = (
+                (-(-h // step), -(-w // step)) if row["pass"] == "dgrad" else (-(-h // stride), -(-w // stride))
+            )
+            pixels = [(i, y, x) for i in range(n) for y in range(high) for x in range(wide)]
+            if row["patch_w"]:
+                tiles = {(i, y // row["patch_h"], x // row["patch_w"]) for i, y, x in pixels}
+            else:
+                tiles = {number // row["rows"] for number in range(len(pixels))}
+            channels = c if row["pass"] == "dgrad" else k
+            assert row["grid"] == (len(tiles), -(-channels // row["columns"]), step * step * row["splits"]), row
+
+
+def test_a_stages_grid_covers_every_pixel_of_every_phase() -> None:
+    draw, plans = random.Random(3), _extension.load()
+    seen = set()
+    for _ in range(60):
+        n, low, skip, h, w, k = (draw.choice([1, 2, 6]), *(8 * draw.randint(2, 24) for _ in range(5)))
+        row = plans.plan_numbers(n, low + skip, h, w, k, 3, 3, 1, "bfloat16", low_channels=low)[0]
+        places = [(i, y, x) for i in range(n) for y in range(h // 2) for x in range(w // 2)]
+        if row["direct"]:  # four rows are a place's pixels
+            tiles = len({number * 4 // row["rows"] for number in range(len(places))})
+        elif row["patch_w"]:
+            tiles = 4 * len({(i, y // row["patch_h"], x // row["patch_w"]) for i, y, x in places})
+        else:
+            tiles = 4 * len({number // row["rows"] for number in range(len(places))})
+        assert row["grid"] == (tiles, -(-k // row["columns"]), row["splits"]), row
+        seen.add((row["direct"], row["patch_w"] > 0))
+    assert len(seen) == 3
+
+
+def test_transposed_filters_have_a_kernel_of_their_own() -> None:
+    last = next(stage for stage in paper_stages(512, 6, 8) if stage.name == "dec1")
+    made = {one.name: one for one in launches.of_stage(last, "bfloat16", GPUS["h100"], True)}
+    assert made["skip gradient"].transposed and made["skip gradient"].symbol().endswith(", 0>")
+    next_to_last = next(stage for stage in paper_stages(512, 6, 8) if stage.name == "dec2")
+    made = {one.name: one for one in launches.of_stage(next_to_last, "bfloat16", GPUS["h100"], True)}
+    assert not made["skip gradient"].transposed and made["skip gradient"].symbol().endswith(", 1>")
