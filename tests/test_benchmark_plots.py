@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import plots, report  # noqa: E402
+from pconv_cuda.evaluation import figures as evaluation_figures  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 WHOLE = RESULTS / "2026-11-25_cpu-epyc-avx512.json"  # layers, stages, networks and sweeps, the same setting twice
@@ -120,3 +123,22 @@ def test_the_readmes_picture_is_that_of_the_newest_result(figures: dict[str, Any
     with Image.open(tmp_path / "new.png") as new, Image.open(ROOT / "docs/images/benchmarks.png") as old:
         assert max(abs(a - b) for a, b in zip(new.size, old.size, strict=True)) < 40, "run: benchmarks.report --readme"
         assert 900 <= old.width <= 1100  # about a README's
+
+
+def test_methods_of_an_evaluation_differ_without_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: kept.append(figure))
+    names = ["ours", "plain", "mean", "telea", "ns"]
+    rows = [
+        {"metric": metric, "border": border, "method": name, "share": share, "mean": 1.0, "low": 0.5, "high": 1.5}
+        for metric in ("hole_psnr", "l1", "ssim") for border in ("border", "inside") for name in names
+        for share in ("0.1-0.2", "0.2-0.3")
+    ]  # fmt: skip
+    with contextlib.suppress(OSError):  # nothing was written
+        evaluation_figures.write_plot(tmp_path / "plot.png", rows, names)
+    (figure,) = kept
+    for axis in figure.axes:
+        lines = [container.lines[0] for container in axis.containers]
+        assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == len(names)
+        assert len({tuple(line.get_xdata()) for line in lines}) == len(names)  # equal means do not hide each other
+        assert axis.get_title().endswith("is better")

@@ -19,29 +19,37 @@ __all__ = ["write_plot", "write_sheet"]
 
 _PLOTTED = ("hole_psnr", "l1", "ssim")
 _LARGEST = 256  # px of a picture on the sheet
+_MARKS, _LINES = "os^DvP*X<>", ("-", "--", "-.", ":")  # methods differ in them, not in colour alone
 
 
 def write_plot(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     """Each metric over the middle of the hole share, with its interval; holes at the border and inside side by side."""
     figure_module = require("matplotlib.figure", "eval", why="the plot")  # no pyplot: it keeps state and wants a screen
-    figure = figure_module.Figure(figsize=(10, 3.2 * len(_PLOTTED)), layout="constrained")
+    figure = figure_module.Figure(figsize=(8.8, 3 * len(_PLOTTED)), layout="constrained")
     axes = figure.subplots(len(_PLOTTED), 2, sharex=True, sharey="row", squeeze=False)
     for line, metric in enumerate(_PLOTTED):
         for column, border in enumerate(("border", "inside")):
             axis = axes[line][column]
-            for name in names:
+            for number, name in enumerate(names):
                 own = [r for r in rows if (r["metric"], r["border"], r["method"]) == (metric, border, name)]
-                at = [sum(map(float, row["share"].split("-"))) / 2 for row in own]
+                # side by side: methods that are equally good would hide each other
+                beside = (number - (len(names) - 1) / 2) * 0.06 / max(len(names), 1)
+                at = [sum(map(float, row["share"].split("-"))) / 2 + beside for row in own]
                 means, low, high = (np.array([row[key] for row in own], float) for key in ("mean", "low", "high"))
                 errors = np.maximum(np.stack((means - low, high - means)), 0)
-                axis.errorbar(at, means, errors, marker="o", markersize=3, capsize=2, linewidth=1.2, label=_plain(name))
+                axis.errorbar(
+                    at, means, errors, marker=_MARKS[number % len(_MARKS)], linestyle=_LINES[number % len(_LINES)],
+                    markersize=5, elinewidth=0.7, linewidth=1.1, label=_plain(name),
+                )  # fmt: skip
             axis.grid(alpha=0.3)
-            axis.set_title("holes at the border" if border == "border" else "no holes at the border", fontsize=9)
+            heading, higher, _ = COLUMNS[metric]
+            where = "holes at the border" if border == "border" else "no holes at the border"
+            axis.set_title(f"{heading}, {where}: {'higher' if higher else 'lower'} is better", fontsize=9)
             axis.set_xlabel("hole share")
-            axis.set_ylabel(COLUMNS[metric][0])
-    axes[0][0].legend(fontsize=8)
+            axis.set_ylabel(heading)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _plain(name: str) -> str:
