@@ -72,11 +72,17 @@ PCONV_DEV bool is_valid(const Mask& mask, int64_t n, int64_t channel, int64_t pi
     return mask.bytes[n * mask.batch_step + block_of(mask, channel) * mask.plane + pixel] != 0;
 }
 
+// No index into Packing that is known at run time alone: it would put a kernel's parameters into local memory.
+PCONV_DEV int64_t packed_channels(const Packing& packing) {
+    return packing.blocks == 2 ? packing.start[2] : packing.start[1];
+}
+
 // The tensor's channel at this place of the packed form, -1 in the padding.
 PCONV_DEV int64_t source_channel(const Packing& packing, int64_t packed) {
-    const int block = packing.blocks == 2 && packed >= packing.start[1];
-    const int64_t channel = packing.first[block] + packed - packing.start[block];
-    return channel < packing.first[block + 1] ? channel : -1;
+    const bool second = packing.blocks == 2 && packed >= packing.start[1];
+    const int64_t last = second ? packing.first[2] : packing.first[1];
+    const int64_t channel = packed + (second ? packing.first[1] - packing.start[1] : packing.first[0]);
+    return channel < last ? channel : -1;
 }
 
 // The pixels of a tensor under one running number. Rows that follow one another without a gap are one long row: that

@@ -90,7 +90,7 @@ struct WeightArguments {
 
 template <class Raw>
 __global__ void pack_weight_kernel(const WeightArguments a) {
-    const int64_t channels = a.packing.start[a.packing.blocks], total = a.k * a.r * a.s * channels;
+    const int64_t channels = packed_channels(a.packing), total = a.k * a.r * a.s * channels;
     for (int64_t item = first_item(); item < total; item += item_step()) {
         Position at = unravel(item, true, channels, a.r, a.s);
         at.c = source_channel(a.packing, at.c);
@@ -158,7 +158,7 @@ Status pack_activation(
     DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Packing& packing, const Mask& mask, const void* x,
     const Strides& x_strides, void* packed, cudaStream_t stream) {
     constexpr const char* name = "pack_activation";
-    const int bytes = int(bytes_of(dtype)), channels = packing.start[packing.blocks];
+    const int bytes = int(bytes_of(dtype)), channels = packing.channels();
     const bool aligned =
         reinterpret_cast<uintptr_t>(packed) % vector_bytes == 0 && channels * bytes % vector_bytes == 0;
     if (!aligned || packing.first[packing.blocks] != c) return Status{cudaErrorInvalidValue, name};
@@ -187,7 +187,7 @@ Status pack_weight(
             const size_t smem = square * (square + 1) * sizeof(Raw);
             return launch(name, transpose_weight_kernel<Raw>, grid, tile_threads, smem, stream, a);
         }
-        const dim3 grid = grid_for(k * r * s * packing.start[packing.blocks], tile_threads);
+        const dim3 grid = grid_for(k * r * s * packing.channels(), tile_threads);
         return launch(name, pack_weight_kernel<Raw>, grid, tile_threads, 0, stream, a);
     });
 }

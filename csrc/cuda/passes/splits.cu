@@ -120,7 +120,7 @@ __global__ void reduce_wgrad_kernel(const WgradArguments a) {
     PCONV_DYN_SMEM(shared);
     float* sums = reinterpret_cast<float*>(shared);  // [taps][pitch]
     const int lane = int(threadIdx.x) % warp_threads, warp = int(threadIdx.x) / warp_threads;
-    const int64_t channels = a.packing.start[a.packing.blocks], taps = a.r * a.s;
+    const int64_t channels = packed_channels(a.packing), taps = a.r * a.s;
     const int64_t channel_tiles = ceil_div(channels, square), tap_tiles = ceil_div(taps, square);
     for (int64_t tile = blockIdx.x; tile < a.k * tap_tiles * channel_tiles; tile += gridDim.x) {
         const int64_t first_channel = tile % channel_tiles * square;
@@ -213,17 +213,17 @@ Status reduce_wgrad(
     void* dw, const Strides& dw_strides, cudaStream_t stream) {
     constexpr const char* name = "reduce_wgrad";
     if (packing.first[packing.blocks] != c) return Status{cudaErrorInvalidValue, name};
-    const bool padded = packing.start[packing.blocks] != c;
+    const bool padded = packing.channels() != c;
     if (!padded && dw_strides.at[1] == 1) {
         const SumArguments a{partial, dw, dw_strides, k * r * s * c, int(splits), int(c), int(r * s), int(s)};
         return by_fast_type(
             dtype, name, [&](auto type) { return launch_sums<typename decltype(type)::type, false>(name, a, stream); });
     }
-    const Status summed = sum_splits(partial, k * r * s * packing.start[packing.blocks], splits, stream);
+    const Status summed = sum_splits(partial, k * r * s * packing.channels(), splits, stream);
     if (!summed.ok()) return summed;
     splits = splits > 0 ? 1 : 0;  // none: an empty batch, whose gradient is zero
     const WgradArguments a{packing, dw_strides, partial, dw, k, r, s, splits, is_channels_last(dw_strides)};
-    const dim3 grid = grid_for(k * ceil_div(r * s, square) * ceil_div(packing.start[packing.blocks], square));
+    const dim3 grid = grid_for(k * ceil_div(r * s, square) * ceil_div(packing.channels(), square));
     return by_fast_type(dtype, name, [&](auto type) {
         using T = typename decltype(type)::type;
         return launch(name, reduce_wgrad_kernel<T>, grid, threads, square_bytes, stream, a);
