@@ -56,7 +56,7 @@ def test_wgmma_only_where_it_is_asked_for() -> None:
 
 def test_what_the_fast_kernels_do_not_take_says_why() -> None:
     assert plan(1, 8, 9, 9, 8, 3, 3, 1, "float64")["forward"] == (
-        "generic fprop", "float64 runs on the generic kernels",
+        "fprop by the library", "no fused kernels for float64",
     )  # fmt: skip
     assert "64 taps" in plan(1, 8, 32, 32, 8, 9, 9, 1, "bfloat16")["weight gradient"][1]
     assert "2^31" in plan(1, 64, 8192, 8192, 64, 3, 3, 1, "bfloat16")["forward"][1]
@@ -156,7 +156,7 @@ def test_decoder_stages_where_weights_weigh_more_than_pixels() -> None:
     assert "the weight's own taps" in dec8["forward"][1]
     assert "input doubled and joined first" in dec8["input gradients"][1]
     double = stage(1, 8, 8, 8, 8, 4, "float64")
-    assert double["forward"][0] == "generic fprop" and "joined first" in double["forward"][1]
+    assert double["forward"][0] == "fprop by the library" and "joined first" in double["forward"][1]
     middle = stage(6, 1024, 8, 8, 512, 512, "bfloat16")  # 384 pixels: prepared phases pay, others do not
     assert "own taps" in middle["forward"][1] and "in phases" in middle["forward, fused"][1]
 

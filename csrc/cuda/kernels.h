@@ -34,50 +34,27 @@ struct WindowRatio {
 };
 Status window_ratio(const WindowRatio& a, cudaStream_t stream);
 
-// ---- any geometry, any dtype, groups, per-channel masks, 64-bit offsets; not fast (generic.cu)
+// ---- around a library's convolution: any dtype, groups, per-channel masks, 64-bit offsets (composed.cu)
 
-// y = ratio > 0 ? activation of (ratio * sum W * (m ? x : 0) + bias) : 0. Accumulates in fp32, in fp64 for doubles.
-struct GenericFprop {
+// out = m ? x : 0, a select. In place (out == x) only holes are written.
+struct MaskedCopy {
     Geometry g;
     Mask mask;
-    const void* x;  // [N, C, H, W]
-    Strides x_strides;
-    const void* weight;  // [K, C / groups, R, S]
-    Strides w_strides;
-    const void* bias;   // [K] or nullptr
+    const void* x;  // [N, C, H, W], dense in the geometry's layout
+    void* out;      // the same
+};
+Status masked_copy(const MaskedCopy& a, cudaStream_t stream);
+
+// y = ratio > 0 ? activation of (ratio * y + bias) : 0, in place, in fp32 (fp64 for doubles), rounded once.
+struct Renormalise {
+    Geometry g;
     const void* ratio;  // [ratio_n, ratio_groups, P, Q]
     int64_t ratio_n, ratio_groups;
+    const void* bias;       // [K] or nullptr
     double negative_slope;  // of the activation, 1: none
-    void* y;                // [N, K, P, Q]
-    Strides y_strides;
+    void* y;                // [N, K, P, Q], dense in the geometry's layout
 };
-Status generic_fprop(const GenericFprop& a, cudaStream_t stream);
-
-// dx = m ? sum g' * W : 0, gather form.
-struct GenericDgrad {
-    Geometry g;
-    Mask mask;
-    const void* scaled;  // [N, K, P, Q]: ratio * gradient
-    Strides scaled_strides;
-    const void* weight;  // [K, C / groups, R, S]
-    Strides w_strides;
-    void* dx;  // [N, C, H, W]
-    Strides dx_strides;
-};
-Status generic_dgrad(const GenericDgrad& a, cudaStream_t stream);
-
-// dW = sum over pixels of g' * (m ? x : 0), one block of threads an element, summed in a fixed order.
-struct GenericWgrad {
-    Geometry g;
-    Mask mask;
-    const void* scaled;  // [N, K, P, Q]: ratio * gradient
-    Strides scaled_strides;
-    const void* x;  // [N, C, H, W]
-    Strides x_strides;
-    void* dw;  // [K, C / groups, R, S]
-    Strides dw_strides;
-};
-Status generic_wgrad(const GenericWgrad& a, cudaStream_t stream);
+Status renormalise(const Renormalise& a, cudaStream_t stream);
 
 // ---- into and out of the packed form (pack.cu; what adds partial sums: splits.cu)
 
@@ -121,12 +98,6 @@ Status finish_splits(
     float negative_slope,                   // of the activation, 1: none
     const Mask& mask,                       // over the channels of out
     void* out, const Strides& out_strides,  // [N, channels, H, W]
-    cudaStream_t stream);
-
-// x = mask ? x : 0, in place: what remains of dgrad where each channel has its own mask.
-Status apply_mask(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Mask& mask, void* x,
-    const Strides& x_strides,  // [N, C, H, W]
     cudaStream_t stream);
 
 // ---- the gradient's one pass (scale_gradient.cu)

@@ -43,10 +43,11 @@ struct StageMasks {
 };
 
 inline Tensor masked_low(const Geometry& g, const Sources& s) {
-    return s.mask.holes ? masked_copy(low_geometry(g, s.low_channels), s.mask.mask, s.x) : s.x;
+    return s.mask.holes ? CpuPasses{}.masked_copy(low_geometry(g, s.low_channels), s.mask.mask, s.x) : s.x;
 }
 inline Tensor masked_skip(const Geometry& g, const Sources& s) {
-    return s.skip_mask.holes ? masked_copy(skip_geometry(g, s.low_channels), s.skip_mask.mask, *s.skip) : *s.skip;
+    return s.skip_mask.holes ? CpuPasses{}.masked_copy(skip_geometry(g, s.low_channels), s.skip_mask.mask, *s.skip)
+                             : *s.skip;
 }
 
 // A view; torch's convolution lays it out as it needs it.

@@ -1,8 +1,8 @@
 // What the CUDA operators share (ops_cuda*.cpp): a call's device and stream, its errors, its masks.
 #pragma once
 
+#include "composed.h"
 #include "ops_cuda.h"
-#include "sources.h"
 
 #include "../cuda/host/run.h"
 
@@ -127,7 +127,26 @@ inline void read_mask(
         check(mask_to_bytes(given.const_data_ptr(), dtype, sizes.data(), strides.data(), bytes, guard.stream), g);
     }
     result.set_bytes();
+    result.holes = true;  // for all that is known without waiting for the device
 }
+
+// The passes around a convolution.
+struct CudaPasses {
+    const CudaCallGuard& guard;
+
+    Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) const {
+        Tensor out = torch::stable::empty_like(x);
+        check(cuda::masked_copy({g, mask, x.const_data_ptr(), out.mutable_data_ptr()}, guard.stream), g);
+        return out;
+    }
+    void clear_holes(const Geometry& g, const Mask& mask, Tensor& x) const {
+        check(cuda::masked_copy({g, mask, x.const_data_ptr(), x.mutable_data_ptr()}, guard.stream), g);
+    }
+    void renormalise(const Geometry& g, const Ratio& ratio, const void* bias, double negative_slope, Tensor& y) const {
+        const Renormalise call{g, ratio.values, ratio.n, ratio.groups, bias, negative_slope, y.mutable_data_ptr()};
+        check(cuda::renormalise(call, guard.stream), g);
+    }
+};
 
 inline Strides strides_of(const Tensor& tensor) {
     const auto strides = tensor.strides();

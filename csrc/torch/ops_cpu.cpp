@@ -14,22 +14,16 @@ Tensor layer_forward(
     const Geometry& g, const Sources& sources, const Tensor& weight, const MaybeTensor& bias, const Ratio& ratio,
     bool all_full, const ConvolutionArguments& arguments, double negative_slope) {
     const Mask& mask = sources.mask.mask;
-    const void* const bias_values = bias ? bias->const_data_ptr() : nullptr;
-    Tensor x = sources.x;
-    if (cpu::suits_few_channels(g, mask)) {
-        Tensor y = empty_in(g.layout, x, {g.n, g.k, g.p, g.q});
-        cpu::few_channels(
-            g, mask, ratio, static_cast<const float*>(x.const_data_ptr()),
-            static_cast<const float*>(weight.const_data_ptr()), weight.strides().data(),
-            static_cast<const float*>(bias_values), float(negative_slope), static_cast<float*>(y.mutable_data_ptr()));
-        return y;
-    }
-    // Two passes are left out where they would change nothing: the select without holes, the epilogue without ratios.
-    if (sources.mask.holes) x = masked_copy(g, mask, x);
-    const bool plain = all_full && negative_slope == 1;
-    Tensor y = convolution(x, fitting(g, weight), plain ? bias : std::nullopt, arguments);
-    y = laid_out(y, g.layout);
-    if (!plain) cpu::renormalise(g, ratio, bias_values, negative_slope, y.mutable_data_ptr());
+    const Tensor& x = sources.x;
+    if (!cpu::suits_few_channels(g, mask))
+        return composed_forward(
+            CpuPasses{}, g, x, sources.mask, weight, bias, ratio, all_full, arguments, negative_slope);
+    Tensor y = empty_in(g.layout, x, {g.n, g.k, g.p, g.q});
+    cpu::few_channels(
+        g, mask, ratio, static_cast<const float*>(x.const_data_ptr()),
+        static_cast<const float*>(weight.const_data_ptr()), weight.strides().data(),
+        static_cast<const float*>(bias ? bias->const_data_ptr() : nullptr), float(negative_slope),
+        static_cast<float*>(y.mutable_data_ptr()));
     return y;
 }
 
@@ -55,25 +49,6 @@ std::tuple<Tensor, Tensor, Tensor> forward(
                          ? stage_forward(g, sources, stage, weight, dense_bias, prepared, ratio, negative_slope)
                          : layer_forward(g, sources, weight, dense_bias, ratio, all_full, arguments, negative_slope);
     return {y, new_mask, ratios};
-}
-
-// One source. scaled: ratio * gradient.
-std::tuple<Tensor, Tensor> layer_backward(
-    const Geometry& g, const Sources& sources, const Tensor& weight, const Tensor& scaled,
-    const ConvolutionArguments& arguments, bool need_input, bool need_weight) {
-    const MaskBytes& bytes = sources.mask;
-    // The forward's masked copy was not kept: making it again costs a pass, keeping it would cost the memory of the
-    // input once more. dx does not need it: whatever the convolution finds under a hole is cleared afterwards.
-    const Tensor x = bytes.holes && need_weight ? masked_copy(g, bytes.mask, sources.x) : sources.x;
-    const auto [grad_input, grad_weight] =
-        convolution_backward(scaled, x, fitting(g, weight), arguments, need_input, need_weight);
-    Tensor dx = no_gradient(x), dw = no_gradient(x);
-    if (need_input) {
-        dx = laid_out(grad_input, g.layout);
-        if (bytes.holes) cpu::masked_copy(g, bytes.mask, dx.const_data_ptr(), dx.mutable_data_ptr());
-    }
-    if (need_weight) dw = laid_out(grad_weight, layout_of(weight));
-    return {dx, dw};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
@@ -104,7 +79,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
         if (need_skip) dskip = laid_out(dskip, layout_of(*skip));
         return {dx, dskip, dw, db};
     }
-    std::tie(dx, dw) = layer_backward(g, sources, weight, scaled, arguments, need_inputs, need_weight);
+    std::tie(dx, dw) =
+        composed_backward(CpuPasses{}, g, sources.x, sources.mask, weight, scaled, arguments, need_inputs, need_weight);
     if (skip) {
         const Tensor whole = dx;
         dx = need_input ? channels_of(whole, input, 0) : no_gradient(input);

@@ -6,6 +6,7 @@
 #include "cuda_support.h"
 #include "schemas.h"
 
+#include "../cuda/host/workspace.h"
 #include "../cuda/upcat/upcat.h"
 
 #include <torch/csrc/stable/library.h>
@@ -40,11 +41,23 @@ void describe_layer(
     call.ratio_n = ratios.size(0), call.ratio_groups = ratios.size(1);
 }
 
+// A decoder stage's input, doubled and joined in memory, for the library's convolution.
+Sources joined_sources(const Geometry& g, const Sources& sources, const Layer& call, const CudaCallGuard& guard) {
+    Sources joined{empty_in(g.layout, sources.x, {g.n, g.c, g.h, g.w}), std::nullopt, {}, {}, 0};
+    joined.mask.owner = empty_of(sources.x, {call.ratio_n, 2, g.h, g.w}, ScalarType::Byte);
+    check(upcat_join(call, joined.x.mutable_data_ptr(), joined.mask.owner->mutable_data_ptr(), guard.stream), g);
+    joined.mask.set_bytes();
+    joined.mask.mask.second = int(sources.low_channels);
+    joined.mask.holes = true;
+    return joined;
+}
+
 std::tuple<Tensor, Tensor, Tensor> forward(
     Tensor input, MaybeTensor mask, MaybeTensor skip, MaybeTensor skip_mask, Tensor weight, MaybeTensor bias,
     Ints stride, Ints padding, Ints dilation, int64_t groups, bool upsample, MaybeTensor prepared, int64_t allow_tf32,
     double negative_slope) {
-    const Geometry g = geometry_of(input, skip, weight, {stride, padding, dilation, groups}, upsample);
+    const ConvolutionArguments arguments{stride, padding, dilation, groups};
+    const Geometry g = geometry_of(input, skip, weight, arguments, upsample);
     check_bias(g, input, bias);
     check_prepared(g, input, prepared, upsample);
     const CudaCallGuard guard(input);
@@ -56,7 +69,6 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const Sources sources = read_sources(g, input, mask, skip, skip_mask, upsample, guard);
     const Ints compact = sources.ratio_size(g);
     Tensor new_mask = empty_of(input, compact, ScalarType::Bool), ratios = empty_of(input, compact, ratio_type(g));
-    Tensor y = empty_in(g.layout, input, {g.n, g.k, g.p, g.q});
     const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
     // As upcat_phases lays them out; no copy where they came from there.
     const MaybeTensor phases = prepared ? MaybeTensor(laid_out(*prepared, Layout::nhwc)) : std::nullopt;
@@ -67,17 +79,43 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     call.bias = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     call.negative_slope = negative_slope;
     call.new_mask = static_cast<uint8_t*>(new_mask.mutable_data_ptr());
+    if (!has_kernels(call, device)) {
+        const Sources whole = upsample ? joined_sources(g, sources, call, guard) : sources;
+        const WindowRatio counts{g, whole.mask.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups};
+        check(window_ratio(counts, guard.stream), g);
+        if (g.n == 0) return {empty_in(g.layout, input, {g.n, g.k, g.p, g.q}), new_mask, ratios};
+        const Ratio ratio{call.ratio, call.ratio_n, call.ratio_groups};
+        const Tensor y = composed_forward(
+            CudaPasses{guard}, g, whole.x, whole.mask, weight, dense_bias, ratio, false, arguments, negative_slope);
+        return {y, new_mask, ratios};
+    }
+    Tensor y = empty_in(g.layout, input, {g.n, g.k, g.p, g.q});
     call.y = y.mutable_data_ptr();
     Tensor workspace = empty_of(input, {forward_workspace(call, device)}, ScalarType::Byte);
     check(run_forward(call, device, data_or_null(workspace), guard.stream), g);
     return {y, new_mask, ratios};
 }
 
+// ratio * gradient for the library's convolution, channels_last; the bias gradient is made with it.
+Tensor scaled_gradient(const Backward& call, const Tensor& grad, bool wanted, const CudaCallGuard& guard) {
+    const Geometry& g = call.geometry;
+    const int64_t padded = round_up(g.k, 16 / bytes_of(g.dtype));
+    Tensor scaled = empty_in(Layout::nhwc, grad, {wanted ? g.n : 0, padded, g.p, g.q});
+    Tensor sums = empty_of(grad, {scale_gradient_workspace(g)}, ScalarType::Byte);
+    check(
+        scale_gradient(
+            g, call.grad, dense(g.layout, g.k, g.p, g.q), call.ratio, call.ratio_n, call.ratio_groups, padded,
+            wanted ? data_or_null(scaled) : nullptr, call.db, data_or_null(sums), guard.stream),
+        g);
+    return torch::stable::narrow(scaled, 1, 0, g.k);
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     Tensor grad, Tensor input, MaybeTensor mask, MaybeTensor skip, MaybeTensor skip_mask, Tensor weight, Tensor ratios,
     Ints stride, Ints padding, Ints dilation, int64_t groups, bool upsample, bool need_input, bool need_skip,
     bool need_weight, bool need_bias, int64_t allow_tf32) {
-    const Geometry g = geometry_of(input, skip, weight, {stride, padding, dilation, groups}, upsample);
+    const ConvolutionArguments arguments{stride, padding, dilation, groups};
+    const Geometry g = geometry_of(input, skip, weight, arguments, upsample);
     check_gradient(g, grad, input, ratios);
     const CudaCallGuard guard(input);
     const Device device = device_of(input);
@@ -105,8 +143,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     call.dw = data_or_null(dw);
     if (need_weight) call.dw_strides = strides_of(dw);
     call.db = data_or_null(db);
-    Tensor workspace = empty_of(input, {backward_workspace(call, device)}, ScalarType::Byte);
-    check(run_backward(call, device, data_or_null(workspace), guard.stream), g);
+    if (has_kernels(call, device)) {
+        Tensor workspace = empty_of(input, {backward_workspace(call, device)}, ScalarType::Byte);
+        check(run_backward(call, device, data_or_null(workspace), guard.stream), g);
+    } else {
+        const Sources whole = upsample ? joined_sources(g, sources, call, guard) : sources;
+        const bool need_whole = need_x || (upsample && need_skip);
+        const Tensor scaled = scaled_gradient(call, upstream, need_whole || need_weight, guard);
+        Tensor of_whole;
+        if (need_whole || need_weight)
+            std::tie(of_whole, dw) = composed_backward(
+                CudaPasses{guard}, g, whole.x, whole.mask, weight, scaled, arguments, need_whole, need_weight);
+        if (need_whole && upsample)
+            check(upcat_part(call, of_whole.const_data_ptr(), call.dx, call.dskip, guard.stream), g);
+        else if (need_whole)
+            dx = of_whole;
+    }
     if (is_joined) {
         const Tensor whole = dx;
         dx = need_input ? channels_of(whole, input, 0) : no_gradient(input);

@@ -11,7 +11,7 @@ inline std::string kernel_name(Pass pass, const Plan& plan) {
     const char* const passes[] = {"fprop", "dgrad", "wgrad", "upcat"};
     const char* const maths[] = {"bf16", "fp16", "tf32", "fp32"};
     const std::string name = passes[static_cast<int>(pass)];
-    if (!plan.fast) return "generic " + name;
+    if (!plan.fast) return name + " by the library";
     const std::string math = std::string(" ") + maths[static_cast<int>(plan.math)];
     if (plan.special == Special::first) return "first layer" + math;
     if (plan.special == Special::last) return "last layer" + math;

@@ -45,6 +45,7 @@ using cudaStream_t = void*;
 enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
+    cudaErrorNotSupported = 801,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
 };
@@ -54,6 +55,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
     switch (error) {
         case cudaSuccess: return "no error";
         case cudaErrorInvalidValue: return "invalid argument";
+        case cudaErrorNotSupported: return "operation not supported";
         case cudaErrorMemoryAllocation: return "out of memory";
         case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     }

@@ -1,4 +1,4 @@
-// The plain kernels (counts, generic, pack, splits, scale_gradient), emulated, against naive loops: small ragged
+// The plain kernels (counts, composed, pack, splits, scale_gradient), emulated, against naive loops: small ragged
 // shapes, every dtype, both layouts, every kind of mask, NaN in all that must not be looked at.
 // Exit status 1 where a value differs, or where some launcher was never called.
 //
@@ -6,9 +6,9 @@
 #include "plain_support.h"
 
 void test_masks();
-void test_convolutions();
+void test_passes();
 void test_pack_activation();
-void test_pack_weight_and_mask();
+void test_pack_weight();
 void test_splits();
 void test_scale_gradient();
 
@@ -22,9 +22,9 @@ struct Part {
 
 const Part parts[] = {
     {"masks", test_masks, {"mask_to_bytes", "count_not_binary"}},
-    {"convolutions", test_convolutions, {"window_ratio", "generic_fprop", "generic_dgrad", "generic_wgrad"}},
+    {"composed", test_passes, {"window_ratio", "masked_copy", "renormalise"}},
     {"activation", test_pack_activation, {"pack_activation"}},
-    {"weight", test_pack_weight_and_mask, {"pack_weight", "pack_weight transposed", "apply_mask"}},
+    {"weight", test_pack_weight, {"pack_weight", "pack_weight transposed"}},
     {"splits", test_splits, {"reduce_wgrad", "finish_splits"}},
     {"gradient", test_scale_gradient, {"scale_gradient"}},
 };

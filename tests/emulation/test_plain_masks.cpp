@@ -1,4 +1,4 @@
-// Masks, counts and the three generic convolutions against loops in double.
+// Masks, counts and the passes around a library's convolution against loops in double.
 #include "plain_support.h"
 
 namespace {
@@ -41,7 +41,7 @@ void test_mask_bytes() {
         }
 }
 
-// ---- the convolutions
+// ---- counts, and the passes around a convolution
 
 const Geometry problems[] = {
     // n c h w, k r s, p q, stride, pad, dilation, groups
@@ -50,6 +50,7 @@ const Geometry problems[] = {
     {2, 4, 4, 5, 4, 2, 2, 0, 0, 2, 2, 0, 0, 1, 1, 4, Layout::nchw, DType::f32},
     {1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 1, Layout::nchw, DType::f32},
     {2, 2, 12, 11, 4, 3, 3, 0, 0, 1, 1, 1, 1, 1, 1, 1, Layout::nchw, DType::f32},  // a second round of the grid
+    {2, 8, 4, 4, 16, 3, 3, 0, 0, 1, 1, 1, 1, 1, 1, 2, Layout::nchw, DType::f32},   // 16 bytes at once in every dtype
     {0, 2, 3, 3, 2, 3, 3, 0, 0, 1, 1, 1, 1, 1, 1, 1, Layout::nchw, DType::f32},
 };
 
@@ -92,81 +93,54 @@ Windows check_window_ratio(const Geometry& g, const TestMask& mask, const std::s
     return out;
 }
 
-void check_fprop(
-    const Geometry& g, const TestMask& mask, const Windows& windows, const Tensor& x, const Tensor& weight,
-    const Array* bias, const std::string& what) {
-    const Tensor y = make_tensor(g.dtype, g.layout, g.n, g.k, g.p, g.q);
-    const double negative_slope = bias ? 0.2 : g.layout == Layout::nchw ? 1 : 0;
-    const Status status = generic_fprop(
-        {g, mask.view, x.data(), x.strides, weight.data(), weight.strides, bias ? bias->data() : nullptr,
-         windows.ratio.data(), windows.n, windows.groups, negative_slope, y.data(), y.strides},
-        nullptr);
-    Check check("generic_fprop", what, status);
-    for_each(y.sizes, [&](int64_t n, int64_t k, int64_t p, int64_t q) {
-        const int64_t channels = g.c / g.groups, first = k / (g.k / g.groups) * channels;
-        double sum = 0, magnitude = 0;
-        for_taps(g, p, q, [&](int64_t r, int64_t s, int64_t h, int64_t w) {
-            for (int64_t c = 0; c < channels; ++c)
-                if (mask.valid(n, first + c, h, w)) {
-                    const double term = x.get(n, first + c, h, w) * weight.get(k, c, r, s);
-                    sum += term, magnitude += std::fabs(term);
-                }
-        });
-        const double ratio = windows.at(g, n, k, p, q), b = bias ? bias->get(k) : 0;
-        const double before = ratio > 0 ? ratio * sum + b : 0, expected = before < 0 ? negative_slope * before : before;
-        check.close("y", g.dtype, y.get(n, k, p, q), expected, ratio > 0 ? ratio * magnitude + std::fabs(b) : 0);
+// `shift`: elements by which tensors begin past a multiple of 16 bytes.
+void check_masked_copy(const Geometry& g, const TestMask& mask, bool in_place, int64_t shift, const std::string& what) {
+    const Room room{0, 0, shift};
+    const Tensor x = make_tensor(g.dtype, g.layout, g.n, g.c, g.h, g.w, room);
+    for_each(x.sizes, [&](auto... at) { x.set(at..., random_value()); });
+    for_each(x.sizes, [&](auto... at) {
+        if (!mask.valid(at...)) x.set(at..., nan_value);  // what lies in a hole must not matter
     });
+    const Tensor out = in_place ? x : make_tensor(g.dtype, g.layout, g.n, g.c, g.h, g.w, room);
+    std::vector<double> expected;
+    for_each(x.sizes, [&](auto... at) { expected.push_back(mask.valid(at...) ? x.get(at...) : 0); });
+    Check check("masked_copy", what, masked_copy({g, mask.view, x.data(), out.data()}, nullptr));
+    size_t index = 0;
+    for_each(x.sizes, [&](auto... at) { check.exact("value", out.get(at...), expected[index++]); });
 }
 
-// Both gradients, summed by scattering what the kernels gather.
-void check_gradients(
-    const Geometry& g, const TestMask& mask, const Tensor& x, const Tensor& weight, const Tensor& scaled,
+void check_renormalise(
+    const Geometry& g, const Windows& windows, const Array* bias, double negative_slope, int64_t shift,
     const std::string& what) {
-    const Tensor dx = make_tensor(g.dtype, g.layout, g.n, g.c, g.h, g.w);
-    const Tensor dw = make_tensor(g.dtype, g.layout, g.k, g.c / g.groups, g.r, g.s);
-    Check check_dx(
-        "generic_dgrad", what,
-        generic_dgrad(
-            {g, mask.view, scaled.data(), scaled.strides, weight.data(), weight.strides, dx.data(), dx.strides},
-            nullptr));
-    Check check_dw(
-        "generic_wgrad", what,
-        generic_wgrad(
-            {g, mask.view, scaled.data(), scaled.strides, x.data(), x.strides, dw.data(), dw.strides}, nullptr));
-    std::vector<double> dx_sum(dx.array.count), dx_size(dx.array.count), dw_sum(dw.array.count),
-        dw_size(dw.array.count);
-    for_each(scaled.sizes, [&](int64_t n, int64_t k, int64_t p, int64_t q) {
-        const int64_t channels = g.c / g.groups, first = k / (g.k / g.groups) * channels;
-        for_taps(g, p, q, [&](int64_t r, int64_t s, int64_t h, int64_t w) {
-            for (int64_t c = 0; c < channels; ++c) {
-                if (!mask.valid(n, first + c, h, w)) continue;
-                const double gradient = scaled.get(n, k, p, q), to_x = gradient * weight.get(k, c, r, s);
-                const double to_w = gradient * x.get(n, first + c, h, w);
-                const int64_t at_x = dx.index(n, first + c, h, w), at_w = dw.index(k, c, r, s);
-                dx_sum[at_x] += to_x, dx_size[at_x] += std::fabs(to_x);
-                dw_sum[at_w] += to_w, dw_size[at_w] += std::fabs(to_w);
-            }
-        });
+    const Tensor y = make_tensor(g.dtype, g.layout, g.n, g.k, g.p, g.q, {0, 0, shift});
+    for_each(y.sizes, [&](int64_t n, int64_t k, int64_t p, int64_t q) {
+        y.set(n, k, p, q, windows.at(g, n, k, p, q) > 0 ? random_value() : nan_value);
     });
-    for (int64_t i = 0; i < dx.array.count; ++i) check_dx.close("dx", g.dtype, dx.array.get(i), dx_sum[i], dx_size[i]);
-    for (int64_t i = 0; i < dw.array.count; ++i) check_dw.close("dw", g.dtype, dw.array.get(i), dw_sum[i], dw_size[i]);
+    std::vector<double> before;
+    for_each(y.sizes, [&](auto... at) { before.push_back(y.get(at...)); });
+    const Status status = renormalise(
+        {g, windows.ratio.data(), windows.n, windows.groups, bias ? bias->data() : nullptr, negative_slope, y.data()},
+        nullptr);
+    Check check("renormalise", what, status);
+    size_t index = 0;
+    for_each(y.sizes, [&](int64_t n, int64_t k, int64_t p, int64_t q) {
+        const double ratio = windows.at(g, n, k, p, q), b = bias ? bias->get(k) : 0, own = before[index++];
+        const double value = ratio > 0 ? ratio * own + b : 0, expected = value < 0 ? negative_slope * value : value;
+        check.close("y", g.dtype, y.get(n, k, p, q), expected, ratio > 0 ? ratio * std::fabs(own) + std::fabs(b) : 0);
+    });
 }
 
-void check_convolutions(const Geometry& g, Holes holes) {
+void check_passes(const Geometry& g, Holes holes) {
     const std::string what = describe(
         "%s %s, mask %s, %dx%dx%dx%d groups %d", name_of(g.dtype), layout_name(g.layout), name_of(holes), int(g.n),
         int(g.c), int(g.h), int(g.w), int(g.groups));
     const TestMask mask = make_mask(holes, g.n, g.c, g.h, g.w);
     const Windows windows = check_window_ratio(g, mask, what);
-    const Tensor x = random_tensor(g.dtype, g.layout, g.n, g.c, g.h, g.w);
-    for_each(x.sizes, [&](auto... at) {
-        if (!mask.valid(at...)) x.set(at..., nan_value);  // what lies in a hole must not matter
-    });
-    const Tensor weight = random_tensor(g.dtype, g.layout, g.k, g.c / g.groups, g.r, g.s);
-    const Tensor scaled = random_tensor(g.dtype, g.layout, g.n, g.k, g.p, g.q);
+    for (const bool in_place : {false, true})
+        for (const int64_t shift : {0, 1}) check_masked_copy(g, mask, in_place, shift, what);
     const Tensor bias = random_tensor(g.dtype, g.layout, 1, g.k, 1, 1);
-    check_fprop(g, mask, windows, x, weight, holes == Holes::shared ? nullptr : &bias.array, what);
-    check_gradients(g, mask, x, weight, scaled, what);
+    check_renormalise(g, windows, &bias.array, 0.2, 0, what);
+    check_renormalise(g, windows, holes == Holes::shared ? nullptr : &bias.array, holes == Holes::one ? 0 : 1, 1, what);
 }
 
 }  // namespace
@@ -174,7 +148,7 @@ void check_convolutions(const Geometry& g, Holes holes) {
 void test_masks() { test_mask_bytes(); }
 
 // The large problem is there for the grids' second round alone, which neither the dtype nor the layout changes.
-void test_convolutions() {
+void test_passes() {
     for (Geometry g : problems) {
         g.p = output_size(g.h, g.r, g.stride_h, g.pad_h, g.dil_h);
         g.q = output_size(g.w, g.s, g.stride_w, g.pad_w, g.dil_w);
@@ -189,7 +163,7 @@ void test_convolutions() {
                     if (few_cases && layout == Layout::nhwc) continue;
                     g.dtype = dtype;
                     g.layout = layout;
-                    check_convolutions(g, holes);
+                    check_passes(g, holes);
                 }
     }
 }

@@ -179,18 +179,6 @@ void check_finish_splits(DType dtype, Layout layout, Holes holes, bool forward, 
     });
 }
 
-void check_apply_mask(DType dtype, Layout layout, Holes holes, int64_t n, int64_t c, int64_t h, int64_t w) {
-    const TestMask mask = make_mask(holes, n, c, h, w);
-    const Tensor x = random_tensor(dtype, layout, n, c, h, w), before = random_tensor(dtype, layout, n, c, h, w);
-    for_each(x.sizes, [&](auto... at) {
-        before.set(at..., x.get(at...));
-        if (!mask.valid(at...)) x.set(at..., nan_value);
-    });
-    const Status status = apply_mask(dtype, n, c, h, w, mask.view, x.data(), x.strides, nullptr);
-    Check check("apply_mask", describe("%s %s, mask %s", name_of(dtype), layout_name(layout), name_of(holes)), status);
-    for_each(x.sizes, [&](auto... at) { check.exact("x", x.get(at...), mask.valid(at...) ? before.get(at...) : 0); });
-}
-
 }  // namespace
 
 void test_pack_activation() {
@@ -211,14 +199,10 @@ void test_pack_activation() {
                 }
 }
 
-void test_pack_weight_and_mask() {
+void test_pack_weight() {
     for (DType dtype : fast_types)
-        for (Layout layout : layouts) {
+        for (Layout layout : layouts)
             for (const WeightShape& shape : weight_shapes) check_pack_weight(dtype, layout, shape);
-            for (Holes holes : all_holes) check_apply_mask(dtype, layout, holes, 2, 6, 3, 5);
-        }
-    check_apply_mask(DType::f32, Layout::nchw, Holes::per_channel, 2, 5, 9, 10);  // a second round of the grid
-    check_apply_mask(DType::f32, Layout::nchw, Holes::one, 0, 5, 9, 10);
 }
 
 void test_splits() {

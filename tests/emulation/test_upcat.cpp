@@ -1,7 +1,7 @@
 // The decoder stage's forward through csrc/cuda/host/run.h against loops in double, in every dtype and layout: in
 // phases and direct, with phases given and made on the way, on devices of one multiprocessor (large tiles) and of many
-// (small tiles, split reductions), in parts, and materialised. The phases themselves, to the bit. And where a valid
-// infinity gets to.
+// (small tiles, split reductions), and in parts. The phases themselves, and the joined input, to the bit. And where a
+// valid infinity gets to.
 //
 //   test_upcat [--only NAME[,NAME...]] [--dtypes bf16,f16,f32,tf32,f64] [--shared BYTES] [--arch N] [--quick]
 #include "upcat_support.h"
@@ -47,6 +47,41 @@ void check_phases(
     }
 }
 
+// The joined input and its masks, and a gradient of it taken apart. All values are exact.
+void check_joined(UpcatProblem problem, DType dtype, Layout layout, const std::string& what) {
+    for (std::vector<double>* values : {&problem.low, &problem.skip})
+        for (double& value : *values) value = std::isnan(value) ? 0.5 : value;  // holes are copied with the rest
+    const Tensors t(problem, dtype, layout);
+    const Geometry& g = t.g;
+    const int64_t low = problem.low_channels, pixels = g.h * g.w;
+    const Buffer joined(g.dtype, g.n * g.c * pixels), masks(DType::u8, problem.ratio_n * 2 * pixels);
+    const Buffer dlow(g.dtype, g.n * low * pixels / 4), dskip(g.dtype, g.n * (g.c - low) * pixels);
+    const cuda::Forward call = t.call(problem, false);
+    cuda::Status status = cuda::upcat_join(call, joined.data(), masks.data(), nullptr);
+    if (status.ok()) status = cuda::upcat_part(call, joined.data(), dlow.data(), dskip.data(), nullptr);
+    if (!status.ok()) return report(what, status.kernel);
+    Result whole(g.n * g.c * pixels), valid(problem.ratio_n * 2 * pixels), of_low(g.n * low * pixels / 4),
+        of_skip(g.n * (g.c - low) * pixels);
+    for (int64_t i = 0; i < int64_t(whole.value.size()); ++i) {
+        const int64_t n = i / (g.c * pixels), c = i / pixels % g.c, y = i / g.w % g.h, x = i % g.w;
+        const double value = whole.value[i] = problem.value(n, c, y, x);
+        if (c < low)
+            of_low.value[((n * low + c) * (g.h / 2) + y / 2) * (g.w / 2) + x / 2] += value;
+        else
+            of_skip.value[(n * (g.c - low) + c - low) * pixels + i % pixels] = value;
+    }
+    for (int64_t i = 0; i < int64_t(valid.value.size()); ++i)
+        valid.value[i] = problem.valid(i / (2 * pixels), i / pixels % 2 ? low : 0, i / g.w % g.h, i % g.w);
+    const auto check = [&](const char* name, const std::vector<double>& ours, const Result& truth, double rounding) {
+        compare(what + name, ours, truth.value, truth.magnitude, rounding, 0);
+    };
+    const double rounding = g.dtype == DType::bf16 ? 1.0 / 256 : g.dtype == DType::f16 ? 1.0 / 2048 : 0;
+    check(" joined", permuted(joined.values(), g.layout, g.n, g.c, pixels, true), whole, 0);
+    check(" joined masks", masks.values(), valid, 0);
+    check(" dlow", permuted(dlow.values(), g.layout, g.n, low, pixels / 4, true), of_low, rounding);
+    check(" dskip", permuted(dskip.values(), g.layout, g.n, g.c - low, pixels, true), of_skip, 0);
+}
+
 cuda::Plan plan_of(const Tensors& t, const UpcatProblem& problem, const Kind& kind, const cuda::Device& device) {
     return cuda::make_upcat_plan(t.g, problem.low_channels, false, kind.tf32, device, true, true, true);
 }
@@ -69,6 +104,12 @@ void run_case(
     call.phases = phases;
     call.y = y.data(), call.ratio = ratio.data(), call.new_mask = static_cast<uint8_t*>(new_mask.data());
     call.negative_slope = negative_slope;
+    if (!cuda::has_kernels(call, device)) {
+        ++comparisons;
+        if (g.n > 0 && cuda::run_forward(call, device, nullptr, nullptr).error != cudaErrorNotSupported)
+            report(what, "not refused");
+        return;
+    }
     if (!run(call, device, what)) return;
     std::vector<double> expected = truth.y.value, true_new_mask = truth.ratio;
     for (double& value : expected) value = value < 0 ? negative_slope * value : value;
@@ -95,6 +136,7 @@ void run_devices(
         if (!status.ok()) return report(spec.name, status.kernel);
         check_phases(problem, t, *buffer, channels, spec.name);
     }
+    check_joined(problem, kind.dtype, layout, std::string(spec.name) + " " + kind.name);
     cuda::Device device;
     device.arch = options.arch;
     device.wgmma = options.arch == 90;

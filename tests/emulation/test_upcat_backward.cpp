@@ -55,6 +55,12 @@ struct Run {
         };
         const Outputs ours(g, low), again(g, low);
         tell(ours);
+        if (!cuda::has_kernels(call, device)) {
+            ++comparisons;
+            if (cuda::run_backward(call, device, nullptr, nullptr).error != cudaErrorNotSupported)
+                report(what, "not refused");
+            return;
+        }
         if (!run(call, device, what)) return;
         // The scaled gradient and low's filters are rounded once each before they are summed; the materialised way
         // rounds the four gradients over a small pixel before it adds them.

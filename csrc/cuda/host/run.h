@@ -32,6 +32,9 @@ struct Forward : Layer {
     void* y;                    // [N, K, P, Q]
 };
 
+// Whether the fused kernels take the call; others are refused.
+bool has_kernels(const Forward& call, const Device& device);
+
 int64_t forward_workspace(const Forward& call, const Device& device);  // bytes
 Status run_forward(const Forward& call, const Device& device, void* workspace, cudaStream_t stream);
 
@@ -46,6 +49,8 @@ struct Backward : Layer {
     bool is_scaled;
     const void* scaled;
 };
+
+bool has_kernels(const Backward& call, const Device& device);
 
 int64_t backward_workspace(const Backward& call, const Device& device);  // bytes
 Status run_backward(const Backward& call, const Device& device, void* workspace, cudaStream_t stream);

@@ -42,12 +42,6 @@ Buffers allocate_workspace(const Backward& call, const Device& device, Workspace
 Status run_dgrad(const Backward& call, const Buffers& buffers, cudaStream_t stream) {
     const Geometry& g = call.geometry;
     const Plan& plan = buffers.dgrad;
-    const Strides out_strides = dense(g.layout, g.c, g.h, g.w);
-    if (!plan.fast)
-        return generic_dgrad(
-            {g, call.mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.weight,
-             call.weight_strides, call.dx, out_strides},
-            stream);
     const bool per_channel = is_per_channel(call.mask, g.c);
     GemmParams p{};
     p.output.out = call.dx;
@@ -74,8 +68,7 @@ Status run_dgrad(const Backward& call, const Buffers& buffers, cudaStream_t stre
         status = run_gemm_parts(p, plan, g.dtype, true, stream, [&](const GemmParams& part) {
             return gemm_dgrad(plan.math, plan.tile, plan.transposed_filters, part, stream);
         });
-    if (status.ok() && per_channel)
-        status = apply_mask(g.dtype, g.n, g.c, g.h, g.w, call.mask, call.dx, out_strides, stream);
+    if (status.ok() && per_channel) status = masked_copy({g, call.mask, call.dx, call.dx}, stream);
     return status;
 }
 
@@ -84,11 +77,6 @@ Status run_wgrad(const Backward& call, const Buffers& buffers, cudaStream_t stre
     const Geometry& g = call.geometry;
     const Plan& plan = buffers.wgrad;
     const Strides x_strides = dense(g.layout, g.c, g.h, g.w);
-    if (!plan.fast)
-        return generic_wgrad(
-            {g, call.mask, buffers.scaled, dense(Layout::nhwc, plan.k_padded, g.p, g.q), call.x, x_strides, call.dw,
-             call.dw_strides},
-            stream);
     auto* const partial = static_cast<float*>(buffers.wgrad_partial);
     Status status;
     if (plan.pack_input)
@@ -114,11 +102,19 @@ int64_t backward_workspace(const Backward& call, const Device& device) {
     return workspace.used();
 }
 
+bool has_kernels(const Backward& call, const Device& device) {
+    if (call.low_channels > 0) return stage_has_kernels(call, device);
+    Workspace workspace(nullptr);
+    const Buffers b = allocate_workspace(call, device, workspace);
+    return (b.dgrad.fast || !call.dx) && (b.wgrad.fast || !call.dw);
+}
+
 Status run_backward(const Backward& call, const Device& device, void* memory, cudaStream_t stream) {
     if (call.low_channels > 0) return run_stage_backward(call, device, memory, stream);
     const Geometry& g = call.geometry;
     Workspace workspace(memory);
     const Buffers buffers = allocate_workspace(call, device, workspace);
+    if (!has_kernels(call, device)) return {cudaErrorNotSupported, "backward"};
     Status status;
     if (!call.is_scaled)
         status = scale_gradient(

@@ -12,18 +12,7 @@ struct Buffers {
     Plan plan;
     const void* phases_given;  // decoder stage: nullptr where they cannot be read as they lie
     void *x, *skip, *filters, *phases, *partial;
-    void *joined, *joined_mask, *rest;  // decoder stage, materialised
 };
-
-// A decoder stage that the product does not take (doubles, sizes beyond 32 bits, a batch of nothing) is materialised:
-// the doubled and joined input and its mask are written out, and the operator with one source does the rest.
-Forward joined_forward(const Forward& stage, const Buffers& b) {
-    Forward call = stage;
-    call.x = b.joined;
-    call.mask = joined_mask_of(stage, b.joined_mask);
-    call.low_channels = 0;
-    return call;
-}
 
 Buffers allocate_stage(const Forward& call, const Device& device, Workspace& workspace) {
     const Geometry& g = call.geometry;
@@ -35,12 +24,7 @@ Buffers allocate_stage(const Forward& call, const Device& device, Workspace& wor
         g, call.low_channels, b.phases_given != nullptr, call.tf32, device, aligned(call.x), aligned(call.skip),
         lies_as_krsc(call));
     const Plan& plan = b.plan;
-    if (!plan.fast || g.n == 0) {
-        b.joined = workspace.take(pixels * g.c * element);
-        if (has_mask(call)) b.joined_mask = workspace.take(call.ratio_n * 2 * g.h * g.w);
-        b.rest = workspace.take(forward_workspace(joined_forward(call, b), device));
-        return b;
-    }
+    if (!plan.fast) return b;
     const int64_t low_padded = plan.packing.start[1], skip_padded = plan.packing.channels() - low_padded;
     if (plan.pack_input) b.x = workspace.take(small_pixels * low_padded * element);
     if (plan.pack_skip) b.skip = workspace.take(pixels * skip_padded * element);
@@ -84,17 +68,6 @@ void describe_product(const Forward& call, const Buffers& b, ProductParams& p) {
 }
 
 // ---- one source
-
-Status run_generic(const Forward& call, cudaStream_t stream) {
-    const Geometry& g = call.geometry;
-    const Status status =
-        window_ratio({g, call.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups}, stream);
-    if (!status.ok()) return status;
-    return generic_fprop(
-        {g, call.mask, call.x, dense(g.layout, g.c, g.h, g.w), call.weight, call.weight_strides, call.bias, call.ratio,
-         call.ratio_n, call.ratio_groups, call.negative_slope, call.y, dense(g.layout, g.k, g.p, g.q)},
-        stream);
-}
 
 Status launch_fprop(const Forward& call, const Plan& plan, const GemmParams& p, cudaStream_t stream) {
     switch (plan.special) {
@@ -226,15 +199,16 @@ int64_t forward_workspace(const Forward& call, const Device& device) {
     return workspace.used();
 }
 
+bool has_kernels(const Forward& call, const Device& device) {
+    Workspace workspace(nullptr);
+    return call.geometry.n > 0 && allocate_workspace(call, device, workspace).plan.fast;
+}
+
 Status run_forward(const Forward& call, const Device& device, void* memory, cudaStream_t stream) {
     Workspace workspace(memory);
     const Buffers buffers = allocate_workspace(call, device, workspace);
-    const bool is_stage = call.low_channels > 0, fast = buffers.plan.fast && call.geometry.n > 0;
-    if (fast) return is_stage ? run_stage(call, buffers, stream) : run_layer(call, buffers, stream);
-    // Without images a mask of batch 1 still has its ratio and new mask.
-    if (!is_stage) return run_generic(call, stream);
-    const Status status = upcat_join(call, buffers.joined, buffers.joined_mask, stream);
-    return status.ok() ? run_forward(joined_forward(call, buffers), device, buffers.rest, stream) : status;
+    if (!buffers.plan.fast) return {cudaErrorNotSupported, "forward"};
+    return call.low_channels > 0 ? run_stage(call, buffers, stream) : run_layer(call, buffers, stream);
 }
 
 }  // namespace pconv::cuda

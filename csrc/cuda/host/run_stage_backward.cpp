@@ -136,6 +136,12 @@ Status run_materialised(const Backward& call, const Buffers& b, const Device& de
 
 }  // namespace
 
+bool stage_has_kernels(const Backward& call, const Device& device) {
+    Workspace workspace(nullptr);
+    const Buffers b = allocate_workspace(call, device, workspace);
+    return has_kernels(b.materialised ? joined_backward(call, b) : skip_backward(call, nullptr), device);
+}
+
 int64_t stage_backward_workspace(const Backward& call, const Device& device) {
     Workspace workspace(nullptr);
     allocate_workspace(call, device, workspace);
@@ -146,6 +152,7 @@ Status run_stage_backward(const Backward& call, const Device& device, void* memo
     const Geometry& g = call.geometry;
     Workspace workspace(memory);
     const Buffers b = allocate_workspace(call, device, workspace);
+    if (!stage_has_kernels(call, device)) return {cudaErrorNotSupported, "backward"};
     if (b.materialised) return run_materialised(call, b, device, stream);
     Status status = scale_gradient(
         g, call.grad, dense(g.layout, g.k, g.h, g.w), call.ratio, call.ratio_n, 1, b.k_padded, b.scaled, call.db,

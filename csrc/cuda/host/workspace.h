@@ -47,6 +47,7 @@ inline Mask joined_mask_of(const Layer& stage, const void* bytes) {
 }
 
 // The decoder stage's backward, which run_backward.cpp leaves to run_stage_backward.cpp.
+bool stage_has_kernels(const Backward& call, const Device& device);
 int64_t stage_backward_workspace(const Backward& call, const Device& device);
 Status run_stage_backward(const Backward& call, const Device& device, void* memory, cudaStream_t stream);
 

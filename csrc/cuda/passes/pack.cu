@@ -134,24 +134,6 @@ __global__ void transpose_weight_kernel(const WeightArguments a) {
     }
 }
 
-struct ApplyMaskArguments {
-    Mask mask;
-    Strides strides;
-    void* x;  // [N, C, H, W]
-    int64_t n, c, h, w;
-    bool channels_last;
-};
-
-// Only holes are written, and nothing is read: valid pixels cost a byte of mask alone.
-template <class Raw>
-__global__ void apply_mask_kernel(const ApplyMaskArguments a) {
-    const int64_t total = a.n * a.c * a.h * a.w;
-    for (int64_t item = first_item(); item < total; item += item_step()) {
-        const Position at = unravel(item, a.channels_last, a.c, a.h, a.w);
-        if (!is_valid(a.mask, at.n, at.c, at.h * a.w + at.w)) static_cast<Raw*>(a.x)[offset_of(a.strides, at)] = Raw(0);
-    }
-}
-
 }  // namespace
 
 Status pack_activation(
@@ -189,19 +171,6 @@ Status pack_weight(
         }
         const dim3 grid = grid_for(k * r * s * packing.channels(), tile_threads);
         return launch(name, pack_weight_kernel<Raw>, grid, tile_threads, 0, stream, a);
-    });
-}
-
-Status apply_mask(
-    DType dtype, int64_t n, int64_t c, int64_t h, int64_t w, const Mask& mask, void* x, const Strides& x_strides,
-    cudaStream_t stream) {
-    constexpr const char* name = "apply_mask";
-    if (mask.bytes == nullptr) return Status{};
-    const ApplyMaskArguments a{mask, x_strides, x, n, c, h, w, is_channels_last(x_strides)};
-    return by_element_size(dtype, name, [&](auto type) {
-        using Raw = typename decltype(type)::type;
-        const dim3 grid = grid_for(n * c * h * w, tile_threads);
-        return launch(name, apply_mask_kernel<Raw>, grid, tile_threads, 0, stream, a);
     });
 }
 

@@ -102,7 +102,7 @@ void choose_wgrad_tile(Plan& plan, const Geometry& g, const Device& device, int6
     plan.splits = wgrad_splits(tiles, resident_blocks(plan.tile, device), g.n * g.p * g.q, most, device);
 }
 
-Plan generic(Plan plan, const char* reason) {
+Plan composed(Plan plan, const char* reason) {
     plan.reason = reason;
     return plan;
 }
@@ -114,12 +114,12 @@ Plan make_plan(
     bool filters_krsc) {
     Plan plan;
     const int64_t chunk = 16 / bytes_of(g.dtype), taps = g.r * g.s;
-    plan.k_padded = round_up(g.k, chunk);  // the generic kernels read the same scaled gradient
-    if (g.dtype == DType::f64) return generic(plan, "float64 runs on the generic kernels");
-    if (g.groups > 1) return generic(plan, "groups run on the generic kernels");
-    if (taps > max_taps) return generic(plan, "windows of more than 64 taps run on the generic kernels");
+    plan.k_padded = round_up(g.k, chunk);
+    if (g.dtype == DType::f64) return composed(plan, "no fused kernels for float64");
+    if (g.groups > 1) return composed(plan, "no fused kernels for groups");
+    if (taps > max_taps) return composed(plan, "no fused kernels for windows of more than 64 taps");
     if (g.stride_h * g.stride_w > 1024)
-        return generic(plan, "strides of more than 1024 classes run on the generic kernels");
+        return composed(plan, "no fused kernels for strides of more than 1024 classes");
     plan.math = math_of(g.dtype, tf32);
 
     // dgrad's filters and every mask that is applied while packing know no blocks.
@@ -136,7 +136,7 @@ Plan make_plan(
     const int64_t image = std::max((g.h * g.w + margin) * start, g.p * g.q * plan.k_padded);
     const int64_t filters = std::max(g.k, plan.k_padded) * taps * start;
     if (image > device.max_elements || filters > device.max_elements)
-        return generic(plan, "an image or the filters have 2^31 or more elements");
+        return composed(plan, "an image or the filters have 2^31 or more elements");
     // wgrad numbers a launch's pixels, a step past the end included, in 32 bits too; images that are left over go
     // to the next launch.
     plan.images_per_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
@@ -181,7 +181,7 @@ Plan make_upcat_plan(
     const Geometry& g, int64_t low_channels, bool phases_given, bool tf32, const Device& device, bool low_aligned,
     bool skip_aligned, bool filters_krsc) {
     Plan plan;
-    if (g.dtype == DType::f64) return generic(plan, "float64 runs on the generic kernels");
+    if (g.dtype == DType::f64) return composed(plan, "no fused kernels for float64");
     plan.math = math_of(g.dtype, tf32);
     const int64_t chunk = 16 / bytes_of(g.dtype), skip_channels = g.c - low_channels, small_h = g.h / 2,
                   small_w = g.w / 2;
@@ -197,7 +197,7 @@ Plan make_upcat_plan(
     const int64_t image =
         std::max({(small_h * small_w + margin) * low_padded, (g.h * g.w + margin) * skip_padded, g.h * g.w * g.k});
     if (image > device.max_elements || g.k * 9 * plan.packing.channels() > device.max_elements)
-        return generic(plan, "an image or the filters have 2^31 or more elements");
+        return composed(plan, "an image or the filters have 2^31 or more elements");
     plan.images_per_launch = std::clamp<int64_t>(device.max_elements / image, 1, std::max<int64_t>(g.n, 1));
     plan.fast = true;
     if (plan.math != MathId::ieee && fits_upcat_last(g, low_channels)) {

@@ -23,7 +23,7 @@ struct Device {
 enum class Special { none, first, last };
 
 struct Plan {
-    bool fast = false;  // else the generic kernels, and `reason` says why
+    bool fast = false;  // else the library's convolution with our passes around it, and `reason` says why
     const char* reason = "";
     MathId math = MathId::ieee;
     TileId tile = TileId::small;
