@@ -82,6 +82,13 @@ def _load_cuda() -> None:
         )
         return
     _cuda_module.set_tf32_reader(_precision.tf32_allowed)
+    _cuda_module.set_family_checker(_is_right)
+
+
+def _is_right(family: int, dtype: int, device: int) -> bool:
+    from pconv_cuda import selftest
+
+    return selftest.is_right(family, dtype, device)
 
 
 # Where a device has no kernel of ours -------------------------------------------------------------------------

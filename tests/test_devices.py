@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch._dynamo  # what it reads of torch.cuda must not be patched when it is imported
 
 from pconv_cuda import PConvUNet, cli
 from pconv_cuda.devices import pick_device

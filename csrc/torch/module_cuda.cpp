@@ -9,13 +9,16 @@ namespace pconv::cuda {
 // As in ops_cuda.h, which includes torch: see module.cpp.
 void set_tf32_reader(int (*reader)());
 void set_wgmma(int choice);
+void set_family_checker(int (*checker)(unsigned family, int dtype, int device));
+void force_path(int path);
+unsigned last_families();
 }  // namespace pconv::cuda
 
 namespace py = pybind11;
 
 namespace {
 
-py::object* reader = nullptr;  // never destroyed: operators may run until the process ends
+py::object *reader = nullptr, *checker = nullptr;  // never destroyed: operators may run until the process ends
 
 // Called by operators, from any thread, with or without the interpreter's lock.
 int ask_reader() {
@@ -30,6 +33,24 @@ void set_tf32_reader(py::object callable) {
     pconv::cuda::set_tf32_reader(&ask_reader);
 }
 
+// A checker that fails says nothing of the kernels: they count as right.
+int ask_checker(unsigned family, int dtype, int device) {
+    if (!Py_IsInitialized()) return 1;
+    py::gil_scoped_acquire lock;
+    try {
+        return (*checker)(family, dtype, device).cast<bool>() ? 1 : 0;
+    } catch (py::error_already_set& error) {
+        error.discard_as_unraisable("pconv_cuda.selftest");
+        return 1;
+    }
+}
+
+void set_family_checker(py::object callable) {
+    delete checker;
+    checker = callable.is_none() ? nullptr : new py::object(std::move(callable));
+    pconv::cuda::set_family_checker(checker ? &ask_checker : nullptr);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C_cuda, m) {
@@ -39,4 +60,12 @@ PYBIND11_MODULE(_C_cuda, m) {
     m.def(
         "set_wgmma", [](std::optional<bool> choice) { pconv::cuda::set_wgmma(choice ? int(*choice) : -1); },
         "Whether devices of sm_90 take their wgmma kernels from now on; None: as PCONV_WGMMA says.");
+    m.def(
+        "set_family_checker", &set_family_checker,
+        "A callable (family, dtype, device) -> whether these kernels are right, asked before their first use, or "
+        "None.");
+    m.def(
+        "force_path", &pconv::cuda::force_path,
+        "This thread's calls: -1 as planned, 0 the library's convolution, 1 fused without wgmma, 2 with it.");
+    m.def("last_families", &pconv::cuda::last_families, "The families of kernels that this thread's last call ran on.");
 }

@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     check_bias(g, input, bias);
     check_prepared(g, input, prepared, upsample);
     const CudaCallGuard guard(input);
-    const Device device = device_of(input);
+    Device device = device_of(input);
     if (device.arch < 80)
         return unfused<std::tuple<Tensor, Tensor, Tensor>>(
             "pconv_cuda::unfused_partial_conv2d", input, mask, skip, skip_mask, weight, bias, stride, padding, dilation,
@@ -79,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     call.bias = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     call.negative_slope = negative_slope;
     call.new_mask = static_cast<uint8_t*>(new_mask.mutable_data_ptr());
-    if (!has_kernels(call, device)) {
+    if (!choose_path(call, input, guard, device)) {
         const Sources whole = upsample ? joined_sources(g, sources, call, guard) : sources;
         const WindowRatio counts{g, whole.mask.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups};
         check(window_ratio(counts, guard.stream), g);
@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const Geometry g = geometry_of(input, skip, weight, arguments, upsample);
     check_gradient(g, grad, input, ratios);
     const CudaCallGuard guard(input);
-    const Device device = device_of(input);
+    Device device = device_of(input);
     if (device.arch < 80)
         return unfused<std::tuple<Tensor, Tensor, Tensor, Tensor>>(
             "pconv_cuda::unfused_partial_conv2d_backward", grad, input, mask, skip, skip_mask, weight, ratios, stride,
@@ -143,7 +143,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     call.dw = data_or_null(dw);
     if (need_weight) call.dw_strides = strides_of(dw);
     call.db = data_or_null(db);
-    if (has_kernels(call, device)) {
+    if (choose_path(call, input, guard, device)) {
         Tensor workspace = empty_of(input, {backward_workspace(call, device)}, ScalarType::Byte);
         check(run_backward(call, device, data_or_null(workspace), guard.stream), g);
     } else {
@@ -190,6 +190,9 @@ Tensor phases(Tensor weight, int64_t low_channels) {
 
 void set_tf32_reader(Tf32Reader reader) { tf32_reader = reader; }
 void set_wgmma(int choice) { wgmma_choice = choice; }
+void set_family_checker(FamilyChecker checker) { family_checker = checker; }
+void force_path(int path) { forced_path = path; }
+unsigned last_families() { return families_used; }
 
 }  // namespace pconv::cuda
 
@@ -206,6 +209,11 @@ extern "C" void pconv_emulated_device(int arch, int multiprocessors, int wgmma, 
     pconv::cuda::emulated_device = {arch, multiprocessors, 227 << 10, wgmma != 0, max_elements};
 }
 extern "C" void pconv_emulated_flops_per_byte(int64_t count) { pconv::cuda::emulated_device.flops_per_byte = count; }
+extern "C" void pconv_emulated_family_checker(pconv::cuda::FamilyChecker checker) {
+    pconv::cuda::set_family_checker(checker);
+}
+extern "C" void pconv_emulated_force_path(int path) { pconv::cuda::force_path(path); }
+extern "C" unsigned pconv_emulated_last_families() { return pconv::cuda::last_families(); }
 extern "C" void pconv_emulated_tf32_reader(int (*reader)()) { pconv::cuda::set_tf32_reader(reader); }
 
 STABLE_TORCH_LIBRARY_IMPL(pconv_emulated, CPU, m) {

@@ -17,6 +17,18 @@ void set_tf32_reader(Tf32Reader reader);
 // 1: sm_90 takes its wgmma kernels, 0: it does not, -1: as PCONV_WGMMA says. For every later call of the process.
 void set_wgmma(int choice);
 
+// Whether a family of kernels (cuda/host/run.h) gives right results with a dtype on a device: 1 yes, 0 no. Asked once
+// for each, before its first use; without a checker every family counts as right.
+using FamilyChecker = int (*)(unsigned family, int dtype, int device);
+void set_family_checker(FamilyChecker checker);
+
+// What this thread's calls run on from now on, for tests and the check itself: -1 the plan's choice among what was
+// checked; 0 the library's convolution; 1 fused kernels without wgmma, 2 with it, both unchecked.
+void force_path(int path);
+
+// The families that this thread's last call ran on; 0: the library's convolution.
+unsigned last_families();
+
 // The operators of pconv_cuda/_extension.py in torch's own operators, called through the dispatcher.
 template <class Result, class... Arguments>
 Result unfused(const char* name, const Arguments&... arguments) {

@@ -24,6 +24,7 @@ from pconv_cuda.text import printable
 # verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int
 VERBS = {
     "info": "versions, what was built, devices, and what is missing",
+    "selftest": "check the kernels against the library's convolution on this machine",
     "quickstart": "train a small network on packaged photographs and restore pictures with it",
     "train": "train a network by the paper's recipe",
     "inpaint": "fill the holes of pictures",

@@ -125,7 +125,7 @@ void run_case(
     forward.new_mask = static_cast<uint8_t*>(new_mask.data());
     forward.y = y.data();
     // What the library's convolution is left to is refused.
-    if (!cuda::has_kernels(forward, device)) {
+    if (!cuda::families_of(forward, device)) {
         ++comparisons;
         if (g.n > 0 && cuda::run_forward(forward, device, nullptr, nullptr).error != cudaErrorNotSupported)
             std::printf("MISMATCH %s: not refused\n", what.c_str()), ++failures;

@@ -20,7 +20,7 @@ CSRC = HERE.parents[1] / "csrc"
 TORCH = Path(torch.__file__).parent
 GLUE_TEST = "test_the_glue_on_emulated_kernels"
 MORE = pytest.mark.full("the operators' glue in more cases")
-CHECKS = ["glue_checks_upcat.py", "glue_checks.py", "glue_checks_smooth.py"]
+CHECKS = ["glue_checks_upcat.py", "glue_checks.py", "glue_checks_smooth.py", "glue_checks_families.py"]
 
 
 pytestmark = [
@@ -29,17 +29,20 @@ pytestmark = [
 ]
 
 
+def as_shipped(config: pytest.Config) -> bool:
+    return bool(config.getoption("--full") or config.getoption("--only-full"))
+
+
 @pytest.fixture(scope="session")
 def library(build_folder: Path, pytestconfig: pytest.Config) -> Path:
     # The short tier takes the drivers' objects, in which the planted mistakes are asleep; the full tier compiles the
     # kernels once more, as they ship.
-    as_shipped = pytestconfig.getoption("--full") or pytestconfig.getoption("--only-full")
     kernels = [*sorted((CSRC / "cuda").rglob("*.cu")), *sorted((CSRC / "cuda").rglob("*.cpp"))]
     return build.build(
         "rel",
         build_folder,
         [*sorted((CSRC / "torch").glob("ops_cuda*.cpp")), *kernels],
-        planted=not as_shipped,
+        planted=not as_shipped(pytestconfig),
         shared=True,
         extra=[f"-I{TORCH / 'include'}"],
         libraries=[f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{TORCH / 'lib'}"],
@@ -53,6 +56,8 @@ def glue_runs(request: pytest.FixtureRequest, library: Path) -> Iterator[dict[tu
     def run(checks: str, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / checks), *options]
         environment = {**os.environ, "PCONV_EMULATED_LIBRARY": str(library)}
+        if not as_shipped(request.config):
+            environment["PCONV_PLANTED_LIBRARY"] = "1"
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     selected = [item.callspec.params["checks"] for item in request.session.items if item.originalname == GLUE_TEST]

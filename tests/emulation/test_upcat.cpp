@@ -104,7 +104,7 @@ void run_case(
     call.phases = phases;
     call.y = y.data(), call.ratio = ratio.data(), call.new_mask = static_cast<uint8_t*>(new_mask.data());
     call.negative_slope = negative_slope;
-    if (!cuda::has_kernels(call, device)) {
+    if (!cuda::families_of(call, device)) {
         ++comparisons;
         if (g.n > 0 && cuda::run_forward(call, device, nullptr, nullptr).error != cudaErrorNotSupported)
             report(what, "not refused");

@@ -55,7 +55,7 @@ struct Run {
         };
         const Outputs ours(g, low), again(g, low);
         tell(ours);
-        if (!cuda::has_kernels(call, device)) {
+        if (!cuda::families_of(call, device)) {
             ++comparisons;
             if (cuda::run_backward(call, device, nullptr, nullptr).error != cudaErrorNotSupported)
                 report(what, "not refused");

@@ -32,8 +32,19 @@ struct Forward : Layer {
     void* y;                    // [N, K, P, Q]
 };
 
-// Whether the fused kernels take the call; others are refused.
-bool has_kernels(const Forward& call, const Device& device);
+// Which families of fused kernels a call would run on, as bits; 0: none, the call is refused.
+namespace family {
+constexpr unsigned gemm = 1;          // the masked product on mma.sync, or without tensor cores
+constexpr unsigned wgmma = 2;         // the same on wgmma
+constexpr unsigned first_layer = 4;   // few input channels
+constexpr unsigned last_layer = 8;    // few filters
+constexpr unsigned stage = 16;        // the decoder stage's forward and its own part of the backward
+constexpr unsigned stage_wgmma = 32;  // the forward on wgmma
+constexpr unsigned last_stage = 64;   // the decoder's last stage
+}  // namespace family
+constexpr int families = 7;
+
+unsigned families_of(const Forward& call, const Device& device);
 
 int64_t forward_workspace(const Forward& call, const Device& device);  // bytes
 Status run_forward(const Forward& call, const Device& device, void* workspace, cudaStream_t stream);
@@ -50,7 +61,7 @@ struct Backward : Layer {
     const void* scaled;
 };
 
-bool has_kernels(const Backward& call, const Device& device);
+unsigned families_of(const Backward& call, const Device& device);
 
 int64_t backward_workspace(const Backward& call, const Device& device);  // bytes
 Status run_backward(const Backward& call, const Device& device, void* workspace, cudaStream_t stream);

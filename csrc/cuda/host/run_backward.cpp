@@ -102,11 +102,13 @@ int64_t backward_workspace(const Backward& call, const Device& device) {
     return workspace.used();
 }
 
-bool has_kernels(const Backward& call, const Device& device) {
-    if (call.low_channels > 0) return stage_has_kernels(call, device);
+unsigned families_of(const Backward& call, const Device& device) {
+    if (call.low_channels > 0) return stage_families_of(call, device);
     Workspace workspace(nullptr);
     const Buffers b = allocate_workspace(call, device, workspace);
-    return (b.dgrad.fast || !call.dx) && (b.wgrad.fast || !call.dw);
+    if ((call.dx && !b.dgrad.fast) || (call.dw && !b.wgrad.fast)) return 0;
+    const unsigned found = (call.dx ? family_of(b.dgrad) : 0) | (call.dw ? family_of(b.wgrad) : 0);
+    return found ? found : family::gemm;  // the bias alone
 }
 
 Status run_backward(const Backward& call, const Device& device, void* memory, cudaStream_t stream) {
@@ -114,7 +116,7 @@ Status run_backward(const Backward& call, const Device& device, void* memory, cu
     const Geometry& g = call.geometry;
     Workspace workspace(memory);
     const Buffers buffers = allocate_workspace(call, device, workspace);
-    if (!has_kernels(call, device)) return {cudaErrorNotSupported, "backward"};
+    if (!families_of(call, device)) return {cudaErrorNotSupported, "backward"};
     Status status;
     if (!call.is_scaled)
         status = scale_gradient(

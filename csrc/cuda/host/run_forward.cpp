@@ -199,9 +199,13 @@ int64_t forward_workspace(const Forward& call, const Device& device) {
     return workspace.used();
 }
 
-bool has_kernels(const Forward& call, const Device& device) {
+unsigned families_of(const Forward& call, const Device& device) {
     Workspace workspace(nullptr);
-    return call.geometry.n > 0 && allocate_workspace(call, device, workspace).plan.fast;
+    const Plan plan = allocate_workspace(call, device, workspace).plan;
+    if (call.geometry.n == 0 || !plan.fast) return 0;
+    if (call.low_channels == 0) return family_of(plan);
+    if (plan.special == Special::last) return family::last_stage;
+    return is_wgmma(plan.tile) ? family::stage_wgmma : family::stage;
 }
 
 Status run_forward(const Forward& call, const Device& device, void* memory, cudaStream_t stream) {

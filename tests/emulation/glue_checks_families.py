@@ -1,0 +1,166 @@
+"""What test_glue.py runs: families of kernels that are checked before their first use (see glue_checks.py)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from cases import Case, make_tensors
+from cases_upcat import WINDOW, Stage
+from cases_upcat import make_tensors as make_stage
+
+from pconv_cuda import selftest
+
+LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
+torch.ops.load_library(LIBRARY)
+library = ctypes.CDLL(LIBRARY)
+emulated = torch.ops.pconv_emulated
+READER = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 1)  # tf32 is allowed: first and last layers want tensor cores
+library.pconv_emulated_tf32_reader(READER)
+CHECKER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_int, ctypes.c_int)
+GEMM, WGMMA, FIRST, LAST, STAGE, STAGE_WGMMA, LAST_STAGE = (1 << bit for bit in range(7))
+# Small enough for the emulator, on a device of one multiprocessor, which large tiles fill.
+SMALL = {
+    "gemm": (selftest.Case(8, 16, 9),),
+    "wgmma": (selftest.Case(64, 72, 8),),
+    "first layer": (selftest.Case(3, 16, 12),),
+    "last layer": (selftest.Case(16, 3, 12),),
+    "decoder stage": (selftest.Case(8, 16, 8, skip=8),),
+    "decoder stage on wgmma": (selftest.Case(8, 72, 8, skip=64),),
+    "last decoder stage": (selftest.Case(16, 3, 12, skip=3),),
+}
+
+
+@pytest.fixture(autouse=True)
+def _device() -> Iterator[None]:
+    library.pconv_emulated_device(90, 1, 1, ctypes.c_int64(2**31 - 1))
+    library.pconv_emulated_flops_per_byte(ctypes.c_int64(0))
+    yield
+    library.pconv_emulated_force_path(-1)
+    library.pconv_emulated_family_checker(None)
+
+
+def families() -> int:
+    return library.pconv_emulated_last_families()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Answers for the operators; every test has a dtype and device number of its own, for answers are kept."""
+
+    def answer(wrong: int) -> list[int]:
+        seen: list[int] = []
+
+        def check(family: int, dtype: int, device: int) -> int:
+            seen.append(family)
+            return int(not family & wrong)
+
+        answer.kept = CHECKER(check)  # ctypes does not keep it
+        library.pconv_emulated_family_checker(answer.kept)
+        return seen
+
+    return answer
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_each_case_runs_its_family_and_is_right(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "FAMILIES", SMALL)
+    used: set[int] = set()
+
+    class Watched:
+        @staticmethod
+        def partial_conv2d(*given):
+            found = emulated.partial_conv2d(*given)
+            used.add(families())
+            return found
+
+        partial_conv2d_backward = emulated.partial_conv2d_backward
+
+    paths = selftest.Paths(torch.device("cpu"), Watched, library.pconv_emulated_force_path)
+    for dtype in (torch.bfloat16,) if "wgmma" in family else (torch.float32, torch.float16):
+        found = selftest.run(family, dtype, paths)
+        assert {each.result for each in found} == set(selftest.NAMES) - (
+            set() if SMALL[family][0].skip else {"grad_skip"}
+        )
+        assert all(each.right for each in found), found
+        assert selftest.judge(family, dtype, paths) == (True, "")
+    assert used == {0, 1 << list(SMALL).index(family)}  # the library's and the family's
+
+
+def layer(dtype: torch.dtype, k: int = 16):
+    t = make_tensors(Case("layer", n=1, c=64, h=8, w=8, k=k), dtype).to(dtype, torch.channels_last)
+    window = ([1, 1], [1, 1], [1, 1], 1)
+    return (t.input, t.mask, None, None, t.weight, t.bias, *window), t.grad
+
+
+def test_a_family_is_asked_for_once_and_what_is_wrong_is_not_used(asked) -> None:
+    given, grad = layer(torch.bfloat16)
+    seen = asked(GEMM)
+    output, _, ratio = emulated.partial_conv2d(*given)
+    assert seen == [GEMM] and families() == 0
+    library.pconv_emulated_force_path(0)
+    assert torch.equal(output, emulated.partial_conv2d(*given)[0])
+    library.pconv_emulated_force_path(-1)
+    gradients = emulated.partial_conv2d_backward(grad, *given[:5], ratio, *given[6:], False, True, False, True, True)
+    assert seen == [GEMM] and families() == 0 and all(each.isfinite().all() for each in gradients)
+    library.pconv_emulated_force_path(2)
+    fused = emulated.partial_conv2d(*given)[0]
+    assert families() == GEMM and not torch.equal(output, fused)
+    torch.testing.assert_close(output, fused, rtol=2e-2, atol=2e-2)
+
+
+def test_where_wgmma_is_wrong_the_other_kernels_serve(asked) -> None:
+    given, _ = layer(torch.float16, k=72)
+    seen = asked(WGMMA)
+    emulated.partial_conv2d(*given)
+    assert seen == [WGMMA, GEMM] and families() == GEMM
+
+
+def test_a_wrong_stage_is_joined_for_the_library(asked) -> None:
+    t = make_stage(Stage("stage", low=8, skip=8, k=16, h=4, w=4), torch.float16).to(torch.float16)
+    given = (t.low, t.low_mask, t.skip, t.skip_mask, t.weight, t.bias, *WINDOW)
+    seen = asked(STAGE)
+    output, _, ratio = emulated.partial_conv2d(*given)
+    assert seen == [STAGE] and families() == 0
+    gradients = emulated.partial_conv2d_backward(t.grad, *given[:5], ratio, *WINDOW, True, True, True, True)
+    assert families() == 0
+    library.pconv_emulated_force_path(2)
+    close = {"rtol": 1e-2, "atol": 0.1}  # of sums of up to 60
+    torch.testing.assert_close(output, emulated.partial_conv2d(*given)[0], **close)
+    fused = emulated.partial_conv2d_backward(t.grad, *given[:5], ratio, *WINDOW, True, True, True, True)
+    for ours, theirs in zip(gradients, fused, strict=True):
+        torch.testing.assert_close(ours, theirs, **close)
+
+
+PLANTED = """
+import ctypes, sys, torch
+from pconv_cuda import selftest
+sys.path[:0] = sys.argv[1:]
+import glue_checks_families as checks
+checks.library.pconv_emulated_device(90, 1, 1, ctypes.c_int64(2**31 - 1))
+selftest.FAMILIES = checks.SMALL
+paths = selftest.Paths(torch.device("cpu"), checks.emulated, checks.library.pconv_emulated_force_path)
+print([selftest.judge(family, torch.bfloat16, paths) for family in ("gemm", "first layer")])
+"""
+
+
+def test_a_planted_mistake_is_judged_wrong() -> None:
+    if "PCONV_PLANTED_LIBRARY" not in os.environ:
+        return  # the full tier's library has none; the short tier's has
+    here = os.path.dirname(__file__)
+    for mistake, gemm, first in (("10", False, True), ("81", True, False)):  # epilogue.cuh, first_layer.cu
+        environment = {**os.environ, "PCONV_PLANTED": mistake}
+        done = subprocess.run(
+            [sys.executable, "-c", PLANTED, here, os.path.dirname(here)],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        found = eval(done.stdout)
+        assert [right for right, _ in found] == [gemm, first], done.stdout + done.stderr
+        assert "off by" in "".join(why for _, why in found)
