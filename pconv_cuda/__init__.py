@@ -31,7 +31,7 @@ _LAZY = {
     "InpaintingLoss": "pconv_cuda.losses",
     "inpaint": "pconv_cuda.inpainting",
 }
-_SUBMODULES = ("data", "functional", "inpainting", "losses", "models", "nn", "ops", "reference", "training")
+_SUBMODULES = ("backends", "data", "functional", "inpainting", "losses", "models", "nn", "ops", "reference", "training")
 
 __all__ = [
     "InpaintingLoss",

@@ -199,9 +199,9 @@ def cache_file() -> Path:
     return Path(root) / "pconv_cuda" / "selftest.json"
 
 
-def _key(family: str, dtype: torch.dtype, device: torch.device) -> str:
-    """Everything that a finding may depend on."""
-    about = torch.cuda.get_device_properties(device)
+def device_key(index: int) -> str:
+    """A CUDA device, its driver, torch and this build: everything that a finding may depend on."""
+    about = torch.cuda.get_device_properties(index)
     module = _extension.cuda_module()
     build = Path(getattr(module, "__file__", "") or "")
     stamp = build.stat() if build.is_file() else None
@@ -210,8 +210,11 @@ def _key(family: str, dtype: torch.dtype, device: torch.device) -> str:
         getattr(torch._C, "_cuda_getDriverVersion", lambda: "")(), getattr(module, "architectures", ""),
         f"{stamp.st_size} {stamp.st_mtime_ns}" if stamp else "",
     ]  # fmt: skip
-    where = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    return f"{where} {family} {str(dtype).removeprefix('torch.')}"
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _key(family: str, dtype: torch.dtype, device: torch.device) -> str:
+    return f"{device_key(device.index or 0)} {family} {str(dtype).removeprefix('torch.')}"
 
 
 def _remembered() -> dict[str, bool]:

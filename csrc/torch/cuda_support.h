@@ -148,61 +148,6 @@ struct CudaPasses {
     }
 };
 
-inline FamilyChecker family_checker = nullptr;
-inline thread_local int forced_path = -1;
-inline thread_local unsigned families_used = 0;
-
-inline bool is_capturing([[maybe_unused]] const CudaCallGuard& guard) {
-#ifdef PCONV_EMULATE
-    return false;
-#else
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    return cudaStreamIsCapturing(guard.stream, &status) == cudaSuccess && status != cudaStreamCaptureStatusNone;
-#endif
-}
-
-inline int device_index(const Tensor& tensor) { return tensor.is_cpu() ? 0 : int(tensor.get_device_index()); }
-
-// Whether all of these families were checked and found right, which the first call of each does. Nothing can be checked
-// while a graph is captured: a family that nobody has used before then counts as right.
-inline bool are_right(unsigned used, DType dtype, const Tensor& tensor, const CudaCallGuard& guard) {
-    enum State : signed char { unknown, right, wrong };
-    constexpr int dtypes = 5, devices = 64;
-    static std::array<std::atomic<signed char>, families * dtypes * devices> known{};
-    const int index = device_index(tensor);
-    bool all = true;
-    for (int family = 0; family < families && all; ++family) {
-        if (!(used >> family & 1)) continue;
-        auto& state = known[(index * dtypes + int(dtype)) * families + family];
-        signed char now = state.load();
-        if (now == unknown && family_checker && !is_capturing(guard)) {
-            now = family_checker(1u << family, int(dtype), index) ? right : wrong;
-            state = now;
-        }
-        all = now != wrong;
-    }
-    return all;
-}
-
-// Takes wgmma from the device where its kernels are wrong. False: the library's convolution serves.
-template <class Call>
-bool choose_path(const Call& call, const Tensor& tensor, const CudaCallGuard& guard, Device& device) {
-    const auto fused = [&] {
-        families_used = families_of(call, device);
-        return families_used != 0 && (forced_path > 0 || are_right(families_used, call.geometry.dtype, tensor, guard));
-    };
-    if (forced_path == 1) device.wgmma = false;
-    if (forced_path != 0) {
-        if (fused()) return true;
-        if (device.wgmma) {
-            device.wgmma = false;
-            if (fused()) return true;
-        }
-    }
-    families_used = 0;
-    return false;
-}
-
 inline Strides strides_of(const Tensor& tensor) {
     const auto strides = tensor.strides();
     return {{strides[0], strides[1], strides[2], strides[3]}};

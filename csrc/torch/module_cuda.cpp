@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <optional>
 #include <string>
 
@@ -10,6 +11,9 @@ namespace pconv::cuda {
 void set_tf32_reader(int (*reader)());
 void set_wgmma(int choice);
 void set_family_checker(int (*checker)(unsigned family, int dtype, int device));
+void set_benchmark_reader(int (*reader)());
+std::map<std::string, int> measured_choices();
+void set_choices(const std::map<std::string, int>& known);
 void force_path(int path);
 unsigned last_families();
 }  // namespace pconv::cuda
@@ -18,7 +22,8 @@ namespace py = pybind11;
 
 namespace {
 
-py::object *reader = nullptr, *checker = nullptr;  // never destroyed: operators may run until the process ends
+py::object *reader = nullptr, *checker = nullptr,
+           *benchmark = nullptr;  // never destroyed: operators may run until the process ends
 
 // Called by operators, from any thread, with or without the interpreter's lock.
 int ask_reader() {
@@ -51,6 +56,18 @@ void set_family_checker(py::object callable) {
     pconv::cuda::set_family_checker(checker ? &ask_checker : nullptr);
 }
 
+int ask_benchmark() {
+    if (!Py_IsInitialized()) return 0;
+    py::gil_scoped_acquire lock;
+    return (*benchmark)().cast<bool>() ? 1 : 0;
+}
+
+void set_benchmark_reader(py::object callable) {
+    delete benchmark;
+    benchmark = callable.is_none() ? nullptr : new py::object(std::move(callable));
+    pconv::cuda::set_benchmark_reader(benchmark ? &ask_benchmark : nullptr);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C_cuda, m) {
@@ -64,6 +81,11 @@ PYBIND11_MODULE(_C_cuda, m) {
         "set_family_checker", &set_family_checker,
         "A callable (family, dtype, device) -> whether these kernels are right, asked before their first use, or "
         "None.");
+    m.def(
+        "set_benchmark_reader", &set_benchmark_reader,
+        "A callable that says whether new geometries are timed now, or None.");
+    m.def("measured_choices", &pconv::cuda::measured_choices, "What was timed: key -> path, as force_path takes it.");
+    m.def("set_choices", &pconv::cuda::set_choices, "Choices of an earlier process, in place of those that there are.");
     m.def(
         "force_path", &pconv::cuda::force_path,
         "This thread's calls: -1 as planned, 0 the library's convolution, 1 fused without wgmma, 2 with it.");

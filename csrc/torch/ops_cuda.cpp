@@ -3,7 +3,7 @@
 //
 // With PCONV_EMULATE the same file is a library of CPU operators around the emulated kernels (tests/emulation): the
 // glue is tested where there is no device.
-#include "cuda_support.h"
+#include "choice.h"
 #include "schemas.h"
 
 #include "../cuda/host/workspace.h"
@@ -79,7 +79,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     call.bias = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     call.negative_slope = negative_slope;
     call.new_mask = static_cast<uint8_t*>(new_mask.mutable_data_ptr());
-    if (!choose_path(call, input, guard, device)) {
+    const auto again = [&] {
+        forward(
+            input, mask, skip, skip_mask, weight, bias, stride, padding, dilation, groups, upsample, prepared,
+            allow_tf32, negative_slope);
+    };
+    if (!choose_path(call, input, guard, device, again)) {
         const Sources whole = upsample ? joined_sources(g, sources, call, guard) : sources;
         const WindowRatio counts{g, whole.mask.mask, call.ratio, call.new_mask, call.ratio_n, call.ratio_groups};
         check(window_ratio(counts, guard.stream), g);
@@ -143,7 +148,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     call.dw = data_or_null(dw);
     if (need_weight) call.dw_strides = strides_of(dw);
     call.db = data_or_null(db);
-    if (choose_path(call, input, guard, device)) {
+    const auto again = [&] {
+        backward(
+            grad, input, mask, skip, skip_mask, weight, ratios, stride, padding, dilation, groups, upsample, need_input,
+            need_skip, need_weight, need_bias, allow_tf32);
+    };
+    if (choose_path(call, input, guard, device, again)) {
         Tensor workspace = empty_of(input, {backward_workspace(call, device)}, ScalarType::Byte);
         check(run_backward(call, device, data_or_null(workspace), guard.stream), g);
     } else {
@@ -191,7 +201,16 @@ Tensor phases(Tensor weight, int64_t low_channels) {
 void set_tf32_reader(Tf32Reader reader) { tf32_reader = reader; }
 void set_wgmma(int choice) { wgmma_choice = choice; }
 void set_family_checker(FamilyChecker checker) { family_checker = checker; }
+void set_benchmark_reader(BenchmarkReader reader) { benchmark_reader = reader; }
 void force_path(int path) { forced_path = path; }
+std::map<std::string, int> measured_choices() {
+    const std::lock_guard<std::mutex> lock(choices_lock);
+    return choices;
+}
+void set_choices(const std::map<std::string, int>& known) {
+    const std::lock_guard<std::mutex> lock(choices_lock);
+    choices = known;
+}
 unsigned last_families() { return families_used; }
 
 }  // namespace pconv::cuda
@@ -211,6 +230,16 @@ extern "C" void pconv_emulated_device(int arch, int multiprocessors, int wgmma, 
 extern "C" void pconv_emulated_flops_per_byte(int64_t count) { pconv::cuda::emulated_device.flops_per_byte = count; }
 extern "C" void pconv_emulated_family_checker(pconv::cuda::FamilyChecker checker) {
     pconv::cuda::set_family_checker(checker);
+    for (auto& state : pconv::cuda::checked_families) state = 0;
+}
+extern "C" void pconv_emulated_benchmark(pconv::cuda::BenchmarkReader reader, double (*clock)(int path)) {
+    pconv::cuda::set_benchmark_reader(reader);
+    pconv::cuda::emulated_clock = clock;
+}
+extern "C" int pconv_emulated_choices(bool clear) {
+    const int count = int(pconv::cuda::measured_choices().size());
+    if (clear) pconv::cuda::set_choices({});
+    return count;
 }
 extern "C" void pconv_emulated_force_path(int path) { pconv::cuda::force_path(path); }
 extern "C" unsigned pconv_emulated_last_families() { return pconv::cuda::last_families(); }

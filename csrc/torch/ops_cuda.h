@@ -4,6 +4,8 @@
 #include "checks.h"
 
 #include <array>
+#include <map>
+#include <string>
 #include <tuple>
 #include <type_traits>
 
@@ -21,6 +23,14 @@ void set_wgmma(int choice);
 // for each, before its first use; without a checker every family counts as right.
 using FamilyChecker = int (*)(unsigned family, int dtype, int device);
 void set_family_checker(FamilyChecker checker);
+
+// Whether a new geometry's ways are timed and the fastest kept: 1 yes. Asked by every call while it is set.
+using BenchmarkReader = int (*)();
+void set_benchmark_reader(BenchmarkReader reader);
+
+// What was measured: a call's key (choice.h) and the path that it takes.
+std::map<std::string, int> measured_choices();
+void set_choices(const std::map<std::string, int>& known);
 
 // What this thread's calls run on from now on, for tests and the check itself: -1 the plan's choice among what was
 // checked; 0 the library's convolution; 1 fused kernels without wgmma, 2 with it, both unchecked.

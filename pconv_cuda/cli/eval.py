@@ -60,8 +60,10 @@ def common(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
+    from pconv_cuda import backends
     from pconv_cuda.evaluation import Settings, evaluate
 
+    backends.benchmark = True  # pictures of one size
     report = evaluate(Settings(images=args.images, weights=tuple(args.weights), **common(args)), args.out)
     return finish(report, args.out)
 

@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out is None:
         raise PConvError("--out: expected the folder of the run, got nothing")
 
+    from pconv_cuda import backends
     from pconv_cuda.training.loop import train
 
+    backends.benchmark = True  # every step has the same sizes
     train(config, args.out, args.resume)
     return 0

@@ -20,7 +20,8 @@ LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
 library = ctypes.CDLL(LIBRARY)
 emulated = torch.ops.pconv_emulated
-READER = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 1)  # tf32 is allowed: first and last layers want tensor cores
+READER_TYPE = ctypes.CFUNCTYPE(ctypes.c_int)
+READER = READER_TYPE(lambda: 1)  # tf32 is allowed: first and last layers want tensor cores
 library.pconv_emulated_tf32_reader(READER)
 CHECKER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_int, ctypes.c_int)
 GEMM, WGMMA, FIRST, LAST, STAGE, STAGE_WGMMA, LAST_STAGE = (1 << bit for bit in range(7))
@@ -51,7 +52,7 @@ def families() -> int:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Answers for the operators; every test has a dtype and device number of its own, for answers are kept."""
+    """Answers for the operators, which forget those of another checker."""
 
     def answer(wrong: int) -> list[int]:
         seen: list[int] = []
@@ -135,6 +136,94 @@ def test_a_wrong_stage_is_joined_for_the_library(asked) -> None:
     fused = emulated.partial_conv2d_backward(t.grad, *given[:5], ratio, *WINDOW, True, True, True, True)
     for ours, theirs in zip(gradients, fused, strict=True):
         torch.testing.assert_close(ours, theirs, **close)
+
+
+CLOCK = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int)
+
+
+@pytest.fixture
+def timed() -> Iterator[Callable[..., list[int]]]:
+    """Benchmark mode with a pretended time for each path: 0 the library, 1 mma.sync, 2 wgmma."""
+    kept: list[object] = []
+
+    def start(*times: float, wanted: int = 1) -> list[int]:
+        measured: list[int] = []
+
+        def clock(path: int) -> float:
+            measured.append(path)
+            return times[path]
+
+        kept[:] = READER_TYPE(lambda: wanted), CLOCK(clock)
+        library.pconv_emulated_benchmark(*kept)
+        return measured
+
+    library.pconv_emulated_choices(True)
+    yield start
+    library.pconv_emulated_benchmark(None, None)
+    library.pconv_emulated_choices(True)
+
+
+@pytest.mark.parametrize(
+    ("times", "used"), [((3, 2, 1), WGMMA), ((3, 1, 2), GEMM), ((1, 2, 3), 0), ((1, 1, 1), 0)], ids=str
+)
+def test_the_fastest_way_is_taken(timed, times: tuple[int, ...], used: int) -> None:
+    given, grad = layer(torch.bfloat16, k=72)
+    library.pconv_emulated_family_checker(None)
+    measured = timed(*times)
+    for _ in range(2):
+        output, _, ratio = emulated.partial_conv2d(*given)
+        assert families() == used and measured == [0, 1, 2]
+    library.pconv_emulated_force_path({0: 0, GEMM: 1, WGMMA: 2}[used])
+    assert torch.equal(output, emulated.partial_conv2d(*given)[0])
+    library.pconv_emulated_force_path(-1)
+    emulated.partial_conv2d_backward(grad, *given[:5], ratio, *given[6:], False, True, False, True, True)
+    assert len(measured) == 6 and library.pconv_emulated_choices(False) == 2
+    smaller = (given[0][:, :, 1:], given[1][:, :, 1:], *given[2:])
+    emulated.partial_conv2d(*smaller)
+    assert len(measured) == 9  # another geometry
+
+
+def test_nothing_is_timed_unless_it_is_wanted(timed) -> None:
+    given, _ = layer(torch.bfloat16, k=72)
+    measured = timed(1, 2, 3, wanted=0)  # as under deterministic algorithms
+    emulated.partial_conv2d(*given)
+    assert families() == WGMMA and measured == []
+    measured = timed(1, 2, 3)
+    library.pconv_emulated_force_path(1)
+    emulated.partial_conv2d(*given)
+    assert families() == GEMM and measured == []
+
+
+def test_what_is_wrong_is_no_candidate(timed, asked) -> None:
+    t = make_tensors(Case("first", n=1, c=3, h=12, w=12, k=16), torch.bfloat16).to(torch.bfloat16)
+    window = ([1, 1], [1, 1], [1, 1], 1)
+    measured, seen = timed(3, 1, 1), asked(FIRST)
+    emulated.partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
+    assert seen == [FIRST] and measured == [0] and families() == 0
+
+
+VERBOSE = """
+import ctypes, sys, torch
+sys.path[:0] = sys.argv[1:]
+import glue_checks_families as checks
+checks.library.pconv_emulated_device(90, 1, 1, ctypes.c_int64(2**31 - 1))
+given, grad = checks.layer(torch.bfloat16, k=72)
+for _ in range(2):
+    ratio = checks.emulated.partial_conv2d(*given)[2]
+wide = [each.double() for each in (given[0], given[4], given[5])]
+checks.emulated.partial_conv2d(wide[0], *given[1:4], *wide[1:], *given[6:])
+"""
+
+
+def test_verbose_says_once_what_runs() -> None:
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", VERBOSE, here, os.path.dirname(here)]
+    for choice, expected in (("1", ["wgmma", "the library's convolution"]), ("0", [])):
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PCONV_VERBOSE": choice})
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("pconv_cuda:")]
+        assert [line.rpartition(": ")[2] for line in lines] == expected, done.stderr
+        assert all("forward input 1x64x8x8, weight 72x64x3x3" in line for line in lines)
 
 
 PLANTED = """

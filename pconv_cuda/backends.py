@@ -1,0 +1,115 @@
+"""Which kernels run: settings and a look, modelled on ``torch.backends``.
+
+``pconv_cuda.backends.benchmark = True``: the first time that an operator meets a new geometry on a CUDA device, it
+times the ways that there are (our kernels on mma.sync and, on sm_90, on wgmma; the library's convolution with our
+passes) and keeps the fastest, in memory and at the end in the user's cache folder. It pays where the same sizes come
+again and again, as in training. Nothing is timed while a graph is captured, and under
+``torch.use_deterministic_algorithms(True)`` the static plan decides: the same kernels, and so the same bits, in every
+run.
+
+Attributes:
+    benchmark: bool, False at first. True needs no CUDA device: it then changes nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from pconv_cuda import _extension, selftest
+from pconv_cuda.files import atomic_path
+
+__all__ = ["benchmark", "last_plan"]
+
+benchmark: bool
+_state = {"on": False, "hooked": False}
+
+
+def last_plan() -> tuple[str, ...]:
+    """The families of kernels that this thread's last CUDA operator ran on; ``("library",)`` for the composed path.
+
+    Empty where this build has no CUDA kernels.
+    """
+    module = _extension.cuda_module()
+    if module is None:
+        return ()
+    used = module.last_families()
+    names = tuple(name for bit, name in enumerate(selftest.FAMILIES) if used >> bit & 1)
+    return names or ("library",)
+
+
+def choices_file() -> Path:
+    """Where choices are kept, beside what :mod:`pconv_cuda.selftest` found."""
+    return selftest.cache_file().with_name("choices.json")
+
+
+def _wanted() -> bool:
+    return _state["on"] and not torch.are_deterministic_algorithms_enabled()
+
+
+def _set(on: bool) -> None:
+    if not isinstance(on, bool):
+        raise TypeError(f"benchmark: expected a bool, got {on!r}")
+    _state["on"] = on
+    module = _extension.cuda_module()
+    if module is None or _state["hooked"] == on:
+        return
+    _state["hooked"] = on
+    module.set_benchmark_reader(_wanted if on else None)
+    if on:
+        module.set_choices({**_named_by_device(_read(), False), **module.measured_choices()})
+        atexit.register(_save)
+    else:
+        _save()
+        atexit.unregister(_save)
+
+
+def _named_by_device(choices: dict[str, int], save: bool) -> dict[str, int]:
+    """Keys begin with a device's number in a process, and with what it is in the file; others are left out."""
+    named = {str(index): selftest.device_key(index) for index in range(torch.cuda.device_count())}
+    if not save:
+        named = {name: number for number, name in named.items()}
+    split = ((key.partition(" "), path) for key, path in choices.items())
+    return {f"{named[first]} {rest}": path for (first, _, rest), path in split if first in named}
+
+
+def _read() -> dict[str, int]:
+    """Empty where there is no file, or another program wrote it."""
+    try:
+        found = json.loads(choices_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: path for key, path in found.items() if path in (0, 1, 2) and not isinstance(path, bool)}
+
+
+def _save() -> None:
+    """What was measured, beside what other processes and devices left there."""
+    module = _extension.cuda_module()
+    if module is None or not (measured := _named_by_device(module.measured_choices(), True)):
+        return
+    with contextlib.suppress(OSError):
+        choices_file().parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(choices_file()) as temporary:
+            temporary.write_text(json.dumps({**_read(), **measured}, indent=0))
+
+
+class _Backends(ModuleType):
+    @property
+    def benchmark(self) -> bool:
+        return bool(_state["on"])
+
+    @benchmark.setter
+    def benchmark(self, on: Any) -> None:
+        _set(on)
+
+
+sys.modules[__name__].__class__ = _Backends
