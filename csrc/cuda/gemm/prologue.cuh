@@ -33,23 +33,26 @@ struct Place {
 };
 
 // The grid place of a tile's row. Rows past the end have inside == false and are never loaded nor stored.
-PCONV_DEV Place place_of(const ProductParams& p, int tile, int row, int tile_rows, int grid_h, int grid_w) {
+// Unsigned, and patches of a size that is known here: a division costs 80 cycles, and every load waits for these.
+template <int tile_rows>
+PCONV_DEV Place place_of(const ProductParams& p, unsigned tile, unsigned row, unsigned grid_h, unsigned grid_w) {
     Place place;
     if (p.tiling.patch_w > 0) {
-        const int across = (grid_w + p.tiling.patch_w - 1) / p.tiling.patch_w,
-                  down = (grid_h + p.tiling.patch_h - 1) / p.tiling.patch_h;
-        place.n = tile / (across * down);
-        const int patch = tile - place.n * across * down, patch_y = patch / across;
-        place.i = patch_y * p.tiling.patch_h + row / p.tiling.patch_w;
-        place.j = (patch - patch_y * across) * p.tiling.patch_w + row % p.tiling.patch_w;
+        constexpr unsigned patch_h = patch_height<tile_rows>, patch_w = tile_rows / patch_h;
+        const unsigned across = (grid_w + patch_w - 1) / patch_w, down = (grid_h + patch_h - 1) / patch_h;
+        const unsigned image = tile / (across * down);
+        const unsigned patch = tile - image * across * down, patch_y = patch / across;
+        place.n = image;
+        place.i = patch_y * patch_h + row / patch_w;
+        place.j = (patch - patch_y * across) * patch_w + row % patch_w;
     } else {
-        const int m = tile * tile_rows + row;
-        place.n = m / (grid_h * grid_w);
-        const int rest = m - place.n * grid_h * grid_w;
-        place.i = rest / grid_w;
-        place.j = rest - place.i * grid_w;
+        const unsigned m = tile * tile_rows + row, image = m / (grid_h * grid_w);
+        const unsigned rest = m - image * grid_h * grid_w, line = rest / grid_w;
+        place.n = image;
+        place.i = line;
+        place.j = rest - line * grid_w;
     }
-    place.inside = place.n < p.output.n && place.i < grid_h && place.j < grid_w;
+    place.inside = place.n < p.output.n && place.i < int(grid_h) && place.j < int(grid_w);
     return place.inside ? place : Place{0, 0, 0, false};  // no offset of a row that is not there may overflow
 }
 
@@ -146,7 +149,8 @@ PCONV_DEV int list_live_taps(
 // The K loop's steps through a block: its live taps for each piece of `depth` of its channels.
 PCONV_DEV int steps_through(const ProductParams& p, int block, int live_taps, int depth) {
     const int channels = p.packing.start[block + 1] - p.packing.start[block];
-    return (live_taps + p.tiling.taps_per_step - 1) / p.tiling.taps_per_step * ((channels + depth - 1) / depth);
+    const unsigned taps = p.tiling.taps_per_step, across = taps > 1 ? (live_taps + taps - 1) / taps : live_taps;
+    return across * ((channels + depth - 1) / depth);
 }
 
 // Block by block, in the order in which the K loop takes them.
@@ -183,7 +187,7 @@ PCONV_DEV void prepare_tile(const GemmParams& p, Tables<Tile>& tables, int tile,
         const int row = position / Tile::rows_per_thread + position % Tile::rows_per_thread * Tile::row_step;
         // A class may have no pixel at all (stride larger than the image): no division by its size then.
         Place place{0, 0, 0, false};
-        if (grid_h > 0 && grid_w > 0) place = place_of(p, tile, row, Tile::rows, grid_h, grid_w);
+        if (grid_h > 0 && grid_w > 0) place = place_of<Tile::rows>(p, tile, row, grid_h, grid_w);
         describe_row<pass>(p, tables, position, place, class_y, class_x);
     }
     __syncthreads();

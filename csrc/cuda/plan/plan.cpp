@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include "edge_layers.h"
+#include "tile.h"
 
 #include <algorithm>
 
@@ -25,7 +26,7 @@ Extent extent_of(Pass pass, const Geometry& g) {
 
 // Patches of pixels where they do not waste more than an eighth of the rows.
 void choose_patches(Plan& plan, const Extent& e, int rows) {
-    const int h = rows == 256 ? 16 : 8, w = rows / h;
+    const int h = rows == 256 ? patch_height<256> : patch_height<128>, w = rows / h;
     const int64_t covered = round_up(e.grid_h, h) * round_up(e.grid_w, w);
     if (covered * 8 <= e.grid_h * e.grid_w * 9) plan.patch_h = h, plan.patch_w = w;
 }
