@@ -47,6 +47,21 @@ def test_tiles_have_to_fit_the_devices_shared_memory() -> None:
     assert plan(*sizes, arch=120, shared_bytes=99 << 10)["forward"][0] == "fprop 128x128 (2 stages) bf16"
 
 
+def test_weight_gradients_take_the_cheapest_tile() -> None:
+    def tile(*sizes: int | str, **options) -> str:
+        return plan(*sizes, "bfloat16", **options)["weight gradient"][0].removeprefix("wgrad ").removesuffix(" bf16")
+
+    a100 = {"arch": 80, "multiprocessors": 108, "shared_bytes": 163 << 10}
+    rtx4090 = {"arch": 89, "multiprocessors": 128, "shared_bytes": 99 << 10}
+    middle, narrow = (6, 256, 64, 64, 256, 3, 3, 1), (6, 64, 256, 256, 64, 3, 3, 1)
+    # Three stages where two blocks of them fit on a multiprocessor.
+    assert [tile(*middle), tile(*middle, **a100)] == ["128x128", "128x128 (2 stages)"]
+    assert tile(*middle, **rtx4090) == "128x128 (2 stages)"
+    # 64 filters fill half a tile of 128; 144 large tiles would be a round of 128 blocks and a sixteenth of another.
+    assert {tile(*narrow), tile(*narrow, **a100), tile(*narrow, **rtx4090)} == {"64x64"}
+    assert tile(6, 512, 32, 32, 512, 3, 3, 2, **rtx4090) == "64x64"
+
+
 def test_wgmma_only_where_it_is_asked_for() -> None:
     sizes = (6, 256, 64, 64, 256, 3, 3, 1, "bfloat16")
     assert not any("wgmma" in kernel for kernel, _ in plan(*sizes).values())

@@ -10,7 +10,7 @@ from cases import Case, paper_layers
 from cases_upcat import paper_stages
 
 from benchmarks.static_model import launches
-from benchmarks.static_model.devices import GPUS
+from benchmarks.static_model.devices import GPUS, Gpu
 from pconv_cuda import _extension
 
 
@@ -90,3 +90,46 @@ def test_transposed_filters_have_a_kernel_of_their_own() -> None:
     next_to_last = next(stage for stage in paper_stages(512, 6, 8) if stage.name == "dec2")
     made = {one.name: one for one in launches.of_stage(next_to_last, "bfloat16", GPUS["h100"], True)}
     assert not made["skip gradient"].transposed and made["skip gradient"].symbol().endswith(", 1>")
+
+
+# Blocks on a multiprocessor that the registers of half types allow; wgmma's tiles stand alone (csrc/cuda/plan/tiles.h).
+MOST_RESIDENT = {"128x128": 2, "256x64": 2, "64x64": 4, "128x8": 4, "128x128 (2 stages)": 2}
+
+
+def slots(launch: launches.Launch, gpu: Gpu) -> int:
+    fit = gpu.shared // (launch.shared + gpu.reserved)
+    return gpu.multiprocessors * max(1, min(fit, MOST_RESIDENT.get(launch.tile, 1)))
+
+
+def bytes_of_splits(launch: launches.Launch, gpu: Gpu, splits: int) -> float:
+    """What a weight gradient costs, in bytes: its products at 200 operations a byte in whole rounds of blocks, and a
+    write and a read of every split's sums."""
+    tiles = launch.grid[0] * launch.grid[1]
+    waves = launches.Waves(tiles * splits, slots(launch, gpu))
+    return launch.flops / 200 / waves.efficiency + 8 * splits * launch.flops / (2 * pixels_of(launch))
+
+
+def pixels_of(launch: launches.Launch) -> float:
+    return launch.steps * launch.splits * 64
+
+
+@pytest.mark.parametrize("gpu", ["h100", "a100", "rtx4090"])
+def test_last_waves_are_full_or_filling_them_costs_more(gpu: str) -> None:
+    """Every weight gradient and every shared reduction of the network, at batch 6. The deepest layers have few pixels
+    and 2 to 5 million weights: another split's sums would take longer than what it saves."""
+    of, full, looked_at = GPUS[gpu], 0, 0
+    for launch in launches.of_network(512, 6, "bfloat16", of, of.wgmma):
+        if launch.special or (launch.pass_name != "wgrad" and launch.splits == 1):
+            continue
+        looked_at += 1
+        if launches.Waves(launch.blocks, slots(launch, of)).last >= 0.7:
+            full += 1
+        elif launch.pass_name == "wgrad":
+            tiles, steps = launch.grid[0] * launch.grid[1], launch.steps * launch.splits
+            chosen = bytes_of_splits(launch, of, launch.splits)
+            for splits in range(1, max(1, int(steps // 8)) + 1):
+                filled = launches.Waves(tiles * splits, slots(launch, of)).last >= 0.7
+                assert not filled or bytes_of_splits(launch, of, splits) > chosen, (launch.layer, launch.name, splits)
+        else:  # 16 shares at most, of at least four steps
+            assert launch.splits >= min(16, int(launch.steps * launch.splits // 4)), (launch.layer, launch.name)
+    assert full >= 0.6 * looked_at > 0

@@ -67,10 +67,10 @@ class Launch:
             return rf"^upcat_last_kernel<{kind}" if self.pass_name == "upcat" else rf"^last_layer_kernel<{kind}"
         wide = rf"WgmmaTile<{self.columns}," if "wgmma" in self.tile else rf"Tile<{self.rows}, {self.columns},"
         family = "wgmma_" if "wgmma" in self.tile else ""
-        if self.pass_name == "wgrad":
-            return rf"^{family}wgrad_kernel<{kind}, {wide}"
         stages = re.search(r"\((\d+) stages\)", self.tile)
         more = rf" \d+, \d+, {stages.group(1)}," if stages else ""
+        if self.pass_name == "wgrad":
+            return rf"^{family}wgrad_kernel<{kind}, {wide}{more}"
         order = int(self.pass_name == "dgrad" and not self.transposed)
         return rf"^{family}gemm_kernel<{PASSES[self.pass_name]}, {kind}, {wide}{more}.*>, {order}>"
 
@@ -94,6 +94,13 @@ def steps_of(row: dict[str, Any], channels: Sequence[int], taps: Sequence[float]
     return sum(math.ceil(t / row["taps_per_step"]) * math.ceil(c / depth) for c, t in pairs)
 
 
+def wgrad_shared(row: dict[str, Any]) -> int:
+    """Bytes of a block of wgrad_kernel: its stages, and the places of two steps' pixels."""
+    if "wgmma" in row["tile"]:
+        return row["shared_bytes"]
+    return (2 if "2 stages" in row["tile"] else 3) * (row["rows"] + row["columns"]) * 128 + 1536
+
+
 def launch_of(layer: str, row: dict[str, Any], element: int, low: int, mask_channels: Sequence[int]) -> Launch:
     """``low``: channels of a stage's lower source; of the mask's blocks: ``mask_channels``."""
     g, kind, depth = row["geometry"], row["pass"], 128 // element
@@ -103,7 +110,7 @@ def launch_of(layer: str, row: dict[str, Any], element: int, low: int, mask_chan
     flops, masks = 2.0 * y * g["c"] * taps, g["n"] * (g["h"] * g["w"] + g["p"] * g["q"])
     moved = element * (x + y + weight) + masks
     sweeps: list[Sweep] = []
-    mask_blocks, per_block = row["mask_blocks"], taps
+    mask_blocks, per_block, shared = row["mask_blocks"], taps, row["shared_bytes"]
     if kind == "upcat":
         low_taps, skip = (9 if row["direct"] else 4), g["c"] - low
         per_block, mask_blocks = low_taps + 9, 1  # a row has all of its bytes in one piece of code
@@ -113,6 +120,7 @@ def launch_of(layer: str, row: dict[str, Any], element: int, low: int, mask_chan
         if not row["direct"] and row["name"] == "forward" and not row["special"]:
             sweeps.append(Sweep("weight in phases", element * g["k"] * low * 25))
     elif kind == "wgrad":
+        shared = wgrad_shared(row)
         steps = math.ceil(pixels / depth)
         sums = 4 * g["k"] * taps * row["source_channels"]
         sweeps.append(Sweep("sums of splits", sums * row["splits"] + element * weight))
@@ -131,7 +139,7 @@ def launch_of(layer: str, row: dict[str, Any], element: int, low: int, mask_chan
     return Launch(
         layer=layer, name=row["name"], kernel=row["kernel"], pass_name=kind, special=row["special"], tile=row["tile"],
         rows=row["rows"], columns=row["columns"], grid=tuple(row["grid"]), splits=row["splits"],
-        patch=(row["patch_h"], row["patch_w"]), taps_per_step=row["taps_per_step"], shared=row["shared_bytes"],
+        patch=(row["patch_h"], row["patch_w"]), taps_per_step=row["taps_per_step"], shared=shared,
         math=row["math"], transposed=row["transposed_filters"], taps=per_block, mask_blocks=mask_blocks,
         steps=steps / row["splits"], flops=flops, bytes=moved, sweeps=tuple(sweeps),
     )  # fmt: skip

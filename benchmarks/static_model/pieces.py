@@ -82,6 +82,10 @@ class RowTrips(Trips):
         words = sum(WORDS.get(i.name, 1) for i in self.flow.code(loop.blocks) if i.opcode == "LDS")
         return max(1, words // 2)
 
+    def is_padded(self, loop: Loop) -> bool:
+        """Whether it reads the taps' table and votes in one body: its rounds are whole, past the last tap too."""
+        return not loop.inner and self.of(loop, "VOTE") > 1 and self.of(loop, "LDS") > 0 and loop not in self.rows
+
     def __call__(self, loop: Loop) -> int:
         if loop is self.store:
             a_thread = self.shape.rows * self.shape.columns // (8 if self.of(loop, "F2FP") else 4) // self.shape.storing
@@ -93,8 +97,8 @@ class RowTrips(Trips):
         for row in self.rows:
             if loop.blocks < row.blocks:
                 if self.of(loop, "VOTE"):
-                    per_trip = self.of(loop, "VOTE")
-                    return self.blocks if loop.inner else self.taps // per_trip
+                    rounds = self.taps / self.of(loop, "VOTE")
+                    return self.blocks if loop.inner else math.ceil(rounds) if self.is_padded(loop) else int(rounds)
                 if self.of(loop, "LDS"):
                     return self.taps // self.taps_a_trip(loop)
                 return 1 // max(1, self.of(loop, "LDG.E.U8"))  # dgrad: a row's own byte, once for each block
@@ -117,6 +121,8 @@ class RowTrips(Trips):
             return dict.fromkeys(("LDG.E.U8", "VOTE"), self.all_taps() if whole else EVERY)
         if any(one.inner for one in loop.inner):  # around the loop over the mask's blocks
             return {"LDG.E.U8": 1}
+        if any(map(self.is_padded, loop.inner)):
+            return {"LDG.E.U8": 0, "VOTE": 0}
         voting = [one for one in loop.inner if self.of(one, "VOTE")]
         loading = [one for one in loop.inner if one not in voting and self.of(one, "LDS")]
         vote = self.taps % self.of(voting[0], "VOTE") if voting else self.taps

@@ -52,7 +52,7 @@ inline Device device_of(const Tensor& tensor) {
     const int index = tensor.get_device_index();
     PCONV_EXPECT(index >= 0 && index < most, "input: device index ", index, " is not supported");
     std::call_once(asked[index], [&] {
-        int major = 0, minor = 0, count = 0, shared = 0;
+        int major = 0, minor = 0, count = 0, shared = 0, all_shared = 0;
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index);
         cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index);
@@ -60,6 +60,8 @@ inline Device device_of(const Tensor& tensor) {
         known[index].arch = 10 * major + minor;
         known[index].multiprocessors = count > 0 ? count : 1;
         known[index].shared_bytes = shared;
+        cudaDeviceGetAttribute(&all_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, index);
+        known[index].shared_per_multiprocessor = all_shared;
     });
     Device device = known[index];
     device.wgmma = wgmma_wanted() && device.arch == 90;

@@ -161,6 +161,14 @@ inline __nv_bfloat16 __double2bfloat16(double value) { return value; }
 inline __half __float2half(float value) { return value; }
 inline __half __float2half_rn(float value) { return value; }
 inline __half __double2half(double value) { return value; }
+struct alignas(4) __nv_bfloat162 {
+    __nv_bfloat16 x, y;
+};
+struct alignas(4) __half2 {
+    __half x, y;
+};
+inline __nv_bfloat162 __floats2bfloat162_rn(float low, float high) { return {low, high}; }
+inline __half2 __floats2half2_rn(float low, float high) { return {low, high}; }
 inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 value) { return emu::bits_as<uint16_t>(value); }
 inline unsigned short __half_as_ushort(__half value) { return emu::bits_as<uint16_t>(value); }
 inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short code) { return emu::bits_as<__nv_bfloat16>(code); }

@@ -49,13 +49,20 @@ struct ColumnRun {
         }
     }
 
-    PCONV_DEV float finished(const Output& output, float sum, int e, float scale, uint32_t valid_blocks) const {
+    PCONV_DEV float finished(float slope, float sum, int e, float scale, uint32_t valid_blocks) const {
         if (is_forward<pass>) {
-            return scale > 0.f ? activated(sum * scale + bias[e], output.negative_slope) : 0.f;
+            const float value = activated(sum * scale + bias[e], slope);
+            return scale > 0.f ? value : 0.f;
         }
         return valid_blocks >> block[e] & 1 ? sum : 0.f;
     }
 };
+
+// Where a row's columns lie in a launch's output, which has fewer than 2^31 elements (make_plan sees to it).
+template <class Tile>
+PCONV_DEV unsigned offset_of_row(const Output& output, const Tables<Tile>& tables, int row) {
+    return (tables.row_image[row] * unsigned(output.h * output.w) + tables.row_out[row]) * output.columns;
+}
 
 // channels_last: neighbouring threads have neighbouring columns. A thread keeps its columns, so that a row costs it two
 // table entries, its sums as vectors, and one store.
@@ -64,38 +71,45 @@ PCONV_DEV void store_rows(
     const Output& output, const Tables<Tile>& tables, const float* staging, int column0, int thread) {
     using T = typename Math::Storage;
     constexpr int run = Math::chunk, runs = Tile::columns / run, row_step = Tile::store_threads / runs;
+    constexpr int together = Tile::rows / row_step % 4 == 0 ? 4 : 1;  // rows that are read before one is finished
     static_assert(Tile::store_threads % runs == 0, "a thread's rows have the same columns");
     const int first = thread % runs * run, column = column0 + first;
     if (column >= output.columns) return;
     const ColumnRun<pass, Math> columns(output, column);
     const bool whole = output.columns % run == 0;
+    const float slope = output.negative_slope;
     T* const out = static_cast<T*>(output.out) + column;
-#pragma unroll 4
-    for (int row = thread / runs; row < Tile::rows; row += row_step) {
-        const int place = tables.row_out[row];
-        const float scale = is_forward<pass> ? tables.row_scale[row] : 0.f;
-        const uint32_t valid_blocks = is_forward<pass> ? 0 : tables.row_blocks[row];
-        const int64_t pixel = int64_t(tables.row_image[row]) * output.h * output.w + place;
-        float4 sums[run / 4];
+    for (int row0 = thread / runs; row0 < Tile::rows; row0 += together * row_step) {
+        int place[together];
+        unsigned offset[together];
+        float values[together][run];
 #pragma unroll
-        for (int part = 0; part < run / 4; ++part)
-            sums[part] = *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first + part * 4);
-        Run<T, run> values;
+        for (int i = 0; i < together; ++i) {
+            const int row = row0 + i * row_step;
+            place[i] = tables.row_out[row];
+            offset[i] = offset_of_row(output, tables, row);
+            const float scale = is_forward<pass> ? tables.row_scale[row] : 0.f;
+            const uint32_t valid_blocks = is_forward<pass> ? 0 : tables.row_blocks[row];
 #pragma unroll
-        for (int part = 0; part < run / 4; ++part) {
-            const float four[4] = {sums[part].x, sums[part].y, sums[part].z, sums[part].w};
+            for (int part = 0; part < run; part += 4) {
+                const float4 sums =
+                    *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first + part);
+                const float four[4] = {sums.x, sums.y, sums.z, sums.w};
 #pragma unroll
-            for (int e = 0; e < 4; ++e)
-                values.values[part * 4 + e] =
-                    Math::store(columns.finished(output, four[e], part * 4 + e, scale, valid_blocks));
+                for (int e = 0; e < 4; ++e)
+                    values[i][part + e] = columns.finished(slope, four[e], part + e, scale, valid_blocks);
+            }
         }
-        if (place < 0) continue;
-        if (whole) {
-            *reinterpret_cast<Run<T, run>*>(out + pixel * output.columns) = values;
-        } else {
 #pragma unroll
-            for (int e = 0; e < run; ++e)
-                if (column + e < output.columns) out[pixel * output.columns + e] = values.values[e];
+        for (int i = 0; i < together; ++i) {
+            if (place[i] < 0) continue;
+            if (whole) {
+                *reinterpret_cast<uint4*>(out + offset[i]) = Math::packed(values[i]);
+            } else {
+#pragma unroll
+                for (int e = 0; e < run; ++e)
+                    if (column + e < output.columns) out[offset[i] + e] = Math::store(values[i][e]);
+            }
         }
     }
 }
@@ -139,24 +153,33 @@ template <class Tile>
 PCONV_DEV void store_partial(
     const Output& output, const Tables<Tile>& tables, const float* staging, int column0, int split, int thread) {
     constexpr int runs = Tile::columns / 4, row_step = Tile::store_threads / runs;
+    constexpr int together = Tile::rows / row_step % 4 == 0 ? 4 : 1;
     const int first = thread % runs * 4, column = column0 + first;
     if (column >= output.columns) return;
     float* const out = output.partial + int64_t(split) * output.n * output.h * output.w * output.columns + column;
     const bool whole = output.columns % 4 == 0;
-#pragma unroll 4
-    for (int row = thread / runs; row < Tile::rows; row += row_step) {
-        const int place = tables.row_out[row];
-        const int64_t pixel = int64_t(tables.row_image[row]) * output.h * output.w + place;
-        const float4 sums = *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first);
-        if (place < 0) continue;
-        float* const to = out + pixel * output.columns;
-        if (whole) {
-            *reinterpret_cast<float4*>(to) = sums;
-        } else {
-            const float four[4] = {sums.x, sums.y, sums.z, sums.w};
+    for (int row0 = thread / runs; row0 < Tile::rows; row0 += together * row_step) {
+        int place[together];
+        unsigned offset[together];
+        float4 sums[together];
 #pragma unroll
-            for (int e = 0; e < 4; ++e)
-                if (column + e < output.columns) to[e] = four[e];
+        for (int i = 0; i < together; ++i) {
+            const int row = row0 + i * row_step;
+            place[i] = tables.row_out[row];
+            offset[i] = offset_of_row(output, tables, row);
+            sums[i] = *reinterpret_cast<const float4*>(staging + row * Tile::staging_pitch + first);
+        }
+#pragma unroll
+        for (int i = 0; i < together; ++i) {
+            if (place[i] < 0) continue;
+            if (whole) {
+                *reinterpret_cast<float4*>(out + offset[i]) = sums[i];
+            } else {
+                const float four[4] = {sums[i].x, sums[i].y, sums[i].z, sums[i].w};
+#pragma unroll
+                for (int e = 0; e < 4; ++e)
+                    if (column + e < output.columns) out[offset[i] + e] = four[e];
+            }
         }
     }
 }

@@ -11,6 +11,24 @@
 
 namespace pconv::cuda {
 
+// 16 bytes as they are stored. Two halves of a word are rounded by one instruction.
+template <class Round>
+PCONV_DEV uint4 packed_pairs(const float (&values)[8], const Round& round) {
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const auto two = round(values[2 * i], values[2 * i + 1]);
+        static_assert(sizeof two == 4, "two halves");
+        words[i] = *reinterpret_cast<const uint32_t*>(&two);
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+PCONV_DEV uint4 packed_floats(const float (&values)[4]) {
+    return make_uint4(
+        __float_as_uint(values[0]), __float_as_uint(values[1]), __float_as_uint(values[2]), __float_as_uint(values[3]));
+}
+
 struct Bf16 {
     using Storage = __nv_bfloat16;
     static constexpr int chunk = 8;  // elements in 16 bytes
@@ -20,6 +38,9 @@ struct Bf16 {
     }
     PCONV_DEV static void round_operand(uint32_t (&)[4]) {}
     PCONV_DEV static Storage store(float value) { return __float2bfloat16(value); }
+    PCONV_DEV static uint4 packed(const float (&values)[8]) {
+        return packed_pairs(values, [](float low, float high) { return __floats2bfloat162_rn(low, high); });
+    }
     PCONV_DEV static float load(Storage value) { return __bfloat162float(value); }
 };
 
@@ -30,6 +51,9 @@ struct Half {
     PCONV_DEV static void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t* b) { mma_f16_16816(d, a, b); }
     PCONV_DEV static void round_operand(uint32_t (&)[4]) {}
     PCONV_DEV static Storage store(float value) { return __float2half(value); }
+    PCONV_DEV static uint4 packed(const float (&values)[8]) {
+        return packed_pairs(values, [](float low, float high) { return __floats2half2_rn(low, high); });
+    }
     PCONV_DEV static float load(Storage value) { return __half2float(value); }
 };
 
@@ -44,6 +68,7 @@ struct Tf32 {
         for (int i = 0; i < 4; ++i) fragment[i] = to_tf32(__uint_as_float(fragment[i]));
     }
     PCONV_DEV static Storage store(float value) { return value; }
+    PCONV_DEV static uint4 packed(const float (&values)[4]) { return packed_floats(values); }
     PCONV_DEV static float load(Storage value) { return value; }
 };
 
@@ -53,6 +78,7 @@ struct Ieee {
     static constexpr int chunk = 4;
     static constexpr bool tensor_cores = false;
     PCONV_DEV static Storage store(float value) { return value; }
+    PCONV_DEV static uint4 packed(const float (&values)[4]) { return packed_floats(values); }
     PCONV_DEV static float load(Storage value) { return value; }
 };
 

@@ -24,6 +24,25 @@ struct Gather {
     static dim3 grid(const Params& p) { return gemm_grid<pass, Tile>(p); }
 };
 
+// What a block's z in the grid says: its part of the K loop and its parity class. Most products have no splits, and
+// their blocks are not to wait for divisions.
+struct BlockPart {
+    int split = 0, parity_class = blockIdx.z;
+    unsigned splits;
+
+    PCONV_DEV explicit BlockPart(const Tiling& tiling) : splits(tiling.splits) {
+        if (splits > 1) {
+            parity_class = blockIdx.z / splits;
+            split = blockIdx.z - parity_class * splits;
+        }
+    }
+
+    // Of all steps. 32 bits are enough: 67 million steps would read filters of 2^31 elements, and splits are 16 at
+    // most.
+    PCONV_DEV int begin(unsigned all) const { return splits > 1 ? all * split / splits : 0; }
+    PCONV_DEV int end(unsigned all) const { return splits > 1 ? all * (split + 1) / splits : all; }
+};
+
 // Grid: x tiles of rows, y tiles of columns, z splits of the K loop (and, for dgrad, parity classes).
 template <Pass pass, class Math, class Tile, Filters filters>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm)
@@ -31,15 +50,14 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm)
     using Side = Gather<pass, Math, Tile, filters>;
     PCONV_DYN_SMEM(shared);
     Tables<Tile>& tables = *reinterpret_cast<Tables<Tile>*>(shared + Tile::pipeline_bytes);
-    const int split = blockIdx.z % p.tiling.splits, parity_class = blockIdx.z / p.tiling.splits;
+    const BlockPart part(p.tiling);
     const int column0 = blockIdx.y * Tile::columns;
-    Side::prepare(p, tables, blockIdx.x, parity_class);
+    Side::prepare(p, tables, blockIdx.x, part.parity_class);
 
     typename Side::Load loader(p, tables, threadIdx.x, column0);
     typename ProductOf<Math, Tile, filters>::Type product(shared, threadIdx.x);
     const int all = loader.steps();
-    const int begin = int(int64_t(all) * split / p.tiling.splits),
-              end = int(int64_t(all) * (split + 1) / p.tiling.splits);
+    const int begin = part.begin(all), end = part.end(all);
     const uint32_t pipeline = smem_u32(shared);
     constexpr int stages = Tile::stages;
     loader.seek(begin);
@@ -72,9 +90,10 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm)
     float* const staging = reinterpret_cast<float*>(shared);
     product.stage_out(staging);
     __syncthreads();
-    if (is_forward<pass> && p.output.ratio && blockIdx.y == 0 && split == 0) store_ratio(p.output, tables, threadIdx.x);
+    if (is_forward<pass> && p.output.ratio && blockIdx.y == 0 && part.split == 0)
+        store_ratio(p.output, tables, threadIdx.x);
     if (p.output.partial)
-        store_partial(p.output, tables, staging, column0, split, threadIdx.x);
+        store_partial(p.output, tables, staging, column0, part.split, threadIdx.x);
     else if (p.output.nchw)
         store_planes<pass, Math>(p.output, tables, staging, column0, threadIdx.x);
     else

@@ -39,11 +39,12 @@ struct LoopPlace {
         for (int b = 0; b < max_blocks - 1; ++b)
             if (b < p.packing.blocks - 1 && step >= tables.step_end[b]) own = b + 1, begin = tables.step_end[b];
         enter(own);
-        const int live = live_end - live_begin;
-        const int across =
-            live > p.tiling.taps_per_step ? (live + p.tiling.taps_per_step - 1) / p.tiling.taps_per_step : 1;
-        first_channel = (step - begin) / across * depth;
-        next = live_begin + (step - begin) % across * p.tiling.taps_per_step;
+        first_channel = 0, next = live_begin;
+        if (step == begin) return;  // most blocks: no divisions
+        const unsigned live = live_end - live_begin, taps = p.tiling.taps_per_step;
+        const unsigned across = live > taps ? (live + taps - 1) / taps : 1, chunk = unsigned(step - begin) / across;
+        first_channel = chunk * depth;
+        next += (step - begin - chunk * across) * taps;
     }
 
     PCONV_DEV void advance() {

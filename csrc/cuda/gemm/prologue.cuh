@@ -12,12 +12,21 @@
 
 namespace pconv::cuda {
 
+// Where a tap looks, relative to a row's pixel.
+struct alignas(8) Tap {
+    int y, x;
+};
+constexpr int taps_at_once = 10;  // that a row looks at together: a 3x3 window, and two taps in 16 bytes
+
+// Where the bounds check of every row drops it.
+PCONV_DEV Tap far_outside() { return {-(1 << 30), -(1 << 30)}; }
+
 template <class Tile>
 struct Tables {
     static constexpr int words = Tile::rows / 32;
     // Bit row0 * rows_per_thread + i belongs to row row0 + i * row_step: a thread finds its rows' bits side by side.
     uint32_t valid[max_taps][words];
-    int tap_y[max_taps], tap_x[max_taps];
+    alignas(16) Tap taps[(max_taps + taps_at_once - 1) / taps_at_once * taps_at_once];
     int live_source[max_taps], live_filter[max_taps], live_tap[max_taps];  // offsets in elements
     int live_end[max_blocks];                                              // of each block's part of the list
     int step_end[max_blocks];                                              // of each block's part of the K loop
@@ -33,41 +42,38 @@ struct Place {
 };
 
 // The grid place of a tile's row. Rows past the end have inside == false and are never loaded nor stored.
-PCONV_DEV Place place_of(const ProductParams& p, int tile, int row, int tile_rows, int grid_h, int grid_w) {
+// Unsigned, and patches of a size that is known here: a division costs 80 cycles, and every load waits for these.
+template <int tile_rows>
+PCONV_DEV Place place_of(const ProductParams& p, unsigned tile, unsigned row, unsigned grid_h, unsigned grid_w) {
     Place place;
     if (p.tiling.patch_w > 0) {
-        const int across = (grid_w + p.tiling.patch_w - 1) / p.tiling.patch_w,
-                  down = (grid_h + p.tiling.patch_h - 1) / p.tiling.patch_h;
-        place.n = tile / (across * down);
-        const int patch = tile - place.n * across * down, patch_y = patch / across;
-        place.i = patch_y * p.tiling.patch_h + row / p.tiling.patch_w;
-        place.j = (patch - patch_y * across) * p.tiling.patch_w + row % p.tiling.patch_w;
+        constexpr unsigned patch_h = patch_height<tile_rows>, patch_w = tile_rows / patch_h;
+        const unsigned across = (grid_w + patch_w - 1) / patch_w, down = (grid_h + patch_h - 1) / patch_h;
+        const unsigned image = tile / (across * down);
+        const unsigned patch = tile - image * across * down, patch_y = patch / across;
+        place.n = image;
+        place.i = patch_y * patch_h + row / patch_w;
+        place.j = (patch - patch_y * across) * patch_w + row % patch_w;
     } else {
-        const int m = tile * tile_rows + row;
-        place.n = m / (grid_h * grid_w);
-        const int rest = m - place.n * grid_h * grid_w;
-        place.i = rest / grid_w;
-        place.j = rest - place.i * grid_w;
+        const unsigned m = tile * tile_rows + row, image = m / (grid_h * grid_w);
+        const unsigned rest = m - image * grid_h * grid_w, line = rest / grid_w;
+        place.n = image;
+        place.i = line;
+        place.j = rest - line * grid_w;
     }
-    place.inside = place.n < p.output.n && place.i < grid_h && place.j < grid_w;
+    place.inside = place.n < p.output.n && place.i < int(grid_h) && place.j < int(grid_w);
     return place.inside ? place : Place{0, 0, 0, false};  // no offset of a row that is not there may overflow
 }
 
-// Where a tap looks, relative to a row's pixel. Taps that a parity class does not use are put far outside the image,
-// where the bounds check of every row drops them.
+// Taps that a parity class does not use are put far outside.
 template <Pass pass>
-PCONV_DEV void find_tap(const GemmParams& p, int tap, int class_y, int class_x, int& y, int& x) {
+PCONV_DEV Tap find_tap(const GemmParams& p, int tap, int class_y, int class_x) {
     const int r = tap / p.window.s, s = tap - r * p.window.s;
-    if (pass == Pass::fprop) {
-        y = r * p.window.dil_h - p.window.pad_h;
-        x = s * p.window.dil_w - p.window.pad_w;
-        return;
-    }
+    if (pass == Pass::fprop) return {r * p.window.dil_h - p.window.pad_h, s * p.window.dil_w - p.window.pad_w};
     const int far_y = class_y + p.window.pad_h - r * p.window.dil_h,
               far_x = class_x + p.window.pad_w - s * p.window.dil_w;
     const bool used = far_y % p.window.stride_h == 0 && far_x % p.window.stride_w == 0;
-    y = used ? far_y / p.window.stride_h : -(1 << 30);
-    x = used ? far_x / p.window.stride_w : -(1 << 30);
+    return used ? Tap{far_y / p.window.stride_h, far_x / p.window.stride_w} : far_outside();
 }
 
 // One row: its bits of every tap (voted into words by the warp), its count, and where it is stored.
@@ -88,25 +94,46 @@ PCONV_DEV void describe_row(
         own_blocks = 0;
         for (int b = 0; b < p.mask.blocks; ++b) own_blocks |= uint32_t(mask[b * p.mask.plane + out_pixel] != 0) << b;
     }
-    const bool wanted = place.inside && own_blocks != 0;
+    const bool wanted = place.inside & (own_blocks != 0), masked = pass == Pass::fprop && mask;
+    const unsigned source_h = p.source_h, source_w = p.source_w;
     int count = 0;
     for (int b = 0; b < p.packing.blocks; ++b) {
-        // The bytes of eight taps are asked for before any of them is needed: one latency for all eight.
-        const uint8_t* const plane = pass == Pass::fprop && mask ? mask + b * p.mask.plane : nullptr;
-        uint64_t bits = 0;
-#pragma unroll 8
-        for (int tap = 0; tap < taps; ++tap) {
-            const int y = y0 + tables.tap_y[tap], x = x0 + tables.tap_x[tap];
-            const bool inside = wanted && unsigned(y) < unsigned(p.source_h) && unsigned(x) < unsigned(p.source_w);
-            const int byte = plane ? __ldg(plane + (inside ? y * p.source_w + x : 0)) : 1;
-            bits |= uint64_t(inside && byte != 0) << tap;
+        // The bytes of ten taps are asked for before any of them is needed, and no branch stands around a load: one
+        // latency for all ten. Without a mask every tap asks for the source's first byte, which nobody looks at.
+        const uint8_t* const plane = masked ? mask + b * p.mask.plane : static_cast<const uint8_t*>(p.source);
+        int pixels = 0;
+        for (int first = 0; first < taps; first += taps_at_once) {
+            uint8_t bytes[taps_at_once];
+            uint32_t inside = 0, valid = masked ? 0 : ~0u;
+            Tap at[taps_at_once];  // past the last one: far outside
+#pragma unroll
+            for (int i = 0; i < taps_at_once; i += 2) {
+                const int4 two = *reinterpret_cast<const int4*>(&tables.taps[first + i]);
+                at[i] = {two.x, two.y}, at[i + 1] = {two.z, two.w};
+            }
+#pragma unroll
+            for (int i = 0; i < taps_at_once; ++i) {
+                const unsigned y = y0 + at[i].y, x = x0 + at[i].x;
+                const bool ok = wanted & (y < source_h) & (x < source_w);
+                if (pass == Pass::fprop) bytes[i] = __ldg(plane + (ok & masked ? y * source_w + x : 0u));
+                inside |= ok ? 1u << i : 0u;
+            }
+#pragma unroll
+            for (int i = 0; i < taps_at_once; ++i)
+                if (pass == Pass::fprop) valid |= bytes[i] ? 1u << i : 0u;
+            if (pass == Pass::fprop) inside &= valid;
+            uint32_t words[taps_at_once];
+#pragma unroll
+            for (int i = 0; i < taps_at_once; ++i) words[i] = __ballot_sync(0xffffffffu, inside >> i & 1);
+            if (position % 32 == 0) {
+                const int last = taps - first;
+#pragma unroll
+                for (int i = 0; i < taps_at_once; ++i)
+                    if (i < last) tables.valid[b * taps + first + i][position / 32] = words[i];
+            }
+            pixels += __popc(inside);
         }
-#pragma unroll 4
-        for (int tap = 0; tap < taps; ++tap) {
-            const uint32_t word = __ballot_sync(0xffffffffu, bits >> tap & 1);
-            if (position % 32 == 0) tables.valid[b * taps + tap][position / 32] = word;
-        }
-        count += __popcll(bits) * (p.packing.first[b + 1] - p.packing.first[b]);
+        count += pixels * (p.packing.first[b + 1] - p.packing.first[b]);
     }
     tables.row_source[row] = (place.n * p.source_h + y0) * p.source_w + x0;
     tables.row_image[row] = place.n;
@@ -146,7 +173,8 @@ PCONV_DEV int list_live_taps(
 // The K loop's steps through a block: its live taps for each piece of `depth` of its channels.
 PCONV_DEV int steps_through(const ProductParams& p, int block, int live_taps, int depth) {
     const int channels = p.packing.start[block + 1] - p.packing.start[block];
-    return (live_taps + p.tiling.taps_per_step - 1) / p.tiling.taps_per_step * ((channels + depth - 1) / depth);
+    const unsigned taps = p.tiling.taps_per_step, across = taps > 1 ? (live_taps + taps - 1) / taps : live_taps;
+    return across * ((channels + depth - 1) / depth);
 }
 
 // Block by block, in the order in which the K loop takes them.
@@ -157,7 +185,7 @@ PCONV_DEV void list_live_taps(const GemmParams& p, Tables<Tile>& tables, int lan
     for (int b = 0; b < p.packing.blocks; ++b) {
         const int before = total;
         total = list_live_taps(tables, b, b * taps, taps, total, lane, [&](int at, int tap) {
-            tables.live_source[at] = (tables.tap_y[tap] * p.source_w + tables.tap_x[tap]) * p.source_channels;
+            tables.live_source[at] = (tables.taps[tap].y * p.source_w + tables.taps[tap].x) * p.source_channels;
             tables.live_filter[at] = tap * p.filter_channels;
         });
         steps += steps_through(p, b, total - before, depth);
@@ -175,15 +203,16 @@ PCONV_DEV void prepare_tile(const GemmParams& p, Tables<Tile>& tables, int tile,
         pass == Pass::fprop ? p.output.h : (p.output.h - class_y + p.window.stride_h - 1) / p.window.stride_h;
     const int grid_w =
         pass == Pass::fprop ? p.output.w : (p.output.w - class_x + p.window.stride_w - 1) / p.window.stride_w;
-    for (int tap = thread; tap < p.window.r * p.window.s; tap += Tile::threads)
-        find_tap<pass>(p, tap, class_y, class_x, tables.tap_y[tap], tables.tap_x[tap]);
+    const int taps = p.window.r * p.window.s, listed = (taps + taps_at_once - 1) / taps_at_once * taps_at_once;
+    for (int tap = thread; tap < listed; tap += Tile::threads)
+        tables.taps[tap] = tap < taps ? find_tap<pass>(p, tap, class_y, class_x) : far_outside();
     __syncthreads();
     for (int unit = warp; unit < Tables<Tile>::words; unit += Tile::warps) {
         const int position = unit * 32 + lane;
         const int row = position / Tile::rows_per_thread + position % Tile::rows_per_thread * Tile::row_step;
         // A class may have no pixel at all (stride larger than the image): no division by its size then.
         Place place{0, 0, 0, false};
-        if (grid_h > 0 && grid_w > 0) place = place_of(p, tile, row, Tile::rows, grid_h, grid_w);
+        if (grid_h > 0 && grid_w > 0) place = place_of<Tile::rows>(p, tile, row, grid_h, grid_w);
         describe_row<pass>(p, tables, position, place, class_y, class_x);
     }
     __syncthreads();

@@ -82,6 +82,14 @@ Status launch_wgrad(const char* name, const WgradParams& p, cudaStream_t stream)
     return launch(name, wgrad_kernel<Math, Tile>, grid, dim3(Tile::threads), WgradShared<Math, Tile>::bytes, stream, p);
 }
 
+template <class Math, class Tile>
+constexpr bool has_room(TileId id) {
+    return int64_t(WgradShared<Math, Tile>::bytes) <= tile_shapes[static_cast<int>(id)].wgrad_shared_bytes;
+}
+static_assert(has_room<Bf16, Large>(TileId::large) && has_room<Tf32, LargeTf32Wgrad>(TileId::large), "as in tiles.h");
+static_assert(has_room<Bf16, Lean>(TileId::lean) && has_room<Tf32, LeanTf32Wgrad>(TileId::lean), "as in tiles.h");
+static_assert(has_room<Bf16, Small>(TileId::small) && has_room<Tf32, SmallRoomy>(TileId::small), "as in tiles.h");
+
 }  // namespace
 
 Status gemm_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream) {
@@ -93,6 +101,8 @@ Status gemm_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t s
         constexpr bool half = Math::chunk == 8;
         if (tile == TileId::large)
             return launch_wgrad<Math, std::conditional_t<half, Large, LargeTf32Wgrad>>(name, p, stream);
+        if (tile == TileId::lean)
+            return launch_wgrad<Math, std::conditional_t<half, Lean, LeanTf32Wgrad>>(name, p, stream);
         return launch_wgrad<Math, std::conditional_t<half, Small, SmallRoomy>>(name, p, stream);
     });
 }

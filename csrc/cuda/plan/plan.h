@@ -12,7 +12,9 @@ struct Device {
     int arch = 80;  // 10 * major + minor
     int multiprocessors = 108;
     int64_t shared_bytes = 163 << 10;  // that a block may have: 163 KiB on sm_80, 227 on sm_90, 99 on sm_86, 89, 120
-    bool wgmma = false;                // take the sm_90a kernels where they exist
+    // Of a multiprocessor, for all of its blocks; 0: one KiB more than a block may have, as on sm_80 to sm_120.
+    int64_t shared_per_multiprocessor = 0;
+    bool wgmma = false;                             // take the sm_90a kernels where they exist
     int64_t max_elements = (int64_t(1) << 31) - 1;  // of a tensor in one launch: offsets are 32-bit in the fast kernels
     // That tensor cores make from half types in the time of a byte of memory: 200 on an A100 (310 TFLOP/s, 1.55 TB/s)
     // and on an H100 (600 reached, 3.0).

@@ -4,6 +4,10 @@
 
 namespace pconv::cuda {
 
+// Of the patches of pixels that a tile's rows are, where they are patches.
+template <int rows>
+constexpr int patch_height = rows == 256 ? 16 : 8;
+
 template <int Rows, int Columns, int WarpRows, int WarpColumns, int Stages, int BlocksPerSm>
 struct Tile {
     static constexpr int rows = Rows, columns = Columns, warp_rows = WarpRows, warp_columns = WarpColumns;

@@ -14,6 +14,7 @@ using Thin = Tile<128, 8, 32, 8, 4, 4>;
 using Lean = Tile<128, 128, 64, 64, 2, 2>;
 // The weight gradient of fp32 fetches its fragments word by word, and needs more registers than fit four times.
 using LargeTf32Wgrad = Tile<128, 128, 64, 32, 3, 1>;
+using LeanTf32Wgrad = Tile<128, 128, 64, 32, 2, 1>;
 using SmallRoomy = Tile<64, 64, 32, 32, 3, 3>;
 
 template <class Tile>

@@ -15,19 +15,21 @@ enum class TileId { large, wide, small, thin, lean, wgmma_128x256, wgmma_128x128
 
 struct TileShape {
     const char* name;
-    int rows, columns;     // pixels x channels; for wgrad filters x (tap, channel)
-    int64_t shared_bytes;  // a block of fprop or dgrad needs no more; wgrad needs less
+    int rows, columns;           // pixels x channels; for wgrad filters x (tap, channel)
+    int64_t shared_bytes;        // a block of fprop, dgrad or upcat needs no more
+    int64_t wgrad_shared_bytes;  // of wgrad; 0: it has no such tile
+    int most_resident;           // blocks on a multiprocessor that the registers allow, of half types
 };
 
 // Indexed by TileId. The kernels' own constants (tile_types.h) are checked against these.
 constexpr TileShape tile_shapes[] = {
-    {"128x128", 128, 128, 104 << 10},
-    {"256x64", 256, 64, 92 << 10},
-    {"64x64", 64, 64, 56 << 10},
-    {"128x8", 128, 8, 76 << 10},
-    {"128x128 (2 stages)", 128, 128, 76 << 10},
-    {"wgmma 128x256", 128, 256, 227 << 10},
-    {"wgmma 128x128", 128, 128, 227 << 10}};
+    {"128x128", 128, 128, 101 << 10, 98 << 10, 2},
+    {"256x64", 256, 64, 89 << 10, 0, 2},
+    {"64x64", 64, 64, 52 << 10, 50 << 10, 4},
+    {"128x8", 128, 8, 73 << 10, 0, 4},
+    {"128x128 (2 stages)", 128, 128, 73 << 10, 70 << 10, 2},
+    {"wgmma 128x256", 128, 256, 227 << 10, 227 << 10, 1},
+    {"wgmma 128x128", 128, 128, 227 << 10, 227 << 10, 1}};
 
 // Of the kernels, for errors and profiles; indexed by Pass and TileId.
 constexpr const char* gemm_names[][7] = {
@@ -58,6 +60,7 @@ struct TileRule {
     bool wgmma = false;        // for devices with the sm_90a instructions, where they are asked for
     int64_t more_columns = 0;  // the product has more columns than this
     int resident = 1;          // blocks that have to fit on a multiprocessor at once
+    int cost = 100;  // wgrad on mma.sync takes the cheapest of its tiles: of the time for a product, in percent
 };
 
 // 64x64 a warp is what mma.sync wants (shared memory is read 0.75 clocks a tensor clock, 1.0 with 64x32); smaller tiles
@@ -66,17 +69,18 @@ struct TileRule {
 // device of the smaller tile is better than a full one of mma.sync, for splits of the reduction fill the rest. With 64
 // columns and fewer half of a wgmma tile would be empty.
 // Four warps alone leave a multiprocessor's tensor cores waiting: `large` is taken where two blocks fit, `lean` (two
-// stages) elsewhere, twice on an A100, once on devices with 99 KiB of shared memory (sm_86, sm_89, sm_120).
+// stages) elsewhere, twice on an A100, once on devices with 99 KiB of shared memory (sm_86, sm_89, sm_120). wgrad's
+// `small` takes 1.23 (RTX 4090) to 1.45 (H100) of its larger tiles' time for a product by the counted cycles, but it
+// wastes less where filters are few and fills rounds better.
 constexpr TileRule tile_rules[] = {
     {fprop_bit, half_bit | tf32_bit, 8, 0, TileId::thin},
     {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit, INT64_MAX, 100, TileId::wgmma_128x256, true, 128},
     {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit, INT64_MAX, 50, TileId::wgmma_128x128, true, 64},
     {fprop_bit | dgrad_bit | upcat_bit, half_bit, 64, 100, TileId::wide},
-    {wgrad_bit, half_bit | tf32_bit, 64, 0, TileId::small},
-    {fprop_bit | dgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64, 2},
-    {fprop_bit | dgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::lean, false, 64},
-    {wgrad_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64},
-    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit | tf32_bit | ieee_bit, INT64_MAX, 0, TileId::small},
+    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::large, false, 64, 2},
+    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit | tf32_bit, INT64_MAX, 100, TileId::lean, false, 64},
+    {fprop_bit | dgrad_bit | wgrad_bit | upcat_bit, half_bit | tf32_bit | ieee_bit, INT64_MAX, 0, TileId::small, false,
+     0, 1, 135},
 };
 
 // Whether the decoder stage's forward reads low under 9 taps of the weight itself, or under 4 of the weight in phases.

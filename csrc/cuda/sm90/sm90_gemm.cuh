@@ -94,20 +94,20 @@ PCONV_DEV void run_wgmma_gemm(const WgmmaCall<pass, Math, Tile, order>& call, ui
     const typename Side::Params& p = call.gemm;
     Tables<Tile>& tables = *reinterpret_cast<Tables<Tile>*>(shared + Tile::pipeline_bytes + Tile::barrier_bytes);
     const Ring<Tile> ring{smem_u32(shared), smem_u32(shared) + Tile::pipeline_bytes};
-    const int split = blockIdx.z % p.tiling.splits, parity_class = blockIdx.z / p.tiling.splits,
-              column0 = blockIdx.y * Tile::columns;
+    const BlockPart part(p.tiling);
+    const int column0 = blockIdx.y * Tile::columns;
     if (threadIdx.x == 0) ring.initialise();
     // Ends with a barrier, which shows the ring's barriers to all.
-    Side::prepare(p, tables, blockIdx.x, parity_class);
+    Side::prepare(p, tables, blockIdx.x, part.parity_class);
 
     const int all = LoopPlace<Math, Tile>(p, tables).steps();
-    const Steps steps{int(int64_t(all) * split / p.tiling.splits), int(int64_t(all) * (split + 1) / p.tiling.splits)};
+    const Steps steps{part.begin(all), part.end(all)};
     if (warpgroup_index() == 0) {
         registers_decrease<Tile::producer_registers>();
         produce<Side, Tile, order>(call, tables, ring, column0, threadIdx.x, steps);
     } else {
         registers_increase<Tile::consumer_registers>();
-        consume<pass, Math, Tile, order>(p.output, tables, ring, shared, column0, split, steps);
+        consume<pass, Math, Tile, order>(p.output, tables, ring, shared, column0, part.split, steps);
     }
 }
 

@@ -23,62 +23,96 @@ PCONV_DEV int low_taps(const UpcatParams& p) { return p.direct ? 9 : 4; }
 // The phase 2 a + b of a tile's rows; direct: of one row.
 PCONV_DEV int phase_of(const UpcatParams& p, int row) { return p.direct ? row & 3 : int(blockIdx.x & 3); }
 
+// Which low row a tap's row reads, relative to i, in a phase a; columns and b the same.
+template <bool direct>
+PCONV_DEV int low_shift(int tap_row, int a) {
+    return direct ? ((a + tap_row + 1) >> 1) - 1  // output row 2 i + a + r - 1, halved downwards
+                  : tap_row - 1 + a;
+}
+
 // Which low pixel a tap of phase (a, b) reads, relative to (i, j).
 PCONV_DEV void find_low_tap(const UpcatParams& p, int tap, int phase, int& y, int& x) {
     const int a = phase / 2, b = phase % 2;
-    if (p.direct) {  // output row 2 i + a + r - 1, halved downwards
-        y = ((a + tap / 3 + 1) >> 1) - 1;
-        x = ((b + tap % 3 + 1) >> 1) - 1;
-    } else {
-        y = tap / 2 - 1 + a;
-        x = tap % 2 - 1 + b;
+    y = p.direct ? low_shift<true>(tap / 3, a) : low_shift<false>(tap / 2, a);
+    x = p.direct ? low_shift<true>(tap % 3, b) : low_shift<false>(tap % 2, b);
+}
+
+// How many rows of the doubled image a tap's row stands for, columns the same. They are all inside it or all outside,
+// like the small one.
+template <bool direct>
+PCONV_DEV int rows_of_low_tap(int tap_row, int a) {
+    return direct ? 1 : taps_together(a, tap_row);
+}
+
+// A row's window of side x side taps in a block's image, at pixels (y[.], x[.]). No branch around a load: a tap outside
+// the image asks for the byte of the nearest pixel, and without a mask every tap for the source's first byte, which
+// nobody looks at. So all loads of a row are under way together, and its latency is paid once and not once a tap.
+template <int side>
+struct MaskWindow {
+    uint32_t inside = 0;  // a bit a tap
+    bool masked;
+    uint8_t bytes[side * side];
+
+    PCONV_DEV MaskWindow(const UpcatBlock& block, int n, const int (&y)[side], const int (&x)[side])
+        : masked(block.mask.bytes != nullptr) {
+        const uint8_t* const image =
+            masked ? block.mask.bytes + n * block.mask.batch_step : static_cast<const uint8_t*>(block.source);
+        const int last_y = masked ? block.h - 1 : 0, last_x = masked ? block.w - 1 : 0;
+        int row[side], column[side];
+        uint32_t columns_inside = 0;
+#pragma unroll
+        for (int i = 0; i < side; ++i) {
+            row[i] = min(max(y[i], 0), last_y) * block.w;
+            column[i] = min(max(x[i], 0), last_x);
+            columns_inside |= unsigned(x[i]) < unsigned(block.w) ? 1u << i : 0u;
+        }
+#pragma unroll
+        for (int tap = 0; tap < side * side; ++tap) bytes[tap] = __ldg(image + (row[tap / side] + column[tap % side]));
+#pragma unroll
+        for (int i = 0; i < side; ++i) inside |= unsigned(y[i]) < unsigned(block.h) ? columns_inside << i * side : 0u;
     }
-}
 
-// How many pixels of the doubled image a tap stands for. They are both inside it or both outside, like the small one.
-PCONV_DEV int pixels_of_low_tap(const UpcatParams& p, int tap, int phase) {
-    if (p.direct) return 1;
-    return taps_together(phase / 2, tap / 2) * taps_together(phase % 2, tap % 2);
-}
-
-// Is pixel (y, x) of a block's image there and valid? Read past the tables: their stores do not hold it up.
-// No branch around the load, so that the loads of several taps are under way together.
-PCONV_DEV bool reads(const UpcatBlock& block, int n, int y, int x) {
-    const bool inside = unsigned(y) < unsigned(block.h) && unsigned(x) < unsigned(block.w);
-    if (!block.mask.bytes) return inside;
-    return __ldg(block.mask.bytes + n * block.mask.batch_step + (inside ? y * block.w + x : 0)) != 0 && inside;
-}
+    // The taps whose pixels are there and valid.
+    PCONV_DEV uint32_t reads() const {
+        uint32_t valid = masked ? 0 : ~0u;
+#pragma unroll
+        for (int tap = 0; tap < side * side; ++tap) valid |= bytes[tap] ? 1u << tap : 0u;
+        return valid & inside;
+    }
+};
 
 // One row: its bits of every tap (voted into words by the warp), its exact count, and where it is stored.
-template <class Tile>
+template <bool direct, class Tile>
 PCONV_DEV void describe_upcat_row(
-    const UpcatParams& p, Tables<Tile>& tables, int position, int row, const Place& place) {
-    const int phase = phase_of(p, row), out_y = 2 * place.i + phase / 2, out_x = 2 * place.j + phase % 2;
-    // All bytes are asked for before the first vote, which would wait for its own.
-    uint32_t low_bits = 0, skip_bits = 0;
-    int count = 0;
+    const UpcatParams& p, Tables<Tile>& tables, int position, int row, int phase, const Place& place) {
+    constexpr int low_side = direct ? 3 : 2, low_taps = low_side * low_side;
+    const int a = phase / 2, b = phase % 2, out_y = 2 * place.i + a, out_x = 2 * place.j + b;
+    int low_y[low_side], low_x[low_side], skip_y[3], skip_x[3];
 #pragma unroll
-    for (int tap = 0; tap < skip_taps; ++tap) {
-        if (tap < low_taps(p)) {
-            int y, x;
-            find_low_tap(p, tap, phase, y, x);
-            const bool ok = place.inside && reads(p.blocks[0], place.n, place.i + y, place.j + x);
-            low_bits |= uint32_t(ok) << tap;
-            count += ok ? pixels_of_low_tap(p, tap, phase) * p.packing.first[1] : 0;
-        }
-        const bool ok = place.inside && reads(p.blocks[1], place.n, out_y + tap / 3 - 1, out_x + tap % 3 - 1);
-        skip_bits |= uint32_t(ok) << tap;
-    }
-    count += __popc(skip_bits) * (p.packing.first[2] - p.packing.first[1]);
-    const auto vote = [&](int tap, uint32_t ok) {
-        const uint32_t word = __ballot_sync(0xffffffffu, ok);
-        if (position % 32 == 0) tables.valid[tap][position / 32] = word;
-    };
+    for (int i = 0; i < low_side; ++i)
+        low_y[i] = place.i + low_shift<direct>(i, a), low_x[i] = place.j + low_shift<direct>(i, b);
 #pragma unroll
-    for (int tap = 0; tap < skip_taps; ++tap) {
-        if (tap < low_taps(p)) vote(tap, low_bits >> tap & 1);
-        vote(low_taps(p) + tap, skip_bits >> tap & 1);
+    for (int i = 0; i < 3; ++i) skip_y[i] = out_y + i - 1, skip_x[i] = out_x + i - 1;
+    // Before the first vote, which would wait for its own byte.
+    const MaskWindow<low_side> low(p.blocks[0], place.n, low_y, low_x);
+    const MaskWindow<3> skip(p.blocks[1], place.n, skip_y, skip_x);
+    const uint32_t exists = place.inside ? ~0u : 0u, low_bits = low.reads() & exists, skip_bits = skip.reads() & exists;
+
+    uint32_t words[low_taps + skip_taps];
+    int pixels = 0;
+#pragma unroll
+    for (int tap = 0; tap < low_taps; ++tap) {
+        const bool ok = low_bits >> tap & 1;
+        pixels += ok ? rows_of_low_tap<direct>(tap / low_side, a) * rows_of_low_tap<direct>(tap % low_side, b) : 0;
+        words[tap] = __ballot_sync(0xffffffffu, ok);
     }
+#pragma unroll
+    for (int tap = 0; tap < skip_taps; ++tap) words[low_taps + tap] = __ballot_sync(0xffffffffu, skip_bits >> tap & 1);
+    if (position % 32 == 0) {
+#pragma unroll
+        for (int tap = 0; tap < low_taps + skip_taps; ++tap) tables.valid[tap][position / 32] = words[tap];
+    }
+    const int count = pixels * p.packing.first[1] + __popc(skip_bits) * (p.packing.first[2] - p.packing.first[1]);
     tables.row_source[row] = (place.n * p.blocks[0].h + place.i) * p.blocks[0].w + place.j;
     tables.row_image[row] = place.n;
     tables.row_out[row] = place.inside ? out_y * p.output.w + out_x : -1;
@@ -107,13 +141,17 @@ PCONV_DEV void list_live_upcat_taps(const UpcatParams& p, Tables<Tile>& tables, 
 template <class Tile>
 PCONV_DEV void prepare_upcat_tile(const UpcatParams& p, Tables<Tile>& tables, int block, int depth) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int rows_per_place = p.direct ? 4 : 1, tile = p.direct ? block : block / 4;
     for (int unit = warp; unit < Tables<Tile>::words; unit += Tile::warps) {
         const int position = unit * 32 + lane;
         const int row = position / Tile::rows_per_thread + position % Tile::rows_per_thread * Tile::row_step;
-        const Place place =
-            place_of(p, tile, row / rows_per_place, Tile::rows / rows_per_place, p.blocks[0].h, p.blocks[0].w);
-        describe_upcat_row(p, tables, position, row, place);
+        const int phase = phase_of(p, row), h = p.blocks[0].h, w = p.blocks[0].w;
+        if (p.direct) {
+            const Place place = place_of<Tile::rows / 4>(p, block, row / 4, h, w);
+            describe_upcat_row<true>(p, tables, position, row, phase, place);
+        } else {
+            const Place place = place_of<Tile::rows>(p, block / 4, row, h, w);
+            describe_upcat_row<false>(p, tables, position, row, phase, place);
+        }
     }
     __syncthreads();
     if (warp == 0) list_live_upcat_taps(p, tables, lane, depth);
