@@ -25,19 +25,24 @@ function describe() {
   return say(said.join(" "));
 }
 
+// Whether a button does anything. One that does nothing now keeps the focus, which `disabled` would take away.
+function allow(id, allowed) { $(id).ariaDisabled = String(!allowed); }
+
 function refresh() {
   const [open, job] = [Boolean(current), current?.job];
   const { mask } = current || {};
-  for (const id of ["clear", "invert", "load-mask", "save-mask", "alpha-mask", "zoom-in", "zoom-out", "fit", "actual", "size"]) $(id).disabled = !open;
-  $("undo").disabled = !mask?.done.length;
-  $("redo").disabled = !mask?.undone.length;
-  $("fill").disabled = !open || Boolean(job);
+  for (const id of ["clear", "invert", "load-mask", "save-mask", "alpha-mask", "zoom-in", "zoom-out", "fit", "actual"]) allow(id, open);
+  $("size").disabled = !open;
+  allow("undo", mask?.done.length);
+  allow("redo", mask?.undone.length);
+  allow("fill", open && !job);
+  allow("save", current?.result);
+  if (!job && document.activeElement === $("stop")) $("fill").focus();
   $("stop").hidden = $("progress").hidden = !job;
   if (job) {
     if (job.total) [$("progress").max, $("progress").value] = [job.total, job.done];
     else $("progress").removeAttribute("value");
   }
-  $("save").disabled = !current?.result;
   $("compare").hidden = !current?.after;
   if (current) $("split").value = Math.round(current.split * 100);
   $("empty").hidden = open;
@@ -211,7 +216,7 @@ const clicks = {
   "load-mask": () => $("mask-file").click(), "save-mask": saveMask, "alpha-mask": () => loadMask("alpha"),
   "zoom-in": () => zoom(1.4), "zoom-out": () => zoom(1 / 1.4), fit, actual, "error-close": () => { $("error").hidden = true; },
 };
-for (const [id, work] of Object.entries(clicks)) $(id).onclick = () => work();
+for (const [id, work] of Object.entries(clicks)) $(id).onclick = () => { if ($(id).ariaDisabled !== "true") work(); };
 for (const [id, take] of [["file", (files) => openAll([...files])], ["mask-file", (files) => loadMask(files[0])]]) {
   $(id).onchange = async () => {
     await take($(id).files);
