@@ -175,8 +175,9 @@ class Page:
             button()
 
         def whole() -> list[Path]:
-            found = list(self.downloads.iterdir())
-            return found if [path.suffix for path in found] not in ([".crdownload"], [".tmp"]) else []
+            found = list(self.downloads.iterdir())  # at first an empty file of its name, and one of another
+            done = len(found) == 1 and found[0].suffix not in (".crdownload", ".tmp") and found[0].stat().st_size
+            return found if done else []
 
         (path,) = self.until(whole, "nothing is saved")
         return path

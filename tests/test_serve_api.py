@@ -163,7 +163,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 40\n(x) run\n"
         ({"picture": PHOTO, "mask": png(np.ones((40, 50), bool))}, 422, "hole"),
         ({"picture": PHOTO, "mask": MASK, "id": "../../etc"}, 400, "id: expected 8 to 64 letters"),
         ({"picture": ("b.png", BOMB), "mask": MASK}, 413, "30000 x 30000 px, and this server takes 0.1 megapixels"),
-        ({"picture": PHOTO, "mask": ("b.png", BOMB)}, 413, "mask: b.png is 30000 x 30000 px"),
+        ({"picture": PHOTO, "mask": ("b.png", BOMB)}, 413, "b.png is 30000 x 30000 px, and this server takes 0.1 meg"),
         ({"picture": PHOTO, "mask": ("big.bin", bytes(1_000_001))}, 413, "larger than the 1 MB"),
     ],
 )  # fmt: skip
@@ -171,6 +171,15 @@ def test_errors_say_what_was_wrong_and_show_no_path(server: Client, parts: dict,
     answer = server.post("/inpaint", **parts)
     assert (answer.status, words in answer.error) == (status, True), (answer.status, answer.error)
     assert tempfile.gettempdir() not in answer.error and "--mask" not in answer.error
+
+
+def test_bombs_are_refused_wherever_a_picture_is_read(server: Client) -> None:
+    for answer in (
+        server.post("/preview", picture=BOMB),
+        server.post("/mask", picture=BOMB, mask=MASK),
+        server.post("/mask", picture=PHOTO, mask=BOMB),
+    ):
+        assert answer.status == 413 and "takes 0.1 megapixels (--max-megapixels); shrink it" in answer.error
 
 
 def test_bodies_that_are_no_multipart(server: Client) -> None:

@@ -92,6 +92,7 @@ def test_a_link_elsewhere_may_lead_to_the_page() -> None:
     with serving() as client:
         link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
         assert client.request("GET", "/", None, link).status == 200
+        assert client.request("GET", "/", None, {**link, "Sec-Fetch-Mode": "no-cors"}).status == 403
         assert client.request("GET", "/page.js", None, {**link, "Sec-Fetch-Mode": "no-cors"}).status == 403
 
 
@@ -180,7 +181,7 @@ def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture, monkeypatch: py
     assert "the extra [serve]" in said(capsys)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("0.0.0.0", marks=pytest.mark.full("signals"))])
 def test_a_signal_ends_the_process_and_leaves_nothing(host: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pconv_cuda", "serve", "--host", host, "--port", "0", "--weights", "smooth"]
     environment = {"TMPDIR": str(tmp_path), "PATH": "", "PYTHONPATH": ":".join(sys.path)}

@@ -187,11 +187,11 @@ def test_everything_by_keys(page: Page, tmp_path: Path) -> None:
     reached = []
     for _ in range(40):
         page.keys(Keys.TAB)
-        script = "const e = document.activeElement; return [e.id || e.value, getComputedStyle(e).outlineStyle]"
+        script = "const e = document.activeElement; return [e.id || e.value, getComputedStyle(e).outline]"
         name, outline = page.browser.execute_script(script)
         reached.append(name)
         if name == "stage":
-            assert outline != "none"  # where the focus is can be seen
+            assert "3px" in outline and "solid" in outline  # where the focus is can be seen
             break
     assert reached[0] == "open" and reached[-1] == "stage"
     page.set_size(4)
@@ -218,11 +218,16 @@ def test_everything_by_keys(page: Page, tmp_path: Path) -> None:
     assert saved.read_bytes() == by_command(tmp_path, "photo.png", PHOTO, png(expected))
     page.focus()
     page.keys("0")
+    fitted = page.view
+    page.keys("+", "v")
     left, top, scale = page.view
-    page.keys("+", "v", Keys.ARROW_RIGHT)
-    assert page.view[2] == pytest.approx(scale * 1.4) and page.view[0] > left
+    assert scale == pytest.approx(fitted[2] * 1.4)
+    page.keys(Keys.ARROW_RIGHT)
+    assert page.view == pytest.approx((left + 60 / scale, top, scale), abs=1 / scale)
+    page.drag((0.5, 0.5), (0.6, 0.5))
+    assert page.view[0] == pytest.approx(left + (60 - 0.1 * page.box()[2]) / scale, abs=2 / scale)
     page.keys("0")
-    assert page.view == (left, top, scale)
+    assert page.view == fitted
     page.keys("p", Keys.DELETE)
     assert not mask_of(page).any()
     reachable = (
