@@ -347,6 +347,14 @@ def test_nothing_is_asked_for_elsewhere(page: Page, server: Client) -> None:
     assert page.console() == []
 
 
+def test_a_file_that_is_gone_after_it_was_opened_is_filled_all_the_same(page: Page) -> None:
+    page.open(photo_png=PHOTO)
+    (page.folder / "photo.png").unlink()
+    page.drag((0.5, 0.5))
+    page.fill()
+    assert page.error == "" and len(page.saved("save").read_bytes()) > 1000
+
+
 def test_errors_are_shown_in_the_page(page: Page, tmp_path: Path) -> None:
     page.open(broken_png=PHOTO[:900])
     assert "picture: broken.png cannot be decoded" in page.error

@@ -41,8 +41,7 @@ export async function ask(path, { parts = null, signal = null } = {}) {
       answer = await fetch(path, options);
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Refused("The server does not answer. See whether pconv serve still runs on its machine, and try again. "
-        + "If the file was changed after it was opened, open it again.");
+      throw new Refused("The server does not answer. See whether pconv serve still runs on its machine, and try again.");
     }
     if (answer.status === 401) {
       await askForToken();
@@ -62,8 +61,8 @@ export function about(answer) {
   return JSON.parse(answer.headers.get("X-Pconv"));
 }
 
-export async function preview(blob, name) {
-  const answer = await ask("preview", { parts: { picture: new File([blob], name) } });
+export async function preview(file) {
+  const answer = await ask("preview", { parts: { picture: file } });
   // shown as it is: the server has turned it upright, and the browser converts its colours
   return { about: about(answer), bitmap: await createImageBitmap(await answer.blob(), { premultiplyAlpha: "default" }) };
 }

@@ -24,12 +24,12 @@ export async function fillHole(picture, weights, tell) {
   const started = performance.now();
   try {
     const mask = new File([await maskAsPng(picture.mask)], "mask.png");
-    const parts = { picture: new File([picture.file], picture.name), mask, weights, id: job.key };
+    const parts = { picture: picture.file, mask, weights, id: job.key };
     const answer = await ask("inpaint", { parts, signal: job.stop.signal });
     const { notes } = about(answer);
     const result = await answer.blob();
     const resultName = fileName(answer);
-    const { bitmap } = await preview(result, resultName);
+    const { bitmap } = await preview(new File([result], resultName));
     Object.assign(picture, { result, resultName, after: bitmap, filled: version, split: 0.5 });
     picture.notes = [`Filled in ${((performance.now() - started) / 1000).toFixed(1)} s.`, ...notes];
   } finally {

@@ -74,16 +74,25 @@ function choose(picture) {
   changed();
 }
 
+async function inMemory(file, name) { // whatever becomes of it on the disk
+  try {
+    return new File([await file.arrayBuffer()], name);
+  } catch {
+    throw new Refused(`${name} cannot be read by the browser: a folder, or a file that is gone or locked. Open it again.`);
+  }
+}
+
 const openAll = guarded(async (files) => {
-  for (const file of files) {
-    const name = file.name || "pasted.png";
-    if (limits && file.size > limits.max_upload_mb * 1e6) {
+  for (const given of files) {
+    const name = given.name || "pasted.png";
+    if (limits && given.size > limits.max_upload_mb * 1e6) {
       throw new Refused(`${name} is larger than the ${limits.max_upload_mb} MB that this server takes. `
         + "Make it smaller, or start the server with a greater --max-upload.");
     }
     say(`Opening ${name} …`);
     try {
-      const { about: found, bitmap } = await preview(file, name);
+      const file = await inMemory(given, name);
+      const { about: found, bitmap } = await preview(file);
       const mask = new Mask(found.width, found.height);
       const size = Math.max(1, Math.round(Math.min(found.width, found.height) / 25));
       pictures.push({ file, name, mask, size, before: bitmap, after: null, result: null, job: null, split: 0.5, scale: 0, ...found });
@@ -136,7 +145,7 @@ const rule = () => ({
 const loadMask = guarded(async (given) => {
   const picture = current;
   if (!picture || !given) return;
-  const answer = await ask("mask", { parts: { picture: new File([picture.file], picture.name), mask: given, ...rule() } });
+  const answer = await ask("mask", { parts: { picture: picture.file, mask: given, ...rule() } });
   const bits = new Uint8Array(await answer.arrayBuffer());
   picture.mask.add({ kind: "load", bits });
   changed();
