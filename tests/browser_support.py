@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("selenium", reason="the page is tested with selenium")
 
@@ -181,6 +182,12 @@ class Page:
 
         (path,) = self.until(whole, "nothing is saved")
         return path
+
+    def mask(self) -> np.ndarray:
+        """The hole, bool (H, W), as the page saves it."""
+        with Image.open(self.saved("save-mask")) as image:
+            assert image.mode == "1"
+            return np.asarray(image)
 
     def fill(self) -> None:
         self.click("fill")
