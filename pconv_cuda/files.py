@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "remove_leftovers",
     "remove_unfinished",
     "system_error_text",
+    "temporary_folder",
 ]
 
 # Short, whatever the final name's length is, and random, so that nobody can prepare a link of that name.
@@ -37,6 +39,7 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 _FOREIGN_AGE = 24 * 3600  # seconds after which a temporary file of another host counts as abandoned
 
 _unfinished: set[Path] = set()  # temporary files of this process
+_folders: set[Path] = set()  # and its temporary folders
 
 
 @contextlib.contextmanager
@@ -123,11 +126,25 @@ def remove_leftovers(folder: Path) -> None:
                 os.unlink(entry.path)
 
 
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder for this user alone, where the system keeps temporary files; it is removed when the block ends."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    _folders.add(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _folders.discard(folder)
+
+
 def remove_unfinished() -> None:
-    """Removes the temporary files that this process has not finished, for an end without cleaning up."""
+    """Removes the temporary files and folders that this process has, for an end without cleaning up."""
     for temporary in tuple(_unfinished):
         with contextlib.suppress(OSError):
             temporary.unlink()
+    for folder in tuple(_folders):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _host_digest() -> str:

@@ -12,7 +12,7 @@ from files_support import in_child, leave_temporary_file
 
 from pconv_cuda import files
 from pconv_cuda.errors import PConvError
-from pconv_cuda.files import atomic_link, atomic_path, open_append, remove_leftovers
+from pconv_cuda.files import atomic_link, atomic_path, open_append, remove_leftovers, temporary_folder
 
 
 def test_the_file_appears_whole_with_the_mode_of_the_umask(tmp_path):
@@ -138,3 +138,16 @@ def test_hard_links_or_copies(tmp_path, monkeypatch, number):
     with pytest.raises(OSError):
         atomic_link(tmp_path / "none", tmp_path / "best")
     assert sorted(os.listdir(tmp_path)) == ["best", "source"]
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_temporary_folder_is_private_and_goes_with_its_block_or_the_process(tmp_path, monkeypatch, cut_off):
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    with temporary_folder("pconv-") as folder:
+        assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
+        (folder / "below").mkdir()
+        (folder / "below" / "file").write_bytes(b"picture")
+        if cut_off:
+            files.remove_unfinished()
+            assert not folder.exists()
+    assert not folder.exists() and not files._folders

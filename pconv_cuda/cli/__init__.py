@@ -28,6 +28,7 @@ VERBS = {
     "quickstart": "train a small network on packaged photographs and restore pictures with it",
     "train": "train a network by the paper's recipe",
     "inpaint": "fill the holes of pictures",
+    "serve": "fill holes in the browser, or by HTTP, on this machine",
     "masks": "make mask files, from a seed or a video, and look at those of a folder",
     "bench": "compare speeds on this machine, or two results with each other",
     "eval": "print the paper's table for networks and baselines",

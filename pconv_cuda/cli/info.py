@@ -27,6 +27,9 @@ _OPTIONAL = {
     ("cv2", "opencv-python-headless"): "masks from video, baselines of an evaluation",
     ("torch_fidelity", "torch-fidelity"): "FID",
     ("h5py", "h5py"): "reading .h5",
+    ("starlette", "starlette"): "pconv serve",
+    ("uvicorn", "uvicorn"): "pconv serve",
+    ("python_multipart", "python-multipart"): "pconv serve",
 }
 
 

@@ -129,10 +129,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> int:
-    from pconv_cuda.inpainting.batch import Reporter, run_job
+    from pconv_cuda.inpainting.batch import Reporter, load_filler, run_job
     from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
 
-    filler = _load(args.weights, args.device)
+    filler = load_filler(args.weights, args.device)
     line = _StatusLine()
     tiled = not isinstance(filler, SmoothFiller)
     if args.tile is not None and not tiled:
@@ -168,17 +168,6 @@ def _describe(error: Exception, image: Path, tiled: bool) -> str:
     if text is None:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return text if str(image) in text else f"{image}: {text}"
-
-
-def _load(weights: str, device: str) -> Filler:
-    from pconv_cuda.devices import pick_device
-    from pconv_cuda.inpainting.smooth_holes import SmoothFiller
-    from pconv_cuda.named import load
-
-    filler = load(weights, pick_device(device))
-    if isinstance(filler, SmoothFiller) or filler.conv != "partial":
-        return filler
-    return filler.fuse()  # nobody trains it here
 
 
 def _peak_memory(filler: Filler) -> str:

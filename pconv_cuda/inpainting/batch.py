@@ -8,17 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.api import restore
 from pconv_cuda.inpainting.folders import MaskFolder, read_folder
 from pconv_cuda.inpainting.masks import MaskRule
 from pconv_cuda.inpainting.patches import Progress
 from pconv_cuda.inpainting.pictures import FORMATS, MAX_PIXELS, READ_ONLY, read_picture
+from pconv_cuda.inpainting.smooth_holes import SmoothFiller
+from pconv_cuda.named import load
 
 if TYPE_CHECKING:
     from pconv_cuda.named import Filler
 
-__all__ = ["Job", "Plan", "Reporter", "plan_jobs", "run_job"]
+__all__ = ["Job", "Plan", "Reporter", "load_filler", "plan_jobs", "run_job"]
 
 _MUCH = 0.6  # a hole's share from which an inverted mask is more likely than such a hole
 _LARGE = 8_000_000  # pixels from which the memory that was used is worth a word
@@ -109,6 +112,18 @@ def _names(paths: list[Path]) -> str:
     """How many, and the first of them."""
     shown = ", ".join(str(path) for path in paths[:5])
     return f"{len(paths)} ({shown}{', ...' if len(paths) > 5 else ''})"
+
+
+def load_filler(weights: str, device: str) -> Filler:
+    """What fills holes, by ``--weights`` and ``--device``, made ready for inference.
+
+    Raises:
+        PConvError: no such weights or device.
+    """
+    filler = load(weights, pick_device(device))
+    if isinstance(filler, SmoothFiller) or filler.conv != "partial":
+        return filler
+    return filler.fuse()  # nobody trains it here
 
 
 def run_job(
