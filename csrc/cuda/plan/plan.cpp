@@ -143,8 +143,7 @@ Plan make_plan(
     if (g.dtype == DType::f64) return composed(plan, "no fused kernels for float64");
     if (g.groups > 1) return composed(plan, "no fused kernels for groups");
     if (taps > max_taps) return composed(plan, "no fused kernels for windows of more than 64 taps");
-    if (g.stride_h * g.stride_w > 1024)
-        return composed(plan, "no fused kernels for strides of more than 1024 classes");
+    if (g.stride_h * g.stride_w > 1024) return composed(plan, "no fused kernels for strides of more than 1024 classes");
     plan.math = math_of(g.dtype, tf32);
 
     // dgrad's filters and every mask that is applied while packing know no blocks.
