@@ -35,8 +35,7 @@ def composed(low, low_mask, skip, skip_mask, weight, bias):
 
 
 def unfused_full(low, low_mask, skip, skip_mask, weight, bias):
-    joined, mask = reference.join(low, low_mask, skip, skip_mask)
-    spread = reference.spread_mask(mask, [low.shape[1], skip.shape[1]], joined)
+    joined, spread = reference.join(low, low_mask, skip, skip_mask, upsample=True)
     return rivals.unfused_full(joined, spread, weight, bias, 1, 1)
 
 
