@@ -20,7 +20,8 @@ CSRC = HERE.parents[1] / "csrc"
 TORCH = Path(torch.__file__).parent
 GLUE_TEST = "test_the_glue_on_emulated_kernels"
 MORE = pytest.mark.full("the operators' glue in more cases")
-CHECKS = ["glue_checks_upcat.py", "glue_checks.py", "glue_checks_smooth.py", "glue_checks_families.py"]
+WITH_MORE = ["glue_checks_upcat.py", "glue_checks.py", "glue_checks_smooth.py"]  # cases in the full tier
+CHECKS = [*WITH_MORE, "glue_checks_families.py"]
 
 
 pytestmark = [
@@ -68,7 +69,7 @@ def glue_runs(request: pytest.FixtureRequest, library: Path) -> Iterator[dict[tu
 
 @pytest.mark.parametrize(
     "checks",
-    [*((name,) for name in CHECKS), *(pytest.param((name, "--only-full"), marks=MORE) for name in CHECKS)],
+    [*((name,) for name in CHECKS), *(pytest.param((name, "--only-full"), marks=MORE) for name in WITH_MORE)],
     ids=" ".join,
 )
 def test_the_glue_on_emulated_kernels(glue_runs, checks: tuple[str, ...]) -> None:
