@@ -35,12 +35,14 @@ _state = {"on": False, "hooked": False}
 def last_plan() -> tuple[str, ...]:
     """The families of kernels that this thread's last CUDA operator ran on; ``("library",)`` for the composed path.
 
-    Empty where this build has no CUDA kernels.
+    Empty where this thread has called none yet, or this build has no CUDA kernels.
     """
     module = _extension.cuda_module()
     if module is None:
         return ()
     used = module.last_families()
+    if used >> 31:  # csrc/torch/ops_cuda.h: no_call_yet
+        return ()
     names = tuple(name for bit, name in enumerate(selftest.FAMILIES) if used >> bit & 1)
     return names or ("library",)
 

@@ -18,7 +18,7 @@ class Module:
     def __init__(self) -> None:
         self.reader: Callable[[], bool] | None = None
         self.choices: dict[str, int] = {}
-        self.families = 0
+        self.families = 1 << 31
 
     def set_benchmark_reader(self, reader: Callable[[], bool] | None) -> None:
         self.reader = reader
@@ -98,6 +98,8 @@ def test_a_broken_file_is_replaced(module: Module, content: bytes) -> None:
 
 
 def test_last_plan_names_the_families(module: Module) -> None:
+    assert backends.last_plan() == ()
+    module.families = 0
     assert backends.last_plan() == ("library",)
     module.families = 2 | 16
     assert backends.last_plan() == ("wgmma", "decoder stage")

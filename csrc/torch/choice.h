@@ -15,7 +15,7 @@ namespace pconv::cuda {
 inline FamilyChecker family_checker = nullptr;
 inline BenchmarkReader benchmark_reader = nullptr;
 inline thread_local int forced_path = -1;
-inline thread_local unsigned families_used = 0;
+inline thread_local unsigned families_used = no_call_yet;
 #ifdef PCONV_EMULATE
 inline double (*emulated_clock)(int path) = nullptr;  // milliseconds that a path is pretended to take
 #endif

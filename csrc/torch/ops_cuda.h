@@ -37,6 +37,7 @@ void set_choices(const std::map<std::string, int>& known);
 void force_path(int path);
 
 // The families that this thread's last call ran on; 0: the library's convolution.
+constexpr unsigned no_call_yet = 1u << 31;
 unsigned last_families();
 
 // The operators of pconv_cuda/_extension.py in torch's own operators, called through the dispatcher.
