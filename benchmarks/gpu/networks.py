@@ -103,6 +103,9 @@ class Networks:
                     device.take_wgmma(wgmma)
                     return device.captured(call)
 
+                device.take_wgmma(wgmma)
+                call()  # kernels are checked at their first use, and the check's memory is not the network's
+                model.zero_grad(set_to_none=True)
                 yield f"{name}_wgmma" if wgmma else name, graph
 
     def compiled(self) -> Iterator[tuple[str, Callable[[], Call]]]:

@@ -27,6 +27,8 @@ def report(out: Path) -> str:
                 title = f"{key}: {found['dtype']}, batch {found['batch']}, {found['size']}x{found['size']}"
                 table = networks if key.startswith("networks") else stages if key == "stages" else layers
                 lines += [f"## {title}", "", *table(found[key]), ""]
+    if (path := out / "chosen.json").is_file():
+        lines += ["## chosen by measurement", "", *chosen(json.loads(path.read_text())["chosen"]), ""]
     return "\n".join(lines)
 
 
@@ -62,6 +64,16 @@ def networks(passes: Found) -> list[str]:
             ratio = f"{times['median_us'] / base:.2f}" if base else ""
             lines.append(f"| {name} | {what} | {times['median_us']:.1f} | {ratio} | {one['peak_mib'][name]} |")
         lines += [f"| {name} | {what} | {error[:80]} | | |" for name, error in one["errors"].items()]
+    return lines
+
+
+def chosen(passes: Found) -> list[str]:
+    """The network by the plan and by what was measured, and how many calls took which path."""
+    lines = ["| pass | planned us | measured us | library | mma.sync | wgmma |", "|---" * 6 + "|"]
+    for what, one in passes.items():
+        times = [f"{one['times'][name]['median_us']:.1f}" for name in ("planned", "measured")]
+        counts = [str(one["choices"].get(path, 0)) for path in "012"]
+        lines.append(f"| {' | '.join([what, *times, *counts])} |")
     return lines
 
 
