@@ -51,7 +51,7 @@ FOR_BOUNDS = {
     "no_mask,mask_of_batch_1,empty_batch,first_of_two_channels,tiles_of_256,last_layer,two_blocks,two_blocks_of_odd_size,"
     "blocks_beyond_the_taps,deep,stride_beyond_the_image,channel_masks_of_many,holes_on_top,"
     "first_of_odd_sizes,last_in_tiles,last_of_odd_blocks,last_of_8_filters",
-    "90": "wgmma_256,wgmma_dilated,wgmma_two_blocks,wgmma_split,wgmma_past_the_image",
+    "90": "wgmma_64,wgmma_256,wgmma_dilated,wgmma_two_blocks,wgmma_split,wgmma_past_the_image",
 }
 # Ragged ends, every kind of mask and way, small: for both layouts, other schedules and AddressSanitizer.
 STAGES = "smallest,ragged,odd_channels,width_4,row,masks_of_batch_1,empty_batch,last,last_of_four"
