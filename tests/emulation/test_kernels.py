@@ -85,7 +85,7 @@ def calls_of(
 # Between them these run every instantiation; fp16 differs from bf16 in an instruction and two conversions, and takes
 # fewer cases. 99 KiB a block, as on sm_86, sm_89 and sm_120: there is a tile for those.
 LITTLE = ("--shared", "101376")
-FOR_F16_ON_90 = f"{FOR_BOUNDS['90']},wgmma_two_tiles_across,wgmma_pointwise"
+FOR_F16_ON_90 = f"{FOR_BOUNDS['90']},wgmma_two_tiles_across,wgmma_pointwise,wgmma_256_strided,wgmma_64_strided"
 HALVES, SHORT_TYPES = ("bf16", "f16"), ("bf16", "f16", "tf32")
 SHORT = {
     "operators": [
