@@ -77,6 +77,5 @@ def _is_command() -> bool:
 
 
 if not _is_command():
-    importlib.import_module("pconv_cuda._extension")  # first: it says in a sentence what is missing
+    importlib.import_module("pconv_cuda.ops.extension")  # first: it says in a sentence what is missing
     importlib.import_module("pconv_cuda.ops")
-    importlib.import_module("pconv_cuda.ops_smooth")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import ops, reference
-from pconv_cuda._arguments import pair
+from pconv_cuda.checks import pair
 from pconv_cuda.functional import STAGE_WINDOW, apply, partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda._arguments import as_valid, check_binary
+from pconv_cuda.checks import as_valid, check_binary
 from pconv_cuda.vgg import VGG16Features
 
 __all__ = ["PRESETS", "InpaintingLoss", "Preset", "gram_matrix", "total_variation"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pconv_cuda import ops_conv3x3
 from pconv_cuda.errors import PConvError
+from pconv_cuda.ops import winograd
 from pconv_cuda.tensor_files import load_safetensors, load_torch
 
 __all__ = ["VGG16Features", "feature_distance"]
@@ -111,8 +111,8 @@ def feature_distance(found: Sequence[Tensor], true: Sequence[Tensor]) -> Tensor:
 
 def _conv_relu(x: Tensor, layer: nn.Conv2d) -> Tensor:
     """A convolution and the ReLU behind it."""
-    if ops_conv3x3.serves(x, layer.weight, layer.bias):
-        return ops_conv3x3.conv3x3(x, None, layer.weight, layer.bias, True)
+    if winograd.serves(x, layer.weight, layer.bias):
+        return winograd.conv3x3(x, None, layer.weight, layer.bias, True)
     return torch.relu_(layer(x))
 
 

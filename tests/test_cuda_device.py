@@ -7,13 +7,14 @@ import torch
 from cases import BY_NAME, make_tensors
 
 import pconv_cuda
-from pconv_cuda import PConvUNet, _extension, ops, smooth
+from pconv_cuda import PConvUNet, ops, smooth
 from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.models import load_network
+from pconv_cuda.ops import extension
 
 pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or _extension.cuda_module() is None, reason="needs a GPU and the CUDA kernels"
+    not torch.cuda.is_available() or extension.cuda_module() is None, reason="needs a GPU and the CUDA kernels"
 )
 
 

@@ -51,11 +51,11 @@ def show(
 
     import torch
 
-    from pconv_cuda import _extension, _precision
+    from pconv_cuda.ops import extension, tf32
 
-    device, where = _device(torch, _extension.cuda_module(), wgmma)
-    options = {"tf32": _precision.tf32_allowed(), **device}
-    module = _extension.load()
+    device, where = _device(torch, extension.cuda_module(), wgmma)
+    options = {"tf32": tf32.tf32_allowed(), **device}
+    module = extension.load()
     if small:
         rows = module.plan_upcat(*numbers[:5], small, dtype, **options)
         what = f"decoder stage of {small} + {numbers[1] - small} channels, two one-channel masks"

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pconv_cuda import _extension
+from pconv_cuda.ops import extension
 
 __all__ = ["conv3x3", "serves"]
 
-_HERE = bool(_extension.load().build_info()["conv3x3"]) and os.environ.get("PCONV_FALLBACK") != "1"
+_HERE = bool(extension.load().build_info()["conv3x3"]) and os.environ.get("PCONV_FALLBACK") != "1"
 _LEAST_CHANNELS = 64  # fewer, and the transforms cost more than they save, in digits first
 
 conv3x3 = torch.ops.pconv_cuda.conv3x3.default

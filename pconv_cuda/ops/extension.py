@@ -18,8 +18,8 @@ except ImportError as missing:
         "pip install 'torch>=2.11' torchvision"
     ) from missing
 
-from pconv_cuda import _precision
-from pconv_cuda._arguments import check_binary
+from pconv_cuda.checks import check_binary
+from pconv_cuda.ops import tf32
 
 __all__ = ["cuda_module", "load", "no_cuda_reason", "register_fallback", "register_unfused"]
 
@@ -81,7 +81,7 @@ def _load_cuda() -> None:
             stacklevel=2,
         )
         return
-    _cuda_module.set_tf32_reader(_precision.tf32_allowed)
+    _cuda_module.set_tf32_reader(tf32.tf32_allowed)
     _cuda_module.set_family_checker(_is_right)
 
 
@@ -97,7 +97,7 @@ _warned: set[str] = set()
 
 
 # The kernels below are the operators again, with the same arguments, in torch's own operators. Registered under
-# CompositeExplicitAutograd they serve every device that has no kernel, and derivatives stay those of pconv_cuda/ops.py.
+# CompositeExplicitAutograd they serve every device that has no kernel, and derivatives stay those of pconv_cuda/ops/convolution.py.
 
 
 def _note_fallback(device: torch.device) -> None:

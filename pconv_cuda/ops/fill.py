@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pconv_cuda import _extension, ops, smooth
+from pconv_cuda import smooth
+from pconv_cuda.ops import extension
+from pconv_cuda.ops.convolution import memory_format
 
 _library = torch.library.Library("pconv_cuda", "FRAGMENT")
 smooth_fill = torch.ops.pconv_cuda.smooth_fill.default
@@ -22,7 +24,7 @@ def _fake(input: Tensor, valid: Tensor, tension: float, tolerance: float, max_it
     if valid.device != input.device:
         # Beside a real input this kernel would hand out memory that nobody has filled.
         raise ValueError(f"valid: expected the input's device {input.device}, got {valid.device}")
-    layout = ops.memory_format(input)
+    layout = memory_format(input)
     return torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=layout)
 
 
@@ -41,9 +43,9 @@ torch.library.register_autograd("pconv_cuda::smooth_fill", _backward, setup_cont
 
 
 def _unfused(input: Tensor, valid: Tensor, tension: float, tolerance: float, max_iterations: int) -> Tensor:
-    _extension._note_fallback(input.device)
+    extension._note_fallback(input.device)
     filled = smooth.smooth_fill(input, valid, tension, tolerance, max_iterations)
-    return filled.contiguous(memory_format=ops.memory_format(input))
+    return filled.contiguous(memory_format=memory_format(input))
 
 
-_extension.register_unfused(_library, "smooth_fill", _unfused)
+extension.register_unfused(_library, "smooth_fill", _unfused)

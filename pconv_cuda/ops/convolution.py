@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pconv_cuda import _extension, _precision
+from pconv_cuda.ops import extension, tf32
 
-_extension.load()
+extension.load()
 
 _library = torch.library.Library("pconv_cuda", "FRAGMENT")
 partial_conv2d = torch.ops.pconv_cuda.partial_conv2d.default
@@ -134,7 +134,7 @@ def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
             f"negative_slope, prepared: an activation inside the operator ({negative_slope}) and a prepared weight are "
             "for inference and have no derivative; call it under torch.no_grad() or torch.inference_mode()"
         )
-    ctx.allow_tf32 = _precision.choice_of(input, allow_tf32)
+    ctx.allow_tf32 = tf32.choice_of(input, allow_tf32)
     _, new_mask, ratio = output
     ctx.mark_non_differentiable(new_mask, ratio)
     ctx.set_materialize_grads(False)
@@ -154,7 +154,7 @@ def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]
 def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     grad, input, mask, skip, skip_mask, weight, ratio, *rest, allow_tf32 = inputs
     ctx.window, ctx.needed = rest[:5], rest[5:]
-    ctx.allow_tf32 = _precision.choice_of(input, allow_tf32)
+    ctx.allow_tf32 = tf32.choice_of(input, allow_tf32)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, input, mask, skip, skip_mask, weight, ratio)
 
@@ -240,4 +240,4 @@ _library.impl("partial_conv2d", _autocast("cuda"), "AutocastCUDA")
 
 # Devices without a kernel --------------------------------------------------------------------------------
 
-_extension.register_fallback(_library)
+extension.register_fallback(_library)
