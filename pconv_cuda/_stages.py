@@ -12,6 +12,7 @@ from pconv_cuda import ops, reference
 from pconv_cuda.checks import pair
 from pconv_cuda.functional import STAGE_WINDOW, apply, partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
+from pconv_cuda.ops.layout import memory_format
 
 __all__ = ["Stage"]
 
@@ -118,7 +119,7 @@ class Stage(nn.Module):
             bias = shift.to(weight.dtype)
         # As the kernels read it, so that no call copies it: ours on a GPU by channels last, a CPU's library as the
         # model is laid out. The layout of the results follows the features alone.
-        layout = torch.channels_last if weight.device.type == "cuda" else ops.memory_format(conv.weight)
+        layout = torch.channels_last if weight.device.type == "cuda" else memory_format(conv.weight)
         weight = weight.contiguous(memory_format=layout)
         phases = None
         if isinstance(conv, PartialConvUpCat2d):

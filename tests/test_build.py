@@ -17,7 +17,7 @@ from torch.utils import cpp_extension
 
 import pconv_cuda
 from pconv_cuda import cli
-from pconv_cuda.ops import extension
+from pconv_cuda.ops import extension, fallback
 
 ROOT = pathlib.Path(pconv_cuda.__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -284,21 +284,21 @@ def test_info_names_kernels_of_an_earlier_build(built_without: str, monkeypatch,
 
 
 def test_a_cuda_tensor_on_the_fallback_gets_the_reason_once(built_without: str, monkeypatch, recwarn) -> None:
-    monkeypatch.setattr(extension, "_warned", set())
+    monkeypatch.setattr(fallback, "_warned", set())
     monkeypatch.delenv("PCONV_FALLBACK", raising=False)
     for _ in range(2):
-        extension._note_fallback(torch.device("cuda"))
+        fallback.note(torch.device("cuda"))
     assert [built_without in str(warning.message) for warning in recwarn] == [True]
     monkeypatch.setenv("PCONV_FALLBACK", "0")
     with pytest.raises(RuntimeError, match=r"is CUDA 12\.9"):
-        extension._note_fallback(torch.device("cuda"))
+        fallback.note(torch.device("cuda"))
 
 
 def test_the_fallback_on_an_old_device_does_not_blame_the_build(monkeypatch) -> None:
-    monkeypatch.setattr(extension, "_warned", set())
+    monkeypatch.setattr(fallback, "_warned", set())
     monkeypatch.setattr(extension, "_cuda_module", SimpleNamespace(architectures="8.0"))
     with pytest.warns(UserWarning, match="compute capability 8.0 or later"):
-        extension._note_fallback(torch.device("cuda"))
+        fallback.note(torch.device("cuda"))
 
 
 def test_kernels_that_do_not_load_are_a_reason_too(built_without: str, monkeypatch) -> None:

@@ -10,7 +10,7 @@ from cases import BY_NAME, make_tensors, paper_layers
 
 from pconv_cuda import cli
 from pconv_cuda.cli import _plan
-from pconv_cuda.ops import extension
+from pconv_cuda.ops import extension, fallback
 
 H100 = {"arch": 90, "multiprocessors": 132}
 
@@ -221,7 +221,7 @@ def test_the_way_out_for_old_devices_is_the_reference_under_a_name_of_its_own() 
     t = make_tensors(case).to(torch.float64)
     window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
     with pytest.warns(UserWarning, match="unfused reference"):
-        extension._warned.clear()
+        fallback._warned.clear()
         unfused = torch.ops.pconv_cuda.unfused_partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
     ours = torch.ops.pconv_cuda.partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
     for a, b in zip(unfused, ours, strict=True):

@@ -48,7 +48,7 @@ inline DType dtype_of(const Tensor& tensor, const char* name) {
     fail(name, ": expected float64, float32, bfloat16 or float16 (masks: bool and uint8 too)");
 }
 
-// The layout that results keep; pconv_cuda/ops/convolution.py has the same rule for shapes alone.
+// The layout that results keep; pconv_cuda/ops/layout.py has the same rule for shapes alone.
 inline Layout layout_of(const Tensor& t) {
     const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
     const bool dense_pixels =

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pconv_cuda.ops import extension, tf32
+from pconv_cuda.ops import extension, fallback, tf32
+from pconv_cuda.ops.layout import memory_format, output_size, result_format
 
 extension.load()
 
@@ -23,29 +24,6 @@ upcat_phases = torch.ops.pconv_cuda.upcat_phases.default
 
 
 # Shapes --------------------------------------------------------------------------------------------------
-
-
-def memory_format(tensor: Tensor) -> torch.memory_format:
-    """channels_last where the strides say so, else contiguous: the layout that results keep.
-
-    The same rule stands in csrc/torch/checks.h. For one channel or one pixel both layouts are the same bytes,
-    and the strides still tell which one was meant.
-    """
-    n, c, h, w = tensor.shape
-    sn, sc, sh, sw = tensor.stride()
-    dense_pixels = sc == 1 and sw >= c and sh >= sw * w and sn >= sh * h
-    # One channel of one pixel has strides (1, 1, 1, 1), which say nothing: contiguous.
-    return torch.channels_last if dense_pixels and sn != sc and n * h * w > 0 else torch.contiguous_format
-
-
-def output_size(size: int, window: int, stride: int, padding: int, dilation: int) -> int:
-    """Rows (or columns) of the output."""
-    return (size + 2 * padding - dilation * (window - 1) - 1) // stride + 1
-
-
-def result_format(input: Tensor, skip: Tensor | None) -> torch.memory_format:
-    """The output's: the input's, but one pixel's strides may say anything. As in csrc/torch/checks.h."""
-    return memory_format(skip if skip is not None and input.shape[2] * input.shape[3] == 1 else input)
 
 
 @torch.library.register_fake("pconv_cuda::partial_conv2d")
@@ -240,4 +218,9 @@ _library.impl("partial_conv2d", _autocast("cuda"), "AutocastCUDA")
 
 # Devices without a kernel --------------------------------------------------------------------------------
 
-extension.register_fallback(_library)
+for _name, _kernel in (
+    ("partial_conv2d", fallback.forward),
+    ("partial_conv2d_backward", fallback.backward),
+    ("upcat_phases", fallback.phases),
+):
+    fallback.register(_library, _name, _kernel)

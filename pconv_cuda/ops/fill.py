@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from pconv_cuda import smooth
-from pconv_cuda.ops import extension
-from pconv_cuda.ops.convolution import memory_format
+from pconv_cuda.ops import extension, fallback
+from pconv_cuda.ops.layout import memory_format
+
+extension.load()
 
 _library = torch.library.Library("pconv_cuda", "FRAGMENT")
 smooth_fill = torch.ops.pconv_cuda.smooth_fill.default
@@ -43,9 +45,9 @@ torch.library.register_autograd("pconv_cuda::smooth_fill", _backward, setup_cont
 
 
 def _unfused(input: Tensor, valid: Tensor, tension: float, tolerance: float, max_iterations: int) -> Tensor:
-    extension._note_fallback(input.device)
+    fallback.note(input.device)
     filled = smooth.smooth_fill(input, valid, tension, tolerance, max_iterations)
     return filled.contiguous(memory_format=memory_format(input))
 
 
-extension.register_unfused(_library, "smooth_fill", _unfused)
+fallback.register(_library, "smooth_fill", _unfused)

@@ -11,7 +11,7 @@ from cases import BY_NAME, CASES, KERNEL_CASES, Case, make_tensors, operands, sp
 from conftest import assert_as_good_as_torch
 
 from pconv_cuda import ops, reference
-from pconv_cuda.ops import extension, tf32
+from pconv_cuda.ops import fallback, tf32
 
 LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
@@ -172,7 +172,7 @@ def test_a_device_before_sm_80_runs_the_unfused_reference() -> None:
     t = make_tensors(case).to(torch.float32)
     forward = (t.input, t.mask, None, None, t.weight, t.bias, *window(case))
     library.pconv_emulated_device(75, 40, 0, ctypes.c_int64(2**31 - 1))
-    extension._warned.clear()
+    fallback._warned.clear()
     with pytest.warns(UserWarning, match="unfused reference"):
         unfused = emulated.partial_conv2d(*forward)
     backward = (t.grad, *forward[:5], unfused[2], *window(case), False, True, False, True, True)

@@ -11,7 +11,7 @@ from cases_upcat import BY_NAME, STAGES, WINDOW, Stage, assert_no_worse, errors,
 from torch import Tensor
 
 from pconv_cuda import ops, reference
-from pconv_cuda.ops import extension
+from pconv_cuda.ops import fallback
 
 LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
@@ -188,7 +188,7 @@ def test_errors_name_the_argument() -> None:
 def test_a_device_before_sm_80_runs_the_unfused_reference() -> None:
     t = make_tensors(BY_NAME["phases"], torch.float32).to(torch.float32)
     library.pconv_emulated_device(75, 40, 0, ctypes.c_int64(2**31 - 1))
-    extension._warned.clear()
+    fallback._warned.clear()
     with pytest.warns(UserWarning, match="unfused reference"):
         unfused = ours_of(t)
     truth, _, gradients = t.call(reference.partial_conv2d_upcat)
