@@ -38,7 +38,7 @@ def _smooth(device: torch.device) -> SmoothFiller:
 @lru_cache(maxsize=8)
 def _packaged(name: str, device: torch.device) -> InpaintingNetwork:
     from pconv_cuda.models import load_network
-    from pconv_cuda.weights import PRETRAINED
+    from pconv_cuda.models.weights import PRETRAINED
 
     return load_network(PRETRAINED / f"{name}.safetensors", device=device)
 

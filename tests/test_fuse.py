@@ -12,7 +12,7 @@ from cases import BY_NAME, make_tensors
 from torch import nn
 
 from pconv_cuda import PConvUNet, ops, reference
-from pconv_cuda._stages import Stage
+from pconv_cuda.models.stage import Stage
 
 ACTIVATED = ["plain3x3", "no_bias", "first", "first_of_two_channels", "all_valid", "no_mask", "groups"]
 ACTIVATED += ["grouped_channel_mask", "last", "no_mask_no_padding"]

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pconv_cuda import weights
 from pconv_cuda.convert.folding import fold
 from pconv_cuda.convert.formats import FORMATS, recognise
 from pconv_cuda.convert.keras import read_keras
 from pconv_cuda.convert.reading import H5_SUFFIXES, read_h5, read_tensors
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
-from pconv_cuda.models import PConvUNet
+from pconv_cuda.models import PConvUNet, weights
 
 __all__ = ["Conversion", "convert"]
 

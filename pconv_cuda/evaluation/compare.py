@@ -12,11 +12,11 @@ from pconv_cuda.data.images import find_files
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.run import Settings, evaluate
 from pconv_cuda.locks import folder_lock
+from pconv_cuda.models.weights import FILE, saved_step
 from pconv_cuda.text import brief, parse_json
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.config import TrainingConfig, flatten, load_config
 from pconv_cuda.training.loop import train
-from pconv_cuda.weights import FILE, saved_step
 
 __all__ = ["compare"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from pconv_cuda import weights
-from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD
+from pconv_cuda.models import weights
 from pconv_cuda.models.base import InpaintingNetwork
+from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD
 from pconv_cuda.models.refiner import FillRefiner
 from pconv_cuda.models.unet import PConvUNet
 

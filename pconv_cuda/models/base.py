@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pconv_cuda import weights
-from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
+from pconv_cuda.models import weights
+from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
 
 if TYPE_CHECKING:
     from typing_extensions import Self

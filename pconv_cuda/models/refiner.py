@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda._unet_options import check_sizes
 from pconv_cuda.checks import as_valid, check_binary, padded_mask
 from pconv_cuda.functional import partial_conv2d_sources
 from pconv_cuda.models.base import InpaintingNetwork, initialise
+from pconv_cuda.models.options import check_sizes
 from pconv_cuda.models.prefill import filled
 
 __all__ = ["FillRefiner"]

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda._reach import closed_side, context_radius
-from pconv_cuda._stages import Stage
-from pconv_cuda._unet_options import check_sizes, window_sizes
 from pconv_cuda.checks import as_valid, check_binary, padded_mask, same_in_all_channels
 from pconv_cuda.models.base import InpaintingNetwork, initialise
+from pconv_cuda.models.options import check_sizes, window_sizes
 from pconv_cuda.models.prefill import filled
+from pconv_cuda.models.receptive_field import closed_side, context_radius
+from pconv_cuda.models.stage import Stage
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
 __all__ = ["PConvUNet"]

@@ -25,9 +25,7 @@ _warned: set[str] = set()
 def note(device: torch.device) -> None:
     """One warning a device type; an error where PCONV_FALLBACK=0 forbids the slow path."""
     choice = os.environ.get("PCONV_FALLBACK", "")
-    message = (
-        f"pconv_cuda has no kernel for device {device.type!r}{_why(device)}: the unfused reference runs instead"
-    )
+    message = f"pconv_cuda has no kernel for device {device.type!r}{_why(device)}: the unfused reference runs instead"
     if choice == "0":
         raise RuntimeError(f"{message}, which PCONV_FALLBACK=0 forbids")
     if choice != "1" and device.type not in _warned:

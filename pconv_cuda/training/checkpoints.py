@@ -18,10 +18,10 @@ import torch
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_link, atomic_path, is_out_of_memory, os_error_text, remove_leftovers
+from pconv_cuda.models.weights import BEST, CONFIG, FILE, save_file
 from pconv_cuda.text import brief, load_error_text
 from pconv_cuda.training.checksum import append_checksum, check
 from pconv_cuda.training.logs import LOG, last_step
-from pconv_cuda.weights import BEST, CONFIG, FILE, save_file
 
 __all__ = ["CONFIGURATION", "Checkpoints"]
 

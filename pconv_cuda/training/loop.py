@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 
-from pconv_cuda import weights
 from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
 from pconv_cuda.locks import folder_lock
-from pconv_cuda.models import InpaintingNetwork
+from pconv_cuda.models import InpaintingNetwork, weights
 from pconv_cuda.models.prefill import filled
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.conditions import check_depth, make_accelerator, memory_errors

@@ -24,7 +24,7 @@ __all__ = ["BEST", "CONFIG", "FILE", "build", "fill", "find", "load", "save", "s
 
 FILE, CONFIG = "model.safetensors", "config.json"
 BEST = "best.safetensors"  # in the folder of a training: the weights of its best checkpoint
-PRETRAINED = Path(__file__).parent / "pretrained"  # weights that come with the package, by name
+PRETRAINED = Path(__file__).parents[1] / "pretrained"  # weights that come with the package, by name
 _STEP = re.compile(r"step-(\d+)\.pt")  # a checkpoint of a training, in the folder checkpoints beside the weights
 _FOREIGN = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".h5", ".hdf5", ".keras")
 _CONFIG_BYTES = 2**20
