@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import InpaintingLoss
+from pconv_cuda.losses.vgg import VGG16Features
 from pconv_cuda.ops import winograd
-from pconv_cuda.vgg import VGG16Features
 
 HERE = winograd._HERE
 needs_vectors = pytest.mark.skipif(not HERE, reason="this build or CPU has neither AVX-512 nor AVX2")

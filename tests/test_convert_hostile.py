@@ -25,7 +25,7 @@ from test_convert_networks import NAOTO
 from pconv_cuda.convert import convert
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.learned import find_inception, find_perceptual
-from pconv_cuda.vgg import VGG16Features
+from pconv_cuda.losses.vgg import VGG16Features
 
 
 @pytest.fixture(autouse=True)

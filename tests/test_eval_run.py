@@ -244,7 +244,7 @@ def test_two_networks_are_compared_picture_by_picture(material):
 @pytest.mark.filterwarnings("ignore:--masks")
 def test_a_network_is_compared_with_the_smooth_fill(material):
     """By the distance of features too, of random weights here."""
-    from pconv_cuda.vgg import VGG16Features
+    from pconv_cuda.losses.vgg import VGG16Features
 
     torch.save(VGG16Features("random").state_dict(), material / "vgg.pth")
     options = {

@@ -18,13 +18,13 @@ from training_support import TINY_RUN
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.losses.vgg import VGG16Features
 from pconv_cuda.models import FillRefiner, PConvUNet, load_network
 from pconv_cuda.training import build_network, load_config, train
 from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.networks import WeightAverage, build_optimizer
 from pconv_cuda.training.objective import Objective
 from pconv_cuda.training.sources import open_data
-from pconv_cuda.vgg import VGG16Features
 
 SMALL = {**TINY_RUN, "data.size": 24, "train.steps": 6, "train.warmup": 2, "loss.hole_steps": 4, "checkpoint.every": 2}
 

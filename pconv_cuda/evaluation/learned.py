@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pconv_cuda.errors import MissingExtra, PConvError, require
+from pconv_cuda.losses.vgg import VGG16Features, feature_distance
 from pconv_cuda.models import IMAGENET_MEAN, IMAGENET_STD
 from pconv_cuda.tensor_files import load_torch
-from pconv_cuda.vgg import VGG16Features, feature_distance
 
 __all__ = [
     "FeatureDistance",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda.checks import as_valid, check_binary
-from pconv_cuda.vgg import VGG16Features
+from pconv_cuda.losses.vgg import VGG16Features
 
 __all__ = ["PRESETS", "InpaintingLoss", "Preset", "gram_matrix", "total_variation"]
 
