@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from pconv_cuda import inpaint
 from pconv_cuda.data import packaged_images
-from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import draw_mask
 
 
 def example_pair() -> tuple[Image.Image, Image.Image]:

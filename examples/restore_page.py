@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from pconv_cuda import inpaint
-from pconv_cuda.data.documents import damage_mask, document_pages
+from pconv_cuda.documents import damage_mask, document_pages
 from pconv_cuda.errors import PConvError
 
 

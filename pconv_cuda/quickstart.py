@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pconv_cuda.data.documents import damage_mask, document_pages
-from pconv_cuda.data.draws import Stream, generator
-from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.data.packaged import packaged_images, split
+from pconv_cuda.documents import damage_mask, document_pages
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.evaluation.methods import baselines
 from pconv_cuda.files import atomic_path
 from pconv_cuda.inpainting import inpaint
+from pconv_cuda.masks import draw_mask
 from pconv_cuda.models import InpaintingNetwork, load_network
+from pconv_cuda.rng import Stream, generator
 from pconv_cuda.training.config import TrainingConfig, load_config
 from pconv_cuda.training.loop import train
 

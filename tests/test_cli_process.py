@@ -18,8 +18,8 @@ from process_support import default_signals
 import pconv_cuda
 from pconv_cuda.cli import main
 from pconv_cuda.cli._process import Interrupted, ending_signals
-from pconv_cuda.data import mask_files
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import files
 
 ROOT = Path(pconv_cuda.__file__).parents[1]
 PCONV = [sys.executable, "-m", "pconv_cuda"]
@@ -208,13 +208,13 @@ def test_an_interruption_without_a_signal(tmp_path, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mask_files, "make_masks", interrupted)
+    monkeypatch.setattr(files, "make_masks", interrupted)
     assert main(["masks", "make", "--out", str(tmp_path)]) == 130
     assert "pconv masks: interrupted (SIGINT); the same command goes on" in capsys.readouterr().err
 
 
 def test_the_folder_is_removed_while_masks_are_written(tmp_path, monkeypatch):
-    paint, calls = mask_files.paper_mask, []
+    paint, calls = files.paper_mask, []
 
     def removing(*args, **keywords):
         calls.append(args)
@@ -222,7 +222,7 @@ def test_the_folder_is_removed_while_masks_are_written(tmp_path, monkeypatch):
             (tmp_path / "m").rename(tmp_path / "elsewhere")
         return paint(*args, **keywords)
 
-    monkeypatch.setattr(mask_files, "paper_mask", removing)
+    monkeypatch.setattr(files, "paper_mask", removing)
     with pytest.raises(PConvError, match=r"--out: '.*m' was removed or replaced while files were written into it"):
-        mask_files.make_masks(tmp_path / "m", size=48, count=1, progress=False)
+        files.make_masks(tmp_path / "m", size=48, count=1, progress=False)
     assert not (tmp_path / "m").exists() and len(list((tmp_path / "elsewhere").rglob("*.png"))) == 4

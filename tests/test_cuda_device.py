@@ -8,8 +8,8 @@ from cases import BY_NAME, make_tensors
 
 import pconv_cuda
 from pconv_cuda import PConvUNet, ops, smooth
-from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.masks import draw_mask
 from pconv_cuda.models import load_network
 from pconv_cuda.ops import extension
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from pconv_cuda.cli import main
 from pconv_cuda.data.images import FolderImages, RandomCrops, load_rgb
-from pconv_cuda.data.mask_stats import mask_stats
-from pconv_cuda.data.masks import FolderMasks
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.pairs import ALL_CELLS, open_masks
+from pconv_cuda.masks import FolderMasks
+from pconv_cuda.masks.stats import mask_stats
 
 # ---- samples
 

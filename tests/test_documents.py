@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from pconv_cuda import documents
 from pconv_cuda import quickstart as q
 from pconv_cuda.cli import main
-from pconv_cuda.data import documents
-from pconv_cuda.data.documents import DocumentPages, Fonts, damage_mask, find_fonts, fonts, render_page, words
-from pconv_cuda.data.documents import __main__ as sheet
-from pconv_cuda.data.documents.layout import STYLES, styles_of, write_page
-from pconv_cuda.data.draws import Stream, generator
+from pconv_cuda.documents import DocumentPages, Fonts, damage_mask, find_fonts, fonts, render_page, words
+from pconv_cuda.documents import __main__ as sheet
+from pconv_cuda.documents.layout import STYLES, styles_of, write_page
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate
+from pconv_cuda.rng import Stream, generator
 
 LATIN = find_fonts().latin
 # every layout with a font that may lack the characters: where they stand does not depend on their shapes

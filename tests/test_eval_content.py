@@ -23,7 +23,7 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate, methods
 from pconv_cuda.evaluation import run as run_module
 from pconv_cuda.evaluation.interruptible import interruptible
-from pconv_cuda.training.progress import Progress
+from pconv_cuda.progress import Progress
 
 SIZE = 32
 pytestmark = pytest.mark.filterwarnings("ignore:--masks")

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from pconv_cuda.data import packaged_images
-from pconv_cuda.data.documents import document_pages
+from pconv_cuda.documents import document_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

@@ -10,11 +10,11 @@ import torch
 from inpaint_support import small_network, smooth_picture, square_hole
 from PIL import Image, ImageDraw
 
-from pconv_cuda.data.mask_values import is_set
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting import inpaint
 from pconv_cuda.inpainting.masks import Hole, MaskRule
 from pconv_cuda.inpainting.pictures import read_picture
+from pconv_cuda.masks.values import is_set
 from pconv_cuda.models import PConvUNet
 
 HOLE = square_hole(40, 50, 10, 15, 8)

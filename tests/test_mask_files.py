@@ -13,11 +13,11 @@ from PIL import Image
 from pconv_cuda.cli import main
 from pconv_cuda.cli import masks as cli
 from pconv_cuda.data.images import find_files
-from pconv_cuda.data.mask_files import make_masks
-from pconv_cuda.data.mask_stats import decide_polarity, mask_stats
-from pconv_cuda.data.masks import KINDS, POLARITIES, draw_mask
-from pconv_cuda.data.testset import PAPER_SHARES, paper_masks
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import KINDS, POLARITIES, draw_mask
+from pconv_cuda.masks.files import make_masks
+from pconv_cuda.masks.stats import decide_polarity, mask_stats
+from pconv_cuda.masks.testset import PAPER_SHARES, paper_masks
 
 
 def make(out, **more):
@@ -59,7 +59,7 @@ def test_the_files_are_the_paper_s_masks(tmp_path):
 def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     whole = make(tmp_path / "whole")
     calls = []
-    from pconv_cuda.data import mask_files
+    from pconv_cuda.masks import files
 
     def failing(*args, **kwargs):
         calls.append(args)
@@ -67,8 +67,8 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return mask(*args, **kwargs)
 
-    mask = mask_files.paper_mask
-    monkeypatch.setattr(mask_files, "paper_mask", failing)
+    mask = files.paper_mask
+    monkeypatch.setattr(files, "paper_mask", failing)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "cut")
     assert not (tmp_path / "cut/manifest.json").exists()

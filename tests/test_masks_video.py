@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from pconv_cuda.cli import main
-from pconv_cuda.data import video as module
-from pconv_cuda.data.mask_stats import mask_stats
-from pconv_cuda.data.video import inconsistent_flow, masks_from_video, optical_flow
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import video as module
+from pconv_cuda.masks.stats import mask_stats
+from pconv_cuda.masks.video import inconsistent_flow, masks_from_video, optical_flow
 
 SIDE, SQUARE, TOP, LEFT, STEP = 160, 60, 50, 30, 8  # px; the square moves to the right
 

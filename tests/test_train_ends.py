@@ -22,8 +22,8 @@ from training_support import TINY_RUN
 import pconv_cuda
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import is_out_of_memory, system_error_text
+from pconv_cuda.progress import Progress
 from pconv_cuda.training import load_config, loop, train
-from pconv_cuda.training.progress import Progress
 
 ROOT = Path(pconv_cuda.__file__).parents[1]
 TINY = {**TINY_RUN, "train.steps": 4, "checkpoint.every": 2}
@@ -170,7 +170,7 @@ def test_another_error_is_none_of_memory():
 _LIMITED = """
 import resource, sys
 import torch, accelerate, torchmetrics.functional, matplotlib.figure, PIL.Image, cv2, safetensors.torch, torch._dynamo
-import pconv_cuda.evaluation, pconv_cuda.training, pconv_cuda.data.mask_files
+import pconv_cuda.evaluation, pconv_cuda.training, pconv_cuda.masks.files
 from pconv_cuda.cli import main
 torch.set_num_threads(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

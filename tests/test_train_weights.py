@@ -50,7 +50,10 @@ def test_equal_weights_make_equal_files(tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     exec(code, {"torch": torch, "weights": weights, "folder": tmp_path / "one"})
-    start = "import sys, torch; from pathlib import Path; from pconv_cuda.models import weights; folder = Path(sys.argv[1])\n"
+    start = (
+        "import sys, torch; from pathlib import Path; from pconv_cuda.models import weights\n"
+        "folder = Path(sys.argv[1])\n"
+    )
     subprocess.run([sys.executable, "-c", start + code, str(tmp_path / "other")], check=True)
     contents = {path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
     assert len(contents) == 1

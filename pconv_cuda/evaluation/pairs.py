@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pconv_cuda.data.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.data.find import FileSet, find_files
 from pconv_cuda.data.images import load_rgb
-from pconv_cuda.data.mask_values import THRESHOLD, mask_grey
-from pconv_cuda.data.masks import POLARITIES, hole_pixels
-from pconv_cuda.data.masks.shares import Limits
-from pconv_cuda.data.testset import PAPER_SHARES, paper_mask
+from pconv_cuda.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import is_out_of_memory
+from pconv_cuda.masks import POLARITIES, hole_pixels
+from pconv_cuda.masks.shares import Limits
+from pconv_cuda.masks.testset import PAPER_SHARES, paper_mask
+from pconv_cuda.masks.values import THRESHOLD, mask_grey
 
 __all__ = ["PAIRING", "Cell", "MaskSet", "Pages", "Pair", "Pictures", "open_masks", "open_pictures", "plan_pairs"]
 

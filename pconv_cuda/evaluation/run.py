@@ -19,7 +19,7 @@ from pconv_cuda.evaluation.pairs import ALL_CELLS, MaskSet, Pages, Pair, Picture
 from pconv_cuda.evaluation.report import write_report
 from pconv_cuda.evaluation.store import Store
 from pconv_cuda.locks import folder_lock
-from pconv_cuda.training.progress import Progress
+from pconv_cuda.progress import Progress
 
 __all__ = ["Settings", "evaluate"]
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pconv_cuda.data.mask_values import (
+from pconv_cuda.errors import PConvError
+from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, open_pillow, pillow
+from pconv_cuda.inpainting.windows import spread
+from pconv_cuda.masks.values import (
     THRESHOLD,
     brightness,
     is_coloured,
     looks_like_a_picture,
     transparent_share,
 )
-from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, open_pillow, pillow
-from pconv_cuda.inpainting.windows import spread
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage

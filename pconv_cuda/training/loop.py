@@ -15,19 +15,19 @@ from typing import Any
 
 import torch
 
-from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
 from pconv_cuda.locks import folder_lock
 from pconv_cuda.models import InpaintingNetwork, weights
 from pconv_cuda.models.prefill import filled
+from pconv_cuda.progress import Progress
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.conditions import check_depth, make_accelerator, memory_errors
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, picture_grid
 from pconv_cuda.training.networks import WeightAverage, build_network, build_optimizer, freeze_encoder_bn
 from pconv_cuda.training.objective import Objective, mean_over_samples, mean_terms
-from pconv_cuda.training.progress import Progress
+from pconv_cuda.training.pairs import Pairs
 from pconv_cuda.training.sources import RunData, loader_errors, open_data, training_batches
 
 __all__ = ["TrainingResult", "train"]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from pconv_cuda.data.draws import Stream, generator
 from pconv_cuda.data.images import ImageSource, RandomCrops
-from pconv_cuda.data.masks import MaskSource
+from pconv_cuda.masks import MaskSource
+from pconv_cuda.rng import Stream, generator
 
 __all__ = ["Pairs", "StepBatches"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pconv_cuda.data.documents.noise import smooth_noise
+from pconv_cuda.documents.noise import smooth_noise
 from pconv_cuda.errors import require
 
 __all__ = ["old_paper"]

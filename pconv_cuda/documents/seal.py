@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pconv_cuda.data.documents.fonts import Fonts
-from pconv_cuda.data.documents.noise import smooth_noise
-from pconv_cuda.data.documents.pen import Face
-from pconv_cuda.data.documents.words import HANJA
+from pconv_cuda.documents.fonts import Fonts
+from pconv_cuda.documents.noise import smooth_noise
+from pconv_cuda.documents.pen import Face
+from pconv_cuda.documents.words import HANJA
 from pconv_cuda.errors import require
 
 __all__ = ["seal"]

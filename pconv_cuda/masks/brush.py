@@ -1,7 +1,7 @@
 """The package's first masks: wandering brush strokes, one dab after the other.
 
 Runs that are resumed and the quick start's figures rest on them, so they stay as they are to the bit; the
-kind "strokes" of :func:`~pconv_cuda.data.masks.draw_mask` is their quicker successor.
+kind "strokes" of :func:`~pconv_cuda.masks.draw_mask` is their quicker successor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from pconv_cuda.data.masks.shares import hole_pixels
+from pconv_cuda.masks.shares import hole_pixels
 
 __all__ = ["irregular_mask"]
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pconv_cuda.data.draws import Stream, generator
-from pconv_cuda.data.masks.drawing import KINDS, sides
-from pconv_cuda.data.masks.occlusion import Shape, random_scene
-from pconv_cuda.data.masks.shares import Limits, border_band
-from pconv_cuda.data.masks.strokes import random_dabs
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks.drawing import KINDS, sides
+from pconv_cuda.masks.occlusion import Shape, random_scene
+from pconv_cuda.masks.shares import Limits, border_band
+from pconv_cuda.masks.strokes import random_dabs
+from pconv_cuda.rng import Stream, generator
 
 __all__ = ["draw_masks_batch"]
 

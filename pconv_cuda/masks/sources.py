@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from pconv_cuda.data.images import FolderImages
-from pconv_cuda.data.mask_values import THRESHOLD, mask_grey
-from pconv_cuda.data.masks.brush import irregular_mask
-from pconv_cuda.data.masks.drawing import KINDS, VERSION, draw_mask
-from pconv_cuda.data.masks.shares import hole_pixels
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.masks.brush import irregular_mask
+from pconv_cuda.masks.drawing import KINDS, VERSION, draw_mask
+from pconv_cuda.masks.shares import hole_pixels
+from pconv_cuda.masks.values import THRESHOLD, mask_grey
 
 __all__ = ["POLARITIES", "DrawnMasks", "FolderMasks", "MaskSource", "StrokeMasks"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pconv_cuda.data.documents import damage, page
-from pconv_cuda.data.documents.fonts import Fonts, find_fonts
-from pconv_cuda.data.draws import Stream, generator
-from pconv_cuda.data.masks.shares import hole_pixels
+from pconv_cuda.documents import damage, page
+from pconv_cuda.documents.fonts import Fonts, find_fonts
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks.shares import hole_pixels
+from pconv_cuda.rng import Stream, generator
 
 __all__ = ["DamageMasks", "DocumentPages", "document_page", "document_pages", "pages_fingerprint"]
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from pconv_cuda.data.masks.drawing import sides
-from pconv_cuda.data.masks.raster import Bits
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks.drawing import sides
+from pconv_cuda.masks.raster import Bits
 
 __all__ = ["augment"]
 

@@ -1,9 +1,9 @@
 """Pages of old documents and the damage they take, drawn by seed; ``python -m`` this package draws a sheet of both."""
 
-from pconv_cuda.data.documents.damage import DAMAGE, damage_mask
-from pconv_cuda.data.documents.fonts import Fonts, find_fonts
-from pconv_cuda.data.documents.page import render_page
-from pconv_cuda.data.documents.sources import (
+from pconv_cuda.documents.damage import DAMAGE, damage_mask
+from pconv_cuda.documents.fonts import Fonts, find_fonts
+from pconv_cuda.documents.page import render_page
+from pconv_cuda.documents.sources import (
     DamageMasks,
     DocumentPages,
     document_page,

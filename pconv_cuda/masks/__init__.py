@@ -4,12 +4,12 @@ Inside, a mask is True where the pixel is valid. In files white is the hole, unl
 says otherwise.
 """
 
-from pconv_cuda.data.masks.augmenting import augment
-from pconv_cuda.data.masks.batch import draw_masks_batch
-from pconv_cuda.data.masks.brush import irregular_mask
-from pconv_cuda.data.masks.drawing import KINDS, draw_mask
-from pconv_cuda.data.masks.shares import border_band, border_width, hole_pixels
-from pconv_cuda.data.masks.sources import POLARITIES, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
+from pconv_cuda.masks.augmenting import augment
+from pconv_cuda.masks.batch import draw_masks_batch
+from pconv_cuda.masks.brush import irregular_mask
+from pconv_cuda.masks.drawing import KINDS, draw_mask
+from pconv_cuda.masks.shares import border_band, border_width, hole_pixels
+from pconv_cuda.masks.sources import POLARITIES, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
 
 __all__ = [
     "KINDS",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pconv_cuda.data.masks.raster import Patch, fill_polygons
-from pconv_cuda.data.masks.shares import Limits
+from pconv_cuda.masks.raster import Patch, fill_polygons
+from pconv_cuda.masks.shares import Limits
 
 __all__ = ["Shape", "inconsistent", "occlusion", "random_scene"]
 

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from pconv_cuda.data.documents.fonts import Fonts, find_fonts
-from pconv_cuda.data.documents.layout import STYLES, styles_of, write_page
-from pconv_cuda.data.documents.noise import smooth_noise
-from pconv_cuda.data.documents.paper import old_paper
-from pconv_cuda.data.documents.seal import seal
+from pconv_cuda.documents.fonts import Fonts, find_fonts
+from pconv_cuda.documents.layout import STYLES, styles_of, write_page
+from pconv_cuda.documents.noise import smooth_noise
+from pconv_cuda.documents.paper import old_paper
+from pconv_cuda.documents.seal import seal
 from pconv_cuda.errors import PConvError, require
 
 __all__ = ["VERSION", "render_page"]

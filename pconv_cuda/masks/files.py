@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.data.images import CONTACT_SHEET, MANIFEST
-from pconv_cuda.data.masks.drawing import KINDS, VERSION
-from pconv_cuda.data.masks.shares import Limits
-from pconv_cuda.data.testset import PAPER_COUNT, PAPER_SHARES, PaperMask, paper_mask
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path, remove_leftovers
 from pconv_cuda.locks import folder_lock
+from pconv_cuda.masks.drawing import KINDS, VERSION
+from pconv_cuda.masks.shares import Limits
+from pconv_cuda.masks.testset import PAPER_COUNT, PAPER_SHARES, PaperMask, paper_mask
+from pconv_cuda.progress import Progress
 from pconv_cuda.text import brief, parse_json
-from pconv_cuda.training.progress import Progress
 
 __all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "write_mask"]
 
@@ -42,12 +42,12 @@ def make_masks(
 ) -> dict[str, Any]:
     """Writes ``count`` masks of each share and border, ``sheet.png``, and last ``manifest.json``.
 
-    The files are those of :func:`~pconv_cuda.data.testset.paper_masks`. What an earlier call left is kept where its
+    The files are those of :func:`~pconv_cuda.masks.testset.paper_masks`. What an earlier call left is kept where its
     settings and digest are right, and drawn again where the file is damaged.
 
     Args:
         out: folder, made where there is none.
-        size: side in pixels; count, seed, kind: as for :func:`~pconv_cuda.data.testset.paper_masks`.
+        size: side in pixels; count, seed, kind: as for :func:`~pconv_cuda.masks.testset.paper_masks`.
 
     Returns:
         The manifest: format, settings, ``files`` (path, share, border, hole_share, sha256 of the hole's bits, see

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pconv_cuda.data.documents.noise import line_noise, smooth_noise
-from pconv_cuda.data.masks.raster import Bits
-from pconv_cuda.data.masks.shares import hole_pixels
+from pconv_cuda.documents.noise import line_noise, smooth_noise
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks.raster import Bits
+from pconv_cuda.masks.shares import hole_pixels
 
 __all__ = ["DAMAGE", "VERSION", "damage_mask"]
 

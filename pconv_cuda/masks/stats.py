@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.data.images import MANIFEST, find_files, load_rgb
-from pconv_cuda.data.mask_files import FORMAT
-from pconv_cuda.data.mask_values import THRESHOLD, mask_grey
-from pconv_cuda.data.masks.shares import Limits
-from pconv_cuda.data.masks.sources import POLARITIES
-from pconv_cuda.data.testset import PAPER_SHARES
 from pconv_cuda.errors import MissingExtra, PConvError
 from pconv_cuda.files import is_out_of_memory
+from pconv_cuda.masks.files import FORMAT
+from pconv_cuda.masks.shares import Limits
+from pconv_cuda.masks.sources import POLARITIES
+from pconv_cuda.masks.testset import PAPER_SHARES
+from pconv_cuda.masks.values import THRESHOLD, mask_grey
+from pconv_cuda.progress import Progress
 from pconv_cuda.text import parse_json
-from pconv_cuda.training.progress import Progress
 
 __all__ = ["MaskStats", "decide_polarity", "mask_stats", "table"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pconv_cuda.data.documents.fonts import Fonts
-from pconv_cuda.data.documents.pen import Face, Pen
-from pconv_cuda.data.documents.words import HANJA, hangul_words, latin_words
+from pconv_cuda.documents.fonts import Fonts
+from pconv_cuda.documents.pen import Face, Pen
+from pconv_cuda.documents.words import HANJA, hangul_words, latin_words
 
 __all__ = ["STYLES", "styles_of", "write_page"]
 

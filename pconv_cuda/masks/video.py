@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.data.images import MANIFEST
-from pconv_cuda.data.mask_files import FORMAT, digest, read_written, refuse_others, write_mask
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path, remove_leftovers
 from pconv_cuda.locks import folder_lock
+from pconv_cuda.masks.files import FORMAT, digest, read_written, refuse_others, write_mask
+from pconv_cuda.progress import Progress
 from pconv_cuda.text import parse_json
-from pconv_cuda.training.progress import Progress
 
 __all__ = ["inconsistent_flow", "masks_from_video", "occluded", "optical_flow"]
 

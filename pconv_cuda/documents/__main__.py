@@ -1,4 +1,4 @@
-"""``python -m pconv_cuda.data.documents OUT.png``: a contact sheet of pages and of damaged pages."""
+"""``python -m pconv_cuda.documents OUT.png``: a contact sheet of pages and of damaged pages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pconv_cuda.data.documents.damage import damage_mask
-from pconv_cuda.data.documents.fonts import find_fonts
-from pconv_cuda.data.documents.sources import document_pages
+from pconv_cuda.documents.damage import damage_mask
+from pconv_cuda.documents.fonts import find_fonts
+from pconv_cuda.documents.sources import document_pages
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
 
@@ -35,7 +35,7 @@ def contact_sheet(seed: int, folders: list[str] | None, page: int = 400) -> np.n
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m pconv_cuda.data.documents", description=__doc__)
+    parser = argparse.ArgumentParser("python -m pconv_cuda.documents", description=__doc__)
     parser.add_argument("out", metavar="OUT.png")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fonts", metavar="DIR", action="append", help="fonts from here; repeatable")

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pconv_cuda.data.masks.occlusion import occlusion
-from pconv_cuda.data.masks.raster import Bits
-from pconv_cuda.data.masks.shares import Limits
-from pconv_cuda.data.masks.strokes import strokes
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks.occlusion import occlusion
+from pconv_cuda.masks.raster import Bits
+from pconv_cuda.masks.shares import Limits
+from pconv_cuda.masks.strokes import strokes
 
 __all__ = ["KINDS", "PIECES", "VERSION", "compose", "draw_mask", "sides"]
 
@@ -50,7 +50,7 @@ def draw_mask(
 
     The paper's rotation, enlargement, cropping and dilation are in the drawing: scenes are turned and enlarged before
     they become pixels, and what a piece lacks of the hole share is dilation. For masks that exist as pixels there is
-    :func:`~pconv_cuda.data.masks.augment`.
+    :func:`~pconv_cuda.masks.augment`.
 
     Args:
         size: side of a square, or (height, width), pixels.

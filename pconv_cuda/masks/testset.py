@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pconv_cuda.data.draws import Stream, generator
-from pconv_cuda.data.masks.drawing import draw_mask
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks.drawing import draw_mask
+from pconv_cuda.rng import Stream, generator
 
 __all__ = ["PAPER_COUNT", "PAPER_SHARES", "PaperMask", "paper_mask", "paper_masks"]
 
@@ -56,7 +56,7 @@ def paper_mask(
         number: from 0.
 
     Raises:
-        PConvError: another share, or what :func:`~pconv_cuda.data.masks.draw_mask` refuses.
+        PConvError: another share, or what :func:`~pconv_cuda.masks.draw_mask` refuses.
     """
     share = (float(share[0]), float(share[1]))
     if share not in PAPER_SHARES:

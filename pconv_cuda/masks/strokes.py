@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from pconv_cuda.data.masks.raster import fill_discs
-from pconv_cuda.data.masks.shares import Limits
+from pconv_cuda.masks.raster import fill_discs
+from pconv_cuda.masks.shares import Limits
 
 __all__ = ["random_dabs", "strokes"]
 

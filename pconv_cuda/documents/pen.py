@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pconv_cuda.data.documents.fonts import load_font
+from pconv_cuda.documents.fonts import load_font
 from pconv_cuda.errors import require
 
 __all__ = ["Face", "Pen"]
