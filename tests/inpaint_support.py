@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pconv_cuda.inpainting.pictures import read_picture
-from pconv_cuda.inpainting.windows import Box
+from pconv_cuda.inpainting.pictures import read_picture, save_picture
+from pconv_cuda.inpainting.tiling import Box
 from pconv_cuda.models import PConvUNet
 
 SIZES = [(1, 1), (1, 7), (5, 3), (17, 23)]  # (H, W)
@@ -60,4 +60,4 @@ def paint_and_save(source: Path, target: Path, hole: np.ndarray, colours: np.nda
     if len(rows):
         box = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
         picture.paint(box, colours[box.slices], hole[box.slices], **options)
-    picture.save(target, picture.format)
+    save_picture(picture, target, picture.format)

@@ -18,7 +18,7 @@ from torch import nn
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.inpainting.fill import fill_holes
-from pconv_cuda.inpainting.windows import Box, hole_boxes, mask_reach, pieces_of, spread
+from pconv_cuda.inpainting.tiling import Box, hole_boxes, mask_reach, pieces_of, spread
 from pconv_cuda.models import PConvUNet
 
 

@@ -21,9 +21,8 @@ from PIL import Image
 
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting import pictures as picture_files
 from pconv_cuda.inpainting.masks import MaskRule
-from pconv_cuda.inpainting.pictures import read_picture
+from pconv_cuda.inpainting.pictures import read_picture, reading, save_picture
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,7 +87,7 @@ def check(count: int, folder: Path) -> int:
                     else:
                         picture = read_picture(path, 10**6)
                         kind = "PNG" if picture.format == "AVIF" else picture.format
-                        picture.save(folder / "out", kind)
+                        save_picture(picture, folder / "out", kind)
             except PConvError as error:
                 refused += 1
                 assert str(number) in str(error) or "out" in str(error), error
@@ -104,8 +103,8 @@ def test_damaged_pictures_are_refused_in_one_sentence(tmp_path: Path, count: int
 def test_the_check_catches_what_is_not_handled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unguarded(path: Path, limit: int) -> object:
         if path.name == "photo.png":
-            return picture_files.read_picture(path, limit)
-        return picture_files._read(path, Image.open(path))
+            return reading.read_picture(path, limit)
+        return reading._read(path, Image.open(path))
 
     monkeypatch.setitem(check.__globals__, "read_picture", unguarded)
     with pytest.raises(Exception) as caught:
@@ -143,7 +142,7 @@ def in_little_memory(paths: list[Path], mebibytes: int) -> str:
 import resource, sys
 from pathlib import Path
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.pictures import read_picture
+from pconv_cuda.inpainting.pictures import read_picture, save_picture
 import numpy, tifffile, PIL.Image
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + {mebibytes} * 2**20
@@ -239,7 +238,7 @@ def test_too_little_memory_is_one_sentence(tmp_path: Path) -> None:
     Image.fromarray(square_hole(6000, 6000, 5, 5, 9)).save(tmp_path / "m.png")
     code = """
 import resource, sys, torch
-import pconv_cuda.inpainting.deep, tifffile, numpy, PIL.Image, safetensors.torch
+import pconv_cuda.inpainting.pictures.sixteen_bit, tifffile, numpy, PIL.Image, safetensors.torch
 from pconv_cuda.cli import main
 torch.zeros(8, 8) @ torch.zeros(8, 8)
 pages = int(open("/proc/self/statm").read().split()[0])

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.arrays import ArrayPicture
 from pconv_cuda.inpainting.fill import fill_holes
 from pconv_cuda.inpainting.patches import Progress
-from pconv_cuda.inpainting.pictures import Picture
+from pconv_cuda.inpainting.pictures import ArrayPicture, Picture
 from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
 from pconv_cuda.masks.values import THRESHOLD, brightness, is_set
 from pconv_cuda.named import load_named

@@ -14,7 +14,7 @@ from pconv_cuda.inpainting.api import restore
 from pconv_cuda.inpainting.folders import MaskFolder, read_folder
 from pconv_cuda.inpainting.masks import MaskRule
 from pconv_cuda.inpainting.patches import Progress
-from pconv_cuda.inpainting.pictures import FORMATS, MAX_PIXELS, READ_ONLY, read_picture
+from pconv_cuda.inpainting.pictures import FORMATS, MAX_PIXELS, READ_ONLY, read_picture, save_picture
 from pconv_cuda.inpainting.smooth_holes import SmoothFiller
 from pconv_cuda.named import load
 
@@ -171,7 +171,7 @@ def run_job(
     # the same ending keeps the format that the content has, even where the ending is wrong about it
     ending = job.output.suffix.lower()
     same = ending == job.image.suffix.lower() and picture.format in FORMATS.values()
-    picture.save(job.output, picture.format if same else FORMATS[ending])
+    save_picture(picture, job.output, picture.format if same else FORMATS[ending])
     memory = f", peak memory {report.peak_memory()}" if height * width >= _LARGE else ""
     report.say(f"{line}; {time.perf_counter() - started:.1f} s{memory} -> {job.output}")
 

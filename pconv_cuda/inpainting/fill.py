@@ -20,7 +20,7 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.inpainting.patches import Patch, Patches, Progress, as_unit_range, known_pixels
 from pconv_cuda.inpainting.smooth_holes import SmoothFiller
-from pconv_cuda.inpainting.windows import Box, Piece, hole_boxes, mask_reach, pieces_of, spread
+from pconv_cuda.inpainting.tiling import Box, Piece, hole_boxes, mask_reach, pieces_of, spread
 from pconv_cuda.smooth import REACH
 
 if TYPE_CHECKING:

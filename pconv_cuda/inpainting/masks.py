@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, open_pillow, pillow
-from pconv_cuda.inpainting.windows import spread
+from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, Picture16, open_pillow, pillow
+from pconv_cuda.inpainting.tiling import spread
 from pconv_cuda.masks.values import (
     THRESHOLD,
     brightness,
@@ -26,8 +26,6 @@ from pconv_cuda.masks.values import (
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
-
-    from pconv_cuda.inpainting.deep import DeepPicture
 
 __all__ = ["Hole", "MaskRule", "parse_colour"]
 
@@ -94,7 +92,7 @@ class MaskRule:
         light, dark = ("transparent", "opaque") if self.alpha else ("white", "black")
         return f"{dark if self.invert else light} is the hole"
 
-    def hole(self, picture: Picture | DeepPicture, path: Path, mask: Path | None) -> Hole:
+    def hole(self, picture: Picture | Picture16, path: Path, mask: Path | None) -> Hole:
         """The hole of the upright ``picture``, which was read from ``path``.
 
         Raises:
@@ -127,7 +125,7 @@ class MaskRule:
             pixels = spread(torch.from_numpy(pixels), growth).numpy()
         return Hole(pixels, about, notes)
 
-    def _grey_values(self, picture: Picture | DeepPicture, path: Path, mask: Path, notes: list[str]) -> np.ndarray:
+    def _grey_values(self, picture: Picture | Picture16, path: Path, mask: Path, notes: list[str]) -> np.ndarray:
         """The brightness (H, W), uint8, of a mask file; what to be careful about is added to ``notes``."""
         if mask.samefile(path):
             raise PConvError(f"--mask: {mask} is the picture itself; expected a black and white mask")
@@ -144,7 +142,7 @@ class MaskRule:
             notes.append(f"{mask}: its brightest value is {brightest}, below the threshold {self.limit}")
         return found.values
 
-    def _fitting(self, mask: Path, picture: Picture | DeepPicture, path: Path) -> tuple[PillowImage.Image, bool]:
+    def _fitting(self, mask: Path, picture: Picture | Picture16, path: Path) -> tuple[PillowImage.Image, bool]:
         """The mask file, upright and of the picture's size, and whether an orientation tag of its own turned it."""
         image, has_orientation = _upright(mask, self.max_pixels)
         height, width = picture.size
@@ -158,7 +156,7 @@ class MaskRule:
         raise PConvError(f"{problem}; --resize-mask resizes the mask to the nearest pixel")
 
     def _check_kind(
-        self, image: PillowImage.Image, grey: np.ndarray, mask: Path, picture: Picture | DeepPicture, path: Path
+        self, image: PillowImage.Image, grey: np.ndarray, mask: Path, picture: Picture | Picture16, path: Path
     ) -> None:
         """Refuses a mask that is a picture: this one, or any, unless a threshold was asked for."""
         # of a blank or bilevel picture the same content proves nothing

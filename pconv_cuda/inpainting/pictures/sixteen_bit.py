@@ -1,6 +1,7 @@
 """Pictures that Pillow would cut down without a word: 16-bit colour in PNG and TIFF, TIFF with further bands.
 
-PNG is read and written by :mod:`~pconv_cuda.inpainting.png16`, TIFF by :mod:`~pconv_cuda.inpainting.tiff`.
+PNG is read and written by :mod:`pconv_cuda.inpainting.pictures.png16`, TIFF by
+:mod:`pconv_cuda.inpainting.pictures.tiff`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.arrays import ArrayPicture
-from pconv_cuda.inpainting.pictures import MAX_PIXELS
-from pconv_cuda.inpainting.png16 import kept_chunks, png_chunks, read_samples, write_samples
-from pconv_cuda.inpainting.storing import write_atomically
-from pconv_cuda.inpainting.tiff import TiffFile, is_beyond_pillow, read_tiff, write_tiff
+from pconv_cuda.inpainting.pictures.array import ArrayPicture
+from pconv_cuda.inpainting.pictures.formats import MAX_PIXELS
+from pconv_cuda.inpainting.pictures.png16 import kept_chunks, png_chunks, read_samples, write_samples
+from pconv_cuda.inpainting.pictures.tiff import TiffFile, is_beyond_pillow, read_tiff, write_tiff
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-__all__ = ["DeepPicture", "is_deep"]
+__all__ = ["Picture16", "needs_picture16"]
 
 # EXIF orientation -> how an (H, W, C) array becomes upright: transposed first?, then flipped along these axes
 _UPRIGHT = {
@@ -40,15 +40,15 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(np.flip(samples.swapaxes(0, 1) if turned else samples, flipped))
 
 
-def is_deep(image: Any) -> bool:
+def needs_picture16(image: Any) -> bool:
     """Whether an opened file holds several 16-bit samples a pixel, or bands that Pillow leaves out."""
     if image.format == "PNG":
         return image.mode != "I;16" and any(";16" in str(tile.args) for tile in image.tile)
     return image.format == "TIFF" and is_beyond_pillow(image)
 
 
-class DeepPicture(ArrayPicture):
-    """An upright picture of :func:`is_deep` and what its file says beside the samples.
+class Picture16(ArrayPicture):
+    """An upright picture of :func:`needs_picture16` and what its file says beside the samples.
 
     ``samples`` is (H, W, C): grey or RGB, then perhaps alpha and further bands; uint16, of TIFF also uint8.
     """
@@ -62,7 +62,7 @@ class DeepPicture(ArrayPicture):
         self.tiff: TiffFile | None = None
 
     @classmethod
-    def read_png(cls, path: Path, image: PillowImage.Image) -> DeepPicture:
+    def read_png(cls, path: Path, image: PillowImage.Image) -> Picture16:
         """Decode the PNG ``path``, whose header ``image`` has read.
 
         Raises:
@@ -81,7 +81,7 @@ class DeepPicture(ArrayPicture):
         return picture
 
     @classmethod
-    def read_tiff(cls, path: Path, max_pixels: int = MAX_PIXELS) -> DeepPicture:
+    def read_tiff(cls, path: Path, max_pixels: int = MAX_PIXELS) -> Picture16:
         """Decode the TIFF ``path``.
 
         Raises:
@@ -96,17 +96,8 @@ class DeepPicture(ArrayPicture):
         picture.notes += picture.tiff.notes
         return picture
 
-    def save(self, path: Path, format_name: str) -> None:
-        """Write atomically, as PNG or TIFF; no other format here holds such samples."""
-        if format_name != self.format:
-            what = "16-bit colour" if self.samples.dtype == np.uint16 else "a picture with further bands"
-            raise PConvError(
-                f"OUT: {what} is written in the format that it was read from; name {path.stem}"
-                f".{self.format.lower()} instead of {path.name}"
-            )
-        write_atomically(path, self._write)
-
-    def _write(self, file: IO[bytes]) -> None:
+    def write(self, file: IO[bytes]) -> None:
+        """Encode in the format that it was read from; no other here holds such samples."""
         if self.tiff is not None:
             write_tiff(file, self.samples, self.tiff)
             return

@@ -12,16 +12,16 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
-from pconv_cuda.inpainting.jpeg import with_blocks_of
-from pconv_cuda.inpainting.pictures import pillow
-from pconv_cuda.inpainting.tiff import STRUCTURE_TAGS, no_longer_true
+from pconv_cuda.inpainting.pictures.formats import pillow
+from pconv_cuda.inpainting.pictures.jpeg import with_blocks_of
+from pconv_cuda.inpainting.pictures.picture import Picture
+from pconv_cuda.inpainting.pictures.sixteen_bit import Picture16
+from pconv_cuda.inpainting.pictures.tiff import STRUCTURE_TAGS, no_longer_true
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-    from pconv_cuda.inpainting.pictures import Picture
-
-__all__ = ["save_picture", "write_atomically"]
+__all__ = ["save_picture"]
 
 # What each format holds exactly, and the mode that stands in where it does not.
 _HOLDS = {
@@ -40,30 +40,21 @@ _X_RESOLUTION = 282
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_thunderscan")
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a new file beside ``path`` that takes its place once it is whole.
-
-    Raises:
-        PConvError: the folder or the file cannot be written; what was there before is then still there.
-    """
-    try:
-        with atomic_path(path) as partial, open(partial, "wb+") as file:
-            write(file)
-    except (PConvError, MemoryError):
-        raise
-    except Exception as error:  # encoders raise OSError, ValueError, struct.error, KeyError ...
-        reason = os_error_text(error) if isinstance(error, OSError) else error or type(error).__name__
-        raise PConvError(f"OUT: {path} cannot be written ({reason})") from error
-
-
-def save_picture(picture: Picture, path: Path, format_name: str) -> None:
-    """Write ``picture`` in a format of :data:`~pconv_cuda.inpainting.pictures.FORMATS`, exactly where it can.
+def save_picture(picture: Picture | Picture16, path: Path, format_name: str) -> None:
+    """Write ``picture`` in a format of :data:`~pconv_cuda.inpainting.pictures.formats.FORMATS`, exactly where it can.
 
     PNG, TIFF, BMP and WebP are written lossless. JPEG, which cannot be, with the quantisation and subsampling of the
     JPEG that it was, and with its blocks and orientation where the hole touches nothing; of another format at quality
     100 without subsampling. TIFF keeps its compression unless that one loses
-    something.
+    something. A :class:`Picture16` keeps its format.
+
+    Raises:
+        PConvError: the format cannot hold the picture; the folder or the file cannot be written, and what was there
+            before is then still there.
     """
+    if isinstance(picture, Picture16):
+        _save_picture16(picture, path, format_name)
+        return
     image = _in_a_mode_of(format_name, picture.image, path)
     info = picture.image.info
     options: dict[str, Any] = {}
@@ -79,7 +70,7 @@ def save_picture(picture: Picture, path: Path, format_name: str) -> None:
         options |= {"quality": 100, "subsampling": 0, "xmp": info.get("xmp"), "comment": info.get("comment")}
         if picture.jpeg is not None and picture.jpeg.options and image is picture.image:
             data = _jpeg_again(picture, options)
-            write_atomically(path, lambda file: file.write(data))
+            _write_atomically(path, lambda file: file.write(data))
             return
     elif format_name == "WEBP":
         options |= {"lossless": True, "exact": True, "quality": 80, "xmp": info.get("xmp")}
@@ -93,9 +84,31 @@ def save_picture(picture: Picture, path: Path, format_name: str) -> None:
             options["compression"] = "tiff_adobe_deflate"
     options = {name: value for name, value in options.items() if value is not None}
     if format_name == "BMP" and image.mode == "RGBA":
-        write_atomically(path, lambda file: _write_bmp_with_alpha(file, image))
+        _write_atomically(path, lambda file: _write_bmp_with_alpha(file, image))
         return
-    write_atomically(path, lambda file: image.save(file, format_name, **options))
+    _write_atomically(path, lambda file: image.save(file, format_name, **options))
+
+
+def _save_picture16(picture: Picture16, path: Path, format_name: str) -> None:
+    if format_name != picture.format:
+        what = "16-bit colour" if picture.samples.dtype == np.uint16 else "a picture with further bands"
+        raise PConvError(
+            f"OUT: {what} is written in the format that it was read from; name {path.stem}"
+            f".{picture.format.lower()} instead of {path.name}"
+        )
+    _write_atomically(path, picture.write)
+
+
+def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill a new file beside ``path`` that takes its place once it is whole."""
+    try:
+        with atomic_path(path) as partial, open(partial, "wb+") as file:
+            write(file)
+    except (PConvError, MemoryError):
+        raise
+    except Exception as error:  # encoders raise OSError, ValueError, struct.error, KeyError ...
+        reason = os_error_text(error) if isinstance(error, OSError) else error or type(error).__name__
+        raise PConvError(f"OUT: {path} cannot be written ({reason})") from error
 
 
 def _in_a_mode_of(format_name: str, image: PillowImage.Image, path: Path) -> PillowImage.Image:

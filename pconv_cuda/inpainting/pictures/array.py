@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pconv_cuda.inpainting.windows import Box
+from pconv_cuda.inpainting.tiling import Box
 
 __all__ = ["LUMA", "ArrayPicture"]
 

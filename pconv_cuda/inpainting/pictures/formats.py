@@ -1,0 +1,67 @@
+"""Which picture files are read and written, and Pillow, through which most of them are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pconv_cuda.errors import PConvError, require
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+
+__all__ = ["FORMATS", "MAX_PIXELS", "READ_ONLY", "open_pillow", "pillow", "without_pixel_limit"]
+
+MAX_PIXELS = 500_000_000  # of a picture file, unless --max-pixels says otherwise; 1.5 GB as RGB
+
+# The file name's ending decides what is written; reading goes by the file's content.
+FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+# read, but written as png: their files cannot hold the pixels outside the hole unchanged
+READ_ONLY = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF"}
+
+
+def pillow(module: str = "PIL.Image") -> Any:
+    """A module of Pillow, or the sentence that says how to install it."""
+    return require(module, "inpaint", why="reading and writing pictures")
+
+
+def open_pillow(path: Path, argument: str, max_pixels: int = MAX_PIXELS) -> PillowImage.Image:
+    """Open (not yet decode) one picture file, or say which argument named something that is none."""
+    Image = pillow()
+    if path.suffix.lower() in (".heic", ".heif"):
+        require("pillow_heif", "heic", why="reading HEIC").register_heif_opener()
+    try:
+        with without_pixel_limit():
+            image = Image.open(path)
+    except FileNotFoundError:
+        raise PConvError(f"{argument}: expected a picture file, but {path} does not exist") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError ...
+        raise PConvError(f"{argument}: {path} cannot be read as a picture ({error or type(error).__name__})") from error
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise PConvError(
+            f"{argument}: {path} is {image.width} x {image.height} px, and --max-pixels allows {max_pixels}; "
+            "give a greater number if that is meant"
+        )
+    return image
+
+
+@contextlib.contextmanager
+def without_pixel_limit() -> Iterator[None]:
+    """Pillow's own limit is below the size of scans; ours is checked instead."""
+    Image = pillow()
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
