@@ -17,7 +17,7 @@ from process_support import default_signals
 
 import pconv_cuda
 from pconv_cuda.cli import main
-from pconv_cuda.cli._process import Interrupted, ending_signals
+from pconv_cuda.cli.process import Interrupted, ending_signals
 from pconv_cuda.errors import PConvError
 from pconv_cuda.masks import files
 
@@ -138,7 +138,7 @@ def test_a_second_signal_ends_at_once(tmp_path, monkeypatch):
 {AS_COMMAND}
 import os, signal, time
 from pathlib import Path
-from pconv_cuda.cli._process import ending_signals
+from pconv_cuda.cli.process import ending_signals
 from pconv_cuda.files import atomic_path
 with ending_signals(), atomic_path(Path({str(tmp_path / "file")!r})):
     try:
@@ -157,12 +157,12 @@ with ending_signals(), atomic_path(Path({str(tmp_path / "file")!r})):
 
 _BUSY = """
 import os, signal, sys, time, torch
-from pconv_cuda.cli import _process
-_process._PATIENCE = 1.0
+from pconv_cuda.cli import process
+process._PATIENCE = 1.0
 torch.set_num_threads(1)
 busy = torch.randn(2500, 2500, dtype=torch.float64)
 signals = [getattr(signal, name) for name in sys.argv[1:]]
-with _process.ending_signals(late=lambda number: print("late", number, flush=True)):
+with process.ending_signals(late=lambda number: print("late", number, flush=True)):
     if not os.fork():
         for number in signals:
             time.sleep(0.5)

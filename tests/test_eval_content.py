@@ -18,7 +18,7 @@ from inpaint_support import small_network, smooth_picture
 from PIL import Image
 
 from pconv_cuda.cli import main
-from pconv_cuda.cli._process import Interrupted, ending_signals
+from pconv_cuda.cli.process import Interrupted, ending_signals
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate, methods
 from pconv_cuda.evaluation import run as run_module

@@ -9,7 +9,7 @@ import torch
 from cases import BY_NAME, make_tensors, paper_layers
 
 from pconv_cuda import cli
-from pconv_cuda.cli import _plan
+from pconv_cuda.cli.plan import floor
 from pconv_cuda.ops import extension, fallback
 
 H100 = {"arch": 90, "multiprocessors": 132}
@@ -81,7 +81,7 @@ def test_what_the_fast_kernels_do_not_take_says_why() -> None:
 
 
 def test_the_floor_is_that_of_the_papers_first_layer() -> None:
-    least = _plan.floor([6, 3, 512, 512, 64, 7, 7, 2], "bfloat16")
+    least = floor([6, 3, 512, 512, 64, 7, 7, 2], "bfloat16")
     assert abs(least["flops"] / 1e9 - 7.399) < 1e-3
     # 61.754 MB with masks of one byte; the ratio, which backward needs, is 4 bytes an output pixel more.
     assert abs(least["bytes"] / 1e6 - 61.754 - 6 * 256 * 256 * 4 / 1e6) < 0.05

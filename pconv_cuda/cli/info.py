@@ -63,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report. Exit code 1 where the compiled operators cannot be loaded."""
     if args.plan:
-        from pconv_cuda.cli import _plan
+        from pconv_cuda.cli import plan
 
-        return _plan.show(args.plan, low=args.low, mask_channels=args.mask_channels, wgmma=args.wgmma)
+        return plan.show(args.plan, low=args.low, mask_channels=args.mask_channels, wgmma=args.wgmma)
     for option in ("low", "mask_channels", "wgmma"):
         if getattr(args, option) is not None:
             name = option.replace("_", "-")
