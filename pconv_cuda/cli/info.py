@@ -109,9 +109,9 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
         else:
             rows.append((name, _version(name)))
 
-    from pconv_cuda.ops import extension
-
     try:
+        from pconv_cuda.ops import extension
+
         built = extension.load().build_info()
     except ImportError as error:
         rows.append(("CPU operators", "not loaded"))

@@ -7,13 +7,7 @@ import importlib.util
 import warnings
 from types import ModuleType
 
-try:
-    import torch
-except ImportError as missing:
-    raise ImportError(
-        f"pconv_cuda needs torch 2.11 or later, which could not be imported ({missing}); install it with: "
-        "pip install 'torch>=2.11' torchvision"
-    ) from missing
+import torch
 
 from pconv_cuda.ops import tf32
 
