@@ -69,7 +69,7 @@ def quickstart_config(
         PConvError: another preset.
     """
     if preset not in PRESETS:
-        raise PConvError(f"--preset: expected {' or '.join(PRESETS)}, got {preset!r}")
+        raise PConvError(f"preset: expected {' or '.join(PRESETS)}, got {preset!r}")
     if steps is None:
         steps = STEPS if vgg == "none" else STEPS_WITH_VGG
     return load_config(
@@ -165,7 +165,7 @@ def quickstart(
     for module in ("accelerate", "tensorboard", "skimage", "sklearn", "PIL"):
         require(module, "quickstart", why="the quick start")  # now, not after minutes of training
     if steps is not None and steps < 1:
-        raise PConvError(f"--steps: expected at least 1, got {steps}")
+        raise PConvError(f"steps: expected at least 1, got {steps}")
     config, out = quickstart_config(steps, seed, vgg, preset), Path(out)
     cases = held_out_cases(seed, preset=preset)
     packaged = PRESETS[preset]

@@ -223,6 +223,6 @@ def test_the_folder_is_removed_while_masks_are_written(tmp_path, monkeypatch):
         return paint(*args, **keywords)
 
     monkeypatch.setattr(files, "paper_mask", removing)
-    with pytest.raises(PConvError, match=r"--out: '.*m' was removed or replaced while files were written into it"):
+    with pytest.raises(PConvError, match=r"out: '.*m' was removed or replaced while files were written into it"):
         files.make_masks(tmp_path / "m", size=48, count=1, progress=False)
     assert not (tmp_path / "m").exists() and len(list((tmp_path / "elsewhere").rglob("*.png"))) == 4

@@ -234,7 +234,7 @@ def test_quick_start_with_documents(tmp_path):
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["preset"] == "document" and written["psnr_hole_after"] == report["psnr_hole_after"]
     assert np.isfinite(report["psnr_hole_biharmonic"]) and (tmp_path / "sheet.png").is_file()
-    with pytest.raises(PConvError, match="--preset: expected photographs or document, got 'stone'"):
+    with pytest.raises(PConvError, match="preset: expected photographs or document, got 'stone'"):
         q.quickstart(tmp_path / "other", preset="stone")
     assert not (tmp_path / "other").exists()
 

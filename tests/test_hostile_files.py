@@ -232,7 +232,7 @@ def test_a_manifest_that_is_none(copied, text):
 )
 def test_settings_of_an_evaluation_that_are_none(tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(PConvError, match="--out: .*settings.json is not the settings of an evaluation"):
+    with pytest.raises(PConvError, match="out: .*settings.json is not the settings of an evaluation"):
         Store(tmp_path, {}, {})
 
 

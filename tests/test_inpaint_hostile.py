@@ -174,7 +174,7 @@ def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(content)
     found = in_little_memory([tmp_path / name for name in cases], 1500).splitlines()
     for name, line in zip(cases, found, strict=True):
-        assert line.startswith("refused: IMAGE:") and name in line and "--max-pixels allows 500000000" in line
+        assert line.startswith("refused: image:") and name in line and "`max_pixels` allows 500000000" in line
 
 
 @pytest.mark.full("limits of the system")

@@ -118,11 +118,11 @@ def test_another_set_is_refused_and_kept(tmp_path, finished):
 def test_bad_input_of_make(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     for more, message in (
-        ({"out": tmp_path / "file"}, "--out: expected a folder"),
-        ({"size": 3}, "--size: no test set of 3 x 3 px"),
-        ({"count": 0}, "--count, --seed"),
-        ({"seed": -1}, "--count, --seed"),
-        ({"kind": "holes"}, "--kind: expected one of"),
+        ({"out": tmp_path / "file"}, "out: expected a folder"),
+        ({"size": 3}, "size: no test set of 3 x 3 px"),
+        ({"count": 0}, "count, seed"),
+        ({"seed": -1}, "count, seed"),
+        ({"kind": "holes"}, "kind: expected one of"),
     ):
         with pytest.raises(PConvError, match=message):
             make(**{"out": tmp_path / "new", **more})
@@ -224,7 +224,7 @@ def test_no_mask_is_an_error(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     assert main(["masks", "stats", str(tmp_path)]) == 1
     assert "not one of 1 pictures can be read" in capsys.readouterr().err
-    with pytest.raises(PConvError, match="--polarity: expected auto"):
+    with pytest.raises(PConvError, match="polarity: expected auto"):
         mask_stats(tmp_path, "grey-hole")
 
 
@@ -244,7 +244,7 @@ def test_a_sheet_of_another_program_is_not_replaced(tmp_path):
     Image.new("L", (48, 48)).save(sheet)
     for content in (sheet.read_bytes(), b"no picture"):
         sheet.write_bytes(content)
-        with pytest.raises(PConvError, match=r"--out: .*sheet.png was not written by `pconv masks make`"):
+        with pytest.raises(PConvError, match=r"out: .*sheet.png was not written by `pconv masks make`"):
             make(tmp_path, count=1)
         assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"] and sheet.read_bytes() == content
     sheet.unlink()

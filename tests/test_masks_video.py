@@ -188,9 +188,9 @@ def test_bad_input(tmp_path, capsys):
     for video, out, more, message in (
         ("gone.avi", "x", {}, "is no file"),
         ("text.avi", "x", {}, "OpenCV cannot decode"),
-        ("one.avi", "x", {"every": 0}, "--every: expected at least 1"),
-        ("one.avi", "x", {"size": 8}, "--size: expected at least 32 px"),
-        ("one.avi", "text.avi", {}, "--out: expected a folder"),
+        ("one.avi", "x", {"every": 0}, "every: expected at least 1"),
+        ("one.avi", "x", {"size": 8}, "size: expected at least 32 px"),
+        ("one.avi", "text.avi", {}, "out: expected a folder"),
         ("one.avi", "pictures", {}, "not written by `pconv masks`"),
     ):
         with pytest.raises(PConvError, match=message):

@@ -109,7 +109,7 @@ def test_an_unfinished_run_is_not_compared(photos, extended, tmp_path):
     root = tmp_path / "r"
     train(_config(photos, 2, **{"model.conv": "plain"}), root / "plain")
     shutil.move(extended, root / "partial")
-    with pytest.raises(PConvError, match=r"--data: .*partial is no complete run \(its weights are of step 2, and its"):
+    with pytest.raises(PConvError, match=r"data: .*partial is no complete run \(its weights are of step 2, and its"):
         compare(root, Settings(images=str(photos)))
     assert _is_complete(root / "plain")
     assert not (root / "eval").exists()

@@ -59,7 +59,7 @@ class Pictures:
 
     def __init__(self, folder: str | Path, size: int) -> None:
         self.size = size
-        self._set = FileSet(folder, find_files(folder, "--images"), "--images", whole=True)
+        self._set = FileSet(folder, find_files(folder, "images"), "images", whole=True)
         self.identity = self._set.names_fingerprint
 
     def __len__(self) -> int:
@@ -147,7 +147,7 @@ def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[
         PConvError: no folder, no mask in any cell, an unknown polarity.
     """
     if polarity not in POLARITIES:
-        raise PConvError(f"--polarity: expected {' or '.join(POLARITIES)}, got {polarity!r}")
+        raise PConvError(f"polarity: expected {' or '.join(POLARITIES)}, got {polarity!r}")
     if masks == "paper":
 
         def draw(cell: Cell, number: int) -> np.ndarray:
@@ -158,7 +158,7 @@ def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[
 
 
 def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> MaskSet:
-    files = FileSet(root, find_files(root, "--masks"), "--masks", whole=True)
+    files = FileSet(root, find_files(root, "masks"), "masks", whole=True)
     count = len(files.files)
     by_name = {cell.key: cell for cell in ALL_CELLS}
     laid_out = [
@@ -189,14 +189,14 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
             found[cell].append(number)
     if shares and not any(shares):
         raise PConvError(
-            f"--masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
+            f"masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
             f"when read as {polarity} (from brightness {THRESHOLD} on a pixel is white)"
         )
     if shares and np.mean(shares) > _MUCH:
         other = POLARITIES[1 - POLARITIES.index(polarity)]
         warnings.warn(
-            f"--masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the "
-            f"other way round, add --polarity {other}",
+            f"masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the "
+            f"other way round, add `polarity={other}`",
             stacklevel=2,
         )
     notes: list[str] = []
@@ -210,9 +210,9 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
     if empty := [cell.key for cell in cells if not found[cell]]:
         notes.append(f"no mask for {', '.join(empty)}")
     if not any(found.values()):
-        raise PConvError(f"--masks: no mask in {root} has a hole share that was asked for; {'; '.join(notes)}")
+        raise PConvError(f"masks: no mask in {root} has a hole share that was asked for; {'; '.join(notes)}")
     for note in notes:
-        warnings.warn(f"--masks: {note}", stacklevel=2)
+        warnings.warn(f"masks: {note}", stacklevel=2)
 
     def load(cell: Cell, number: int) -> np.ndarray:
         return _read(files, found[cell][number], size, polarity).valid
@@ -260,7 +260,7 @@ def plan_pairs(images: int, masks: MaskSet, count: int | None) -> list[Pair]:
     By default as many as there are pictures, or masks in the cell if those are more, so that each is used.
     """
     if count is not None and count < 1:
-        raise PConvError(f"--count: expected at least 1, got {count}")
+        raise PConvError(f"count: expected at least 1, got {count}")
     pairs = []
     for cell, available in masks.counts.items():
         if available != 0:

@@ -56,7 +56,7 @@ class Reporter:
 
 
 def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool = False) -> Plan:
-    """What is to be done for IMAGE (a file or a folder).
+    """What is to be done for ``image``, a file or a folder.
 
     Masks of a folder are found by :class:`~pconv_cuda.inpainting.folders.MaskFolder`. A picture whose mask is missing
     or ambiguous becomes a job with a problem, so that the others are done.
@@ -65,13 +65,13 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
         PConvError: a path that does not exist, no picture at all, or an output that is none.
     """
     if not image.exists():
-        raise PConvError(f"IMAGE: expected a picture or a folder, but {image} does not exist")
+        raise PConvError(f"image: expected a picture or a folder, but {image} does not exist")
     if mask is not None and not mask.exists():
-        raise PConvError(f"--mask: expected a picture, a folder or the word alpha, but {mask} does not exist")
+        raise PConvError(f"mask: expected a picture, a folder or the word alpha, but {mask} does not exist")
     notes = []
     if image.is_dir():
         if output.is_file():
-            raise PConvError(f"-o: IMAGE is a folder, so expected a folder, but {output} is a file")
+            raise PConvError(f"output: the pictures are in a folder, so expected a folder, but {output} is a file")
         found = read_folder(image, recursive, leave_out=[output, *([mask] if mask else [])])
         inputs, outputs = found.pictures, [_target(output / path.relative_to(image)) for path in found.pictures]
         if found.left_out:
@@ -79,14 +79,16 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
         if found.masks and (mask is None or not mask.is_dir() or mask.resolve() != image.resolve()):
             notes.append(f"left out, since they are named as masks of other pictures: {_names(found.masks)}")
         if not inputs:
-            below = "" if recursive else " (its subfolders are searched with --recursive)"
-            notes.insert(0, f"IMAGE: no picture ({', '.join((*FORMATS, *READ_ONLY))}) in {image}{below}")
+            below = "" if recursive else " (its subfolders are searched with `recursive=True`)"
+            notes.insert(0, f"image: no picture ({', '.join((*FORMATS, *READ_ONLY))}) in {image}{below}")
             raise PConvError("; ".join(notes))
     else:
         inputs = [image]
         outputs = [_target(output / image.name) if output.is_dir() else output]
         if outputs[0].suffix.lower() not in FORMATS:
-            raise PConvError(f"-o: expected an existing folder or a name ending in {', '.join(FORMATS)}, got {output}")
+            raise PConvError(
+                f"output: expected an existing folder or a name ending in {', '.join(FORMATS)}, got {output}"
+            )
     root = image if image.is_dir() else image.parent
     names = [path.relative_to(root) for path in inputs]
     masks = MaskFolder(mask, recursive, root, names) if mask is not None and mask.is_dir() else None
@@ -95,9 +97,9 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
     for path, name, target in zip(inputs, names, outputs, strict=True):
         one, problem = masks.of(name) if masks else (mask, "")
         if target.resolve() in (path.resolve(), one.resolve() if one else None):
-            problem = f"-o: {target} would overwrite its own input"
+            problem = f"output: {target} would overwrite its own input"
         elif target in taken:
-            problem = f"-o: {target} is written for {taken[target]} already"
+            problem = f"output: {target} is written for {taken[target]} already"
         taken.setdefault(target, path)
         jobs.append(Job(path, one, target, problem and f"{problem} (for {path})"))
     return Plan(jobs, notes)
@@ -115,7 +117,7 @@ def _names(paths: list[Path]) -> str:
 
 
 def load_filler(weights: str, device: str) -> Filler:
-    """What fills holes, by ``--weights`` and ``--device``, made ready for inference.
+    """What fills holes, by name or path and device, made ready for inference.
 
     Raises:
         PConvError: no such weights or device.
@@ -154,7 +156,7 @@ def run_job(
     if share > _MUCH:
         report.warn(
             f"{job.image}: {_percent(share)} of the picture is hole; is the mask inverted? Then add or leave "
-            "out --invert-mask"
+            "out `invert=True`"
         )
     if share > 0:
         restore(

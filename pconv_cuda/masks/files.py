@@ -61,7 +61,7 @@ def make_masks(
     settings = {"kind": kind, "seed": seed, "size": size, "generator": VERSION}
     _check(settings, count)
     if root.exists() and not root.is_dir():
-        raise PConvError(f"--out: expected a folder, got {str(root)!r}, which is a file")
+        raise PConvError(f"out: expected a folder, got {str(root)!r}, which is a file")
     with folder_lock(root) as check_folder:
         return _make(root, settings, count, progress, check_folder)
 
@@ -130,17 +130,15 @@ def write_mask(path: Path, hole: np.ndarray, settings: dict[str, Any]) -> None:
 def _check(settings: dict[str, Any], count: int) -> None:
     """Everything that can be refused is refused before the first file is written."""
     if count < 1 or settings["seed"] < 0:
-        raise PConvError(f"--count, --seed: expected at least 1 and 0, got {count} and {settings['seed']}")
+        raise PConvError(f"count, seed: expected at least 1 and 0, got {count} and {settings['seed']}")
     if settings["kind"] not in KINDS:
-        raise PConvError(f"--kind: expected one of {', '.join(KINDS)}, got {settings['kind']!r}")
+        raise PConvError(f"kind: expected one of {', '.join(KINDS)}, got {settings['kind']!r}")
     for share in PAPER_SHARES:
         for border in (True, False):
             try:
                 Limits.of(settings["size"], settings["size"], share, border)
             except PConvError as error:
-                raise PConvError(
-                    f"--size: no test set of {settings['size']} x {settings['size']} px: {error}"
-                ) from None
+                raise PConvError(f"size: no test set of {settings['size']} x {settings['size']} px: {error}") from None
 
 
 def _known(root: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -207,7 +205,7 @@ def _refuse_foreign_sheet(path: Path) -> None:
         own = False
     if not own:
         raise PConvError(
-            f"--out: {path} was not written by `pconv masks make`, and it is not replaced; use another folder"
+            f"out: {path} was not written by `pconv masks make`, and it is not replaced; use another folder"
         )
 
 

@@ -75,9 +75,9 @@ def mask_stats(folder: str | Path, polarity: str = "auto", progress: bool = True
         PConvError: an unknown polarity, no folder, no picture in it, or not one that can be read.
     """
     if polarity not in ("auto", *POLARITIES):
-        raise PConvError(f"--polarity: expected auto, {' or '.join(POLARITIES)}, got {polarity!r}")
+        raise PConvError(f"polarity: expected auto, {' or '.join(POLARITIES)}, got {polarity!r}")
     root = Path(folder)
-    paths = find_files(root, "DIR")
+    paths = find_files(root, "folder")
     manifest = _manifest(root)
     files, unreadable = [], []
     with Progress("masks", len(paths), every=1000, enabled=progress and len(paths) >= 1000) as bar:
@@ -91,7 +91,7 @@ def mask_stats(folder: str | Path, polarity: str = "auto", progress: bool = True
             bar.advance()
     if not files:
         raise PConvError(
-            f"DIR: no mask in {str(root)!r}: not one of {len(paths)} pictures can be read; {unreadable[0]}"
+            f"folder: no mask in {str(root)!r}: not one of {len(paths)} pictures can be read; {unreadable[0]}"
         )
     unsure, decided = False, "asked for"
     if polarity == "auto":

@@ -84,7 +84,7 @@ def brightness(image: PillowImage.Image, name: str) -> Brightness:
         grey = wide.astype(np.uint8)
         note = f"its brightest value is {most} of 65535; read as 8-bit values" if most > 1 else ""
     elif image.mode in ("I", "F"):
-        raise PConvError(f"--mask: expected 8 or 16 bits a sample, but {name} has mode {image.mode}")
+        raise PConvError(f"mask: expected 8 or 16 bits a sample, but {name} has mode {image.mode}")
     else:
         grey, note = np.asarray(_on_black(image).convert("L")), ""
     scaled, was_scaled = _zero_and_one_scaled(grey)

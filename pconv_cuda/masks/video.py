@@ -70,7 +70,7 @@ def _write_masks(
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise PConvError(f"VIDEO: OpenCV cannot decode {str(path)!r}")
+            raise PConvError(f"video: OpenCV cannot decode {str(path)!r}")
         expected = max(0, (int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) + every - 2) // every)
         with Progress("pairs", max(1, expected), every=50, enabled=progress) as bar:
             for frame, first, second in _pairs(capture, every, size):
@@ -96,16 +96,16 @@ def _write_masks(
     finally:
         capture.release()
     if not pairs:
-        raise PConvError(f"VIDEO: expected at least two frames, OpenCV reads fewer from {str(path)!r}")
+        raise PConvError(f"video: expected at least two frames, OpenCV reads fewer from {str(path)!r}")
     if pairs < expected:
         warnings.warn(
-            f"VIDEO: {pairs} pairs of frames could be decoded, by its header {str(path)!r} has {expected}; "
+            f"video: {pairs} pairs of frames could be decoded, by its header {str(path)!r} has {expected}; "
             "it may be damaged or cut short",
             stacklevel=2,
         )
     if not entries:
         raise PConvError(
-            f"VIDEO: no mask in {pairs} pairs of frames of {str(path)!r}: nothing covers or uncovers anything in "
+            f"video: no mask in {pairs} pairs of frames of {str(path)!r}: nothing covers or uncovers anything in "
             f"{len(empty)} of them, and {len(cuts)} are more than {_CUT:.0%} hole (cuts)"
         )
     manifest = {"format": FORMAT, "polarity": "white-hole", **settings, "expected_pairs": expected}
@@ -195,20 +195,20 @@ def _grey(frame: np.ndarray, size: int | None) -> np.ndarray:
         square = frame[top : top + side, left : left + side]
         frame = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if size < side else cv2.INTER_CUBIC)
     elif min(height, width) < _SHORTEST:
-        raise PConvError(f"VIDEO: expected frames of at least {_SHORTEST} px, got {height} x {width}; --size enlarges")
+        raise PConvError(f"video: expected frames of at least {_SHORTEST} px, got {height} x {width}; `size` enlarges")
     return np.asarray(frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
 
 
 def _settings(path: Path, root: Path, every: int, size: int | None) -> dict[str, Any]:
     """What decides about the masks. Refuses what cannot be, and a folder that holds something else."""
     if not path.is_file():
-        raise PConvError(f"VIDEO: expected a video file, got {str(path)!r}, which is no file")
+        raise PConvError(f"video: expected a video file, got {str(path)!r}, which is no file")
     if every < 1:
-        raise PConvError(f"--every: expected at least 1, got {every}")
+        raise PConvError(f"every: expected at least 1, got {every}")
     if size is not None and size < _SHORTEST:
-        raise PConvError(f"--size: expected at least {_SHORTEST} px, got {size}")
+        raise PConvError(f"size: expected at least {_SHORTEST} px, got {size}")
     if root.exists() and not root.is_dir():
-        raise PConvError(f"--out: expected a folder, got {str(root)!r}, which is a file")
+        raise PConvError(f"out: expected a folder, got {str(root)!r}, which is a file")
     video = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(2**22):

@@ -96,7 +96,7 @@ class _Run:
                 if self.accelerator.scaler is not None and state["scaler"] is not None:
                     self.accelerator.scaler.load_state_dict(state["scaler"])
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise PConvError(f"--resume: the checkpoint of step {state['step']} does not fit: {error}") from error
+                raise PConvError(f"resume: the checkpoint of step {state['step']} does not fit: {error}") from error
             self.best_step, self.best_score = state["best_step"], state["best_score"]
             self.losses = list(state["losses"])
 

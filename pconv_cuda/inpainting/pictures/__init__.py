@@ -6,7 +6,7 @@ files, which Pillow would cut down to 8 bits, and :class:`ArrayPicture` for arra
 """
 
 from pconv_cuda.inpainting.pictures.array import ArrayPicture
-from pconv_cuda.inpainting.pictures.formats import FORMATS, MAX_PIXELS, READ_ONLY, open_pillow, pillow
+from pconv_cuda.inpainting.pictures.formats import FORMATS, MAX_PIXELS, READ_ONLY, PictureTooLarge, open_pillow, pillow
 from pconv_cuda.inpainting.pictures.picture import Picture
 from pconv_cuda.inpainting.pictures.reading import read_picture
 from pconv_cuda.inpainting.pictures.saving import save_picture
@@ -19,6 +19,7 @@ __all__ = [
     "ArrayPicture",
     "Picture",
     "Picture16",
+    "PictureTooLarge",
     "open_pillow",
     "pillow",
     "read_picture",

@@ -12,9 +12,9 @@ from pconv_cuda.errors import PConvError, require
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-__all__ = ["FORMATS", "MAX_PIXELS", "READ_ONLY", "open_pillow", "pillow", "without_pixel_limit"]
+__all__ = ["FORMATS", "MAX_PIXELS", "READ_ONLY", "PictureTooLarge", "open_pillow", "pillow", "without_pixel_limit"]
 
-MAX_PIXELS = 500_000_000  # of a picture file, unless --max-pixels says otherwise; 1.5 GB as RGB
+MAX_PIXELS = 500_000_000  # of a picture file, by default; 1.5 GB as RGB
 
 # The file name's ending decides what is written; reading goes by the file's content.
 FORMATS = {
@@ -28,6 +28,16 @@ FORMATS = {
 }
 # read, but written as png: their files cannot hold the pixels outside the hole unchanged
 READ_ONLY = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF"}
+
+
+class PictureTooLarge(PConvError):
+    """A picture file of more pixels than are allowed; ``place`` names the argument and the file."""
+
+    def __init__(self, argument: str, path: Path, size: str, max_pixels: int) -> None:
+        self.place, self.size = f"{argument}: {path}", size
+        super().__init__(
+            f"{self.place} is {size}, and `max_pixels` allows {max_pixels}; give a greater number if that is meant"
+        )
 
 
 def pillow(module: str = "PIL.Image") -> Any:
@@ -49,10 +59,7 @@ def open_pillow(path: Path, argument: str, max_pixels: int = MAX_PIXELS) -> Pill
         raise PConvError(f"{argument}: {path} cannot be read as a picture ({error or type(error).__name__})") from error
     if image.width * image.height > max_pixels:
         image.close()
-        raise PConvError(
-            f"{argument}: {path} is {image.width} x {image.height} px, and --max-pixels allows {max_pixels}; "
-            "give a greater number if that is meant"
-        )
+        raise PictureTooLarge(argument, path, f"{image.width} x {image.height} px", max_pixels)
     return image
 
 

@@ -47,7 +47,7 @@ class Picture:
     ) -> None:
         if image.mode not in _MODES:
             raise PConvError(
-                "IMAGE: expected 8- or 16-bit grey, colour or palette samples, but "
+                "image: expected 8- or 16-bit grey, colour or palette samples, but "
                 f"{source or 'the picture'} has mode {image.mode}"
             )
         self.notes: list[str] = []
@@ -115,7 +115,7 @@ class Picture:
 def _without_colour_key(image: PillowImage.Image) -> PillowImage.Image:
     """One colour stands for "transparent": a filled pixel could hit it, so it becomes an alpha channel."""
     if image.mode == "I;16":
-        raise PConvError("IMAGE: a transparent grey value in a 16-bit picture is not supported; add an alpha")
+        raise PConvError("image: a transparent grey value in a 16-bit picture is not supported; add an alpha")
     if image.mode == "1":
         image = image.convert("L")
     converted = image.convert("LA" if image.mode == "L" else "RGBA")

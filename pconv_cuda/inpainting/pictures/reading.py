@@ -36,7 +36,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture | Picture1
             not be kept.
     """
     try:
-        image = open_pillow(path, "IMAGE", max_pixels)
+        image = open_pillow(path, "image", max_pixels)
     except PConvError as error:
         # Pillow knows few combinations of bands
         if not (isinstance(error.__cause__, pillow().UnidentifiedImageError) and is_tiff(path)):
@@ -48,17 +48,17 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture | Picture1
     except (PConvError, MemoryError):
         raise
     except Exception as error:  # as above
-        raise PConvError(f"IMAGE: {path} cannot be decoded ({error or type(error).__name__})") from error
+        raise PConvError(f"image: {path} cannot be decoded ({error or type(error).__name__})") from error
 
 
 def _read(path: Path, image: PillowImage.Image) -> Picture | Picture16:
     # phones write JPEG with further pictures behind the first ("MPO"); the first is the photo
     name = "JPEG" if image.format == "MPO" else str(image.format)
     if name not in (*FORMATS.values(), *READ_ONLY.values()):
-        raise PConvError(f"IMAGE: expected jpg, png, webp, tiff, bmp, avif or heic, but {path} is {name}")
+        raise PConvError(f"image: expected jpg, png, webp, tiff, bmp, avif or heic, but {path} is {name}")
     count = getattr(image, "n_frames", 1)
     if count > 1 and name not in ("JPEG", "HEIF"):
-        raise PConvError(f"IMAGE: expected a single picture, but {path} holds {count}")
+        raise PConvError(f"image: expected a single picture, but {path} holds {count}")
     if needs_picture16(image):
         return Picture16.read_tiff(path) if name == "TIFF" else Picture16.read_png(path, image)
     orientation = image.getexif().get(0x0112, 1)  # before load(), which turns a TIFF

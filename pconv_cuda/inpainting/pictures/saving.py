@@ -93,7 +93,7 @@ def _save_picture16(picture: Picture16, path: Path, format_name: str) -> None:
     if format_name != picture.format:
         what = "16-bit colour" if picture.samples.dtype == np.uint16 else "a picture with further bands"
         raise PConvError(
-            f"OUT: {what} is written in the format that it was read from; name {path.stem}"
+            f"output: {what} is written in the format that it was read from; name {path.stem}"
             f".{picture.format.lower()} instead of {path.name}"
         )
     _write_atomically(path, picture.write)
@@ -108,7 +108,7 @@ def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
     except Exception as error:  # encoders raise OSError, ValueError, struct.error, KeyError ...
         reason = os_error_text(error) if isinstance(error, OSError) else error or type(error).__name__
-        raise PConvError(f"OUT: {path} cannot be written ({reason})") from error
+        raise PConvError(f"output: {path} cannot be written ({reason})") from error
 
 
 def _in_a_mode_of(format_name: str, image: PillowImage.Image, path: Path) -> PillowImage.Image:
@@ -119,7 +119,7 @@ def _in_a_mode_of(format_name: str, image: PillowImage.Image, path: Path) -> Pil
     while mode not in _HOLDS[format_name]:
         if mode not in _STANDS_IN:
             lost = "transparency" if mode.endswith("A") else "16-bit samples"
-            raise PConvError(f"OUT: {format_name} cannot keep the picture's {lost}; name {path.stem}.png instead")
+            raise PConvError(f"output: {format_name} cannot keep the picture's {lost}; name {path.stem}.png instead")
         mode = _STANDS_IN[mode]
     return image if mode == image.mode else image.convert(mode)
 

@@ -73,7 +73,7 @@ class Picture16(ArrayPicture):
         orientation = exif.pop(274, 1)
         chunks = png_chunks(path)
         if any(kind == b"tRNS" for kind, _ in chunks):
-            raise PConvError(f"IMAGE: {path} marks one 16-bit colour as transparent, which is not supported")
+            raise PConvError(f"image: {path} marks one 16-bit colour as transparent, which is not supported")
         picture = cls(_upright(read_samples(chunks), orientation), "PNG", path)
         picture.chunks = kept_chunks(chunks)
         picture.exif = exif.tobytes() if orientation != 1 else None

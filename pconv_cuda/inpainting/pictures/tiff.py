@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.inpainting.pictures.formats import PictureTooLarge
 
 __all__ = [
     "STRUCTURE_TAGS",
@@ -116,12 +117,12 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, TiffFile]:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
             if len(file.pages) > 1:
-                raise PConvError(f"IMAGE: expected a single picture, but {path} holds {len(file.pages)}")
-            if page.imagewidth * page.imagelength > max_pixels or page.samplesperpixel > _MOST_BANDS:
-                size = f"{page.imagewidth} x {page.imagelength} px with {page.samplesperpixel} bands"
-                raise PConvError(
-                    f"IMAGE: {path} is {size}, and --max-pixels allows {max_pixels}, with at most {_MOST_BANDS} bands"
-                )
+                raise PConvError(f"image: expected a single picture, but {path} holds {len(file.pages)}")
+            size = f"{page.imagewidth} x {page.imagelength} px with {page.samplesperpixel} bands"
+            if page.samplesperpixel > _MOST_BANDS:
+                raise PConvError(f"image: expected at most {_MOST_BANDS} bands, but {path} is {size}")
+            if page.imagewidth * page.imagelength > max_pixels:
+                raise PictureTooLarge("image", path, size, max_pixels)
             samples = page.asarray()
             about = _about(page, file.byteorder)
             planar, kind = page.planarconfig == 2, page.photometric.name
@@ -129,7 +130,7 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, TiffFile]:
         raise
     except Exception as error:  # ValueError for a codec that it lacks; damaged files raise others too
         raise PConvError(
-            f"IMAGE: {path} cannot be decoded ({error or type(error).__name__}); if its compression is the cause, save "
+            f"image: {path} cannot be decoded ({error or type(error).__name__}); if its compression is the cause, save "
             "it uncompressed"
         ) from error
     if planar and samples.ndim == 3:
@@ -138,7 +139,7 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, TiffFile]:
     colours = {"RGB": 3, "MINISBLACK": 1}.get(kind, 0)
     if samples.dtype not in (np.uint8, np.uint16) or not colours or bands < colours:
         raise PConvError(
-            f"IMAGE: expected grey or RGB of unsigned 8- or 16-bit samples, but {path} has {bands} bands of "
+            f"image: expected grey or RGB of unsigned 8- or 16-bit samples, but {path} has {bands} bands of "
             f"{samples.dtype} ({kind})"
         )
     # files may leave the tag out, or have fewer entries than bands
