@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.masks import MaskRule
-from pconv_cuda.inpainting.pictures import read_picture, reading, save_picture
+from pconv_cuda.inpainting.pictures import formats, read_picture, reading, save_picture
 
 ROOT = Path(__file__).parents[1]
 
@@ -206,6 +207,18 @@ def test_pillows_own_limit_is_not_ours_and_is_left_alone(tmp_path: Path) -> None
         warnings.simplefilter("error")
         assert read_picture(tmp_path / "scan.png").size == (9_100, 20_000)
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_pillows_limit_returns_after_readers_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1234)
+    first, second = formats.without_pixel_limit(), formats.without_pixel_limit()
+    first.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(second.__enter__).result()
+        first.__exit__(None, None, None)
+        assert Image.MAX_IMAGE_PIXELS is None  # the second is still reading
+        pool.submit(second.__exit__, None, None, None).result()
+    assert Image.MAX_IMAGE_PIXELS == 1234
 
 
 @pytest.mark.full("a scan of 182 megapixels")

@@ -41,7 +41,7 @@ KINDS = tuple(PIECES)
 
 def draw_mask(
     size: int | tuple[int, int],
-    rng: np.random.Generator | int,
+    seed: np.random.Generator | int,
     kind: str = "mixed",
     hole_share: tuple[float, float] = (0.0, 0.6),
     border: bool | None = None,
@@ -54,7 +54,7 @@ def draw_mask(
 
     Args:
         size: side of a square, or (height, width), pixels.
-        rng: a generator, or a seed >= 0. The same one gives the same mask.
+        seed: >= 0, or a generator. The same one gives the same mask.
         kind: "occlusion" (what moving shapes cover and uncover; the paper's family), "strokes" or "mixed".
         hole_share: (low, high]; the number of hole pixels is drawn uniformly from it and met exactly.
         border: False keeps holes out of the border band, 50 px wide at 512 and in proportion to the shorter
@@ -69,7 +69,7 @@ def draw_mask(
     if kind not in PIECES:
         raise PConvError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     limits = Limits.of(*sides(size), hole_share, border)
-    return ~compose(PIECES[kind], limits, np.random.default_rng(rng) if isinstance(rng, int) else rng)
+    return ~compose(PIECES[kind], limits, np.random.default_rng(seed))
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

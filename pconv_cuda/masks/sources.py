@@ -14,11 +14,10 @@ from pconv_cuda.errors import PConvError, require
 from pconv_cuda.masks.brush import irregular_mask
 from pconv_cuda.masks.drawing import KINDS, VERSION, draw_mask
 from pconv_cuda.masks.shares import hole_pixels
-from pconv_cuda.masks.values import THRESHOLD, mask_grey
+from pconv_cuda.masks.values import POLARITIES, THRESHOLD, mask_grey
 
-__all__ = ["POLARITIES", "DrawnMasks", "FolderMasks", "MaskSource", "StrokeMasks"]
+__all__ = ["DrawnMasks", "FolderMasks", "MaskSource", "StrokeMasks"]
 
-POLARITIES = ("white-hole", "black-hole")
 _INVERTED_SHARE = 0.6  # masks with more hole than this are usually the wrong way round
 
 

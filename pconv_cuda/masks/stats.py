@@ -15,9 +15,8 @@ from pconv_cuda.errors import MissingExtra, PConvError
 from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.masks.files import FORMAT
 from pconv_cuda.masks.shares import Limits
-from pconv_cuda.masks.sources import POLARITIES
 from pconv_cuda.masks.testset import PAPER_SHARES
-from pconv_cuda.masks.values import THRESHOLD, mask_grey
+from pconv_cuda.masks.values import POLARITIES, THRESHOLD, mask_grey
 from pconv_cuda.progress import Progress
 from pconv_cuda.text import parse_json
 

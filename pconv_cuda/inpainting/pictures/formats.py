@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,12 +64,25 @@ def open_pillow(path: Path, argument: str, max_pixels: int = MAX_PIXELS) -> Pill
     return image
 
 
+_limit_lock = threading.Lock()
+_limit: dict[str, Any] = {"readers": 0, "before": None}
+
+
 @contextlib.contextmanager
 def without_pixel_limit() -> Iterator[None]:
-    """Pillow's own limit is below the size of scans; ours is checked instead."""
+    """Pillow's own limit is below the size of scans; ours is checked instead.
+
+    Pillow has one limit for the whole process: the first of several readers takes it away, the last puts it back.
+    """
     Image = pillow()
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    with _limit_lock:
+        if not _limit["readers"]:
+            _limit["before"], Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _limit["readers"] += 1
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        with _limit_lock:
+            _limit["readers"] -= 1
+            if not _limit["readers"]:
+                Image.MAX_IMAGE_PIXELS = _limit["before"]
