@@ -96,7 +96,7 @@ def test_the_network_under_a_graph_without_waiting_and_with_the_same_bits(fused:
     image = torch.randn(2, 3, 128, 128, device="cuda", dtype=torch.bfloat16)
     mask = torch.rand(2, 1, 128, 128, device="cuda") > 0.3
     if fused:
-        model.fuse()
+        model = model.fuse()
     else:
         gradients = [torch.autograd.grad(model(image, mask)[0].sum(), list(model.parameters())) for _ in range(2)]
         assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))

@@ -122,7 +122,7 @@ def test_no_full_channel_mask_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> N
     tiny()(torch.randn(1, 3, 16, 16), full)
     assert seen == [1] * 9  # one of each encoder layer, two of each decoder stage
     seen.clear()
-    tiny(fused=False)(torch.randn(1, 3, 16, 16), full)
+    tiny(composed=True)(torch.randn(1, 3, 16, 16), full)
     assert seen == [1] * 9
 
 

@@ -179,12 +179,9 @@ def _peak_memory(filler: Filler) -> str:
     """The most memory that was in use until now: the GPU's where the work is done there, and the process's."""
     import torch
 
-    from pconv_cuda.inpainting.smooth_holes import SmoothFiller
-
     texts = []
-    device = filler.device if isinstance(filler, SmoothFiller) else next(filler.parameters()).device
-    if device.type == "cuda":
-        texts.append(f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB on the GPU")
+    if filler.device.type == "cuda":
+        texts.append(f"{torch.cuda.max_memory_allocated(filler.device) / 2**20:.0f} MiB on the GPU")
     try:
         import resource
     except ImportError:  # not on Windows

@@ -129,5 +129,5 @@ def _network(name: str, path: Path, device: torch.device) -> Method:
         about = f"{type(model).__name__} on the {model.prefill} fill, {about}"
     identity = f"{about}, {digest.hexdigest()[:16]}"  # before fuse(), which changes no answer but for rounding
     if model.conv == "partial":
-        model.fuse()
+        model = model.fuse()
     return Method(name, about, identity, lambda holed, valid: inpaint(model, holed, ~valid))

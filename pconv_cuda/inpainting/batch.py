@@ -125,7 +125,7 @@ def load_filler(weights: str, device: str) -> Filler:
     filler = load(weights, pick_device(device))
     if isinstance(filler, SmoothFiller) or filler.conv != "partial":
         return filler
-    return filler.fuse()  # nobody trains it here
+    return filler.fuse()
 
 
 def run_job(

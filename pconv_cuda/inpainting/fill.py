@@ -90,8 +90,7 @@ class _Filler:
         self.model, self.notify, self.progress = model, notify, progress
         self.grid, self.context = model.grid, model.context
         self.mask_reach = mask_reach(model.levels)
-        parameter = next(model.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        self.device, self.dtype = model.device, model.dtype
         if tile is not None and tile < self.grid:
             raise PConvError(f"tile: expected at least {self.grid} px, one cell of this network's grid, but got {tile}")
         side = tile if tile is not None else self._affordable_side()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,9 +92,23 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically."""
         return weights.save(self.state_dict(), self.config, Path(folder))
 
-    def fuse(self) -> Self:
-        """For inference: prepare what need not be done in every call. Returns the model."""
+    def fuse(self) -> InpaintingNetwork:
+        """The network for inference: one with less to do in every call, or itself where there is none."""
         return self
+
+    def _tensor(self) -> Tensor:
+        """One of its weights."""
+        return next(itertools.chain(self.parameters(), self.buffers()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self._tensor().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return self._tensor().dtype
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Self:
