@@ -9,7 +9,7 @@ from inpaint_support import small_network, smooth_picture
 
 from pconv_cuda.inpainting import tiling
 from pconv_cuda.inpainting.fill import fill_holes
-from pconv_cuda.inpainting.tiling import hole_boxes, mask_reach, pieces_of
+from pconv_cuda.inpainting.tiling import hole_boxes, pieces_of
 from pconv_cuda.models import PConvUNet
 
 LEVELS = 3
@@ -57,7 +57,7 @@ def test_every_hole_pixel_is_filled_and_nothing_is_asked_twice(model: PConvUNet,
 
 def work(hole: np.ndarray) -> tuple[int, int]:
     """Pixels that the network sees for a hole, and the boxes that they are in."""
-    boxes = hole_boxes(torch.from_numpy(hole), 2 * mask_reach(LEVELS))
+    boxes = hole_boxes(torch.from_numpy(hole), 2 * PConvUNet(levels=LEVELS, width=1).mask_reach)
     pieces = [piece for box in boxes for piece in pieces_of(box, hole.shape, 2**LEVELS, CONTEXT, 512)]
     return sum(piece.window.height * piece.window.width for piece in pieces), len(boxes)
 

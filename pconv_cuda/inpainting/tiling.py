@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Box", "Piece", "hole_boxes", "mask_reach", "pieces_of", "spread"]
+__all__ = ["Box", "Piece", "hole_boxes", "pieces_of", "spread"]
 
 _STRIP = 2048  # rows or columns that are worked on at once
 
@@ -70,15 +70,6 @@ class Piece:
     core: Box
     window: Box
     ramp: int
-
-
-def mask_reach(levels: int) -> int:
-    """About how far, in px, valid pixels reach into a hole in one run of a network with ``levels`` levels.
-
-    A square hole of up to twice this side is filled (72 px with 4 levels, 136 with 5 ... 1032 with 8), a few
-    px more or up to a fifth less by where it lies on the 2**levels grid: the last mask has the final say.
-    """
-    return 2 ** (levels + 1) + 4
 
 
 def spread(mask: Tensor, radius: int) -> Tensor:

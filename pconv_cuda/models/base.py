@@ -67,6 +67,11 @@ class InpaintingNetwork(nn.Module, abc.ABC):
 
     @property
     @abc.abstractmethod
+    def mask_reach(self) -> int:
+        """About how far, in pixels, one run fills into a hole; holes that are nearer than twice this share a box."""
+
+    @property
+    @abc.abstractmethod
     def bytes_per_pixel(self) -> int:
         """Memory of a float32 run for inference, measured; for choosing the size of what is filled at once."""
 

@@ -5,29 +5,45 @@ A square hole stays a square: the valid pixels reach into it alike along rows an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
-__all__ = ["closed_side", "context_radius"]
+__all__ = ["closed_side", "context_radius", "mask_reach"]
 
 Interval = tuple[int, int]  # first and last pixel of a hole; empty where first > last
 
 
-def closed_side(windows: Sequence[int]) -> int:
+@cache
+def closed_side(windows: tuple[int, ...]) -> int:
     """The side in pixels of the largest square hole that closes wherever it lies on the grid.
 
     Args:
         windows: the encoder's window sizes, odd, stride 2; the decoder's are 3x3 over [doubled | skip].
     """
-    offsets = range(2 ** len(windows))
-    closes, fails = 0, 2 ** (len(windows) + 4) + 64
-    while fails - closes > 1:
-        side = (closes + fails) // 2
-        if all(_left_over(offset, offset + side - 1, windows) for offset in offsets):
-            closes = side
-        else:
-            fails = side
-    return closes
+    return _largest(windows, all)
+
+
+@cache
+def mask_reach(windows: tuple[int, ...]) -> int:
+    """About how far, in px, valid pixels reach into a hole in one run: half the largest square that closes at best.
+
+    By where it lies on the 2**levels grid a square of up to a fourth less stays open: the last mask has the final say.
+    """
+    return _largest(windows, any) // 2
+
+
+def _largest(windows: tuple[int, ...], of_offsets: Callable[[Iterable[bool]], bool]) -> int:
+    def closes(side: int) -> bool:
+        return of_offsets(_left_over(offset, offset + side - 1, windows) for offset in range(2 ** len(windows)))
+
+    fails = 1
+    while closes(fails):
+        fails *= 2
+    found = fails // 2
+    while fails - found > 1:
+        side = (found + fails) // 2
+        found, fails = (side, fails) if closes(side) else (found, side)
+    return found
 
 
 def _left_over(first: int, last: int, windows: Sequence[int]) -> bool:

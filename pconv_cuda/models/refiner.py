@@ -97,6 +97,10 @@ class FillRefiner(InpaintingNetwork):
         return 2 ** (self.levels - 1)
 
     @property
+    def mask_reach(self) -> int:
+        return 2 ** (self.levels + 1) + 4  # no hole is too wide: it decides alone which holes share a box
+
+    @property
     def context(self) -> int:
         more, deepest = self.layers - 1, self.levels - 1
         down = self.layers + sum(2 ** (level - 1) + more * 2**level for level in range(1, self.levels))

@@ -12,7 +12,7 @@ from pconv_cuda.checks import as_valid, check_binary, padded_mask, same_in_all_c
 from pconv_cuda.models.base import InpaintingNetwork
 from pconv_cuda.models.options import window_sizes
 from pconv_cuda.models.prefill import filled
-from pconv_cuda.models.receptive_field import closed_side, context_radius
+from pconv_cuda.models.receptive_field import closed_side, context_radius, mask_reach
 
 __all__ = ["UNetBase"]
 
@@ -49,12 +49,15 @@ class UNetBase(InpaintingNetwork):
 
         With a prefill the middle of a wider hole is the prefill's alone.
 
-        Found by growing masks alone, for every offset to the grid of 2^levels pixels; well placed, a hole may be
-        up to 2^(levels + 2) + 13 pixels wide. Whether a given hole closed, the returned mask says.
+        Found by growing masks alone, for every offset to the grid of 2^levels pixels. With the paper's windows and
+        from 3 levels on it is 3 * 2^levels + 14; well placed, a hole may be up to 2^(levels + 2) + 13 pixels wide.
+        Whether a given hole closed, the returned mask says.
         """
-        if self.windows != window_sizes(None, self.levels):
-            return closed_side(self.windows)
-        return {1: 8, 2: 18}.get(self.levels, 3 * 2**self.levels + 14)
+        return closed_side(self.windows)
+
+    @property
+    def mask_reach(self) -> int:
+        return mask_reach(self.windows)
 
     @property
     def bytes_per_pixel(self) -> int:
