@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_named(tmp_path, state, edit, message):
         ({"a.weight": torch.ones(4, 3, 3, 3), "b.alpha": torch.ones(1)}, "no known network: b.alpha"),
         ({"encoder.0.conv.weight": torch.ones(4, 3, 3, 3)}, "weights of this package"),
         ({"n_iter": 4}, "no state_dict of convolutions .* it holds n_iter"),
-        (torch.ones(3), "it holds Tensor"),
+        (torch.ones(3), "holds Tensor"),
     ],
 )
 def test_other_checkpoints_are_refused(tmp_path, content, message):

@@ -15,7 +15,7 @@ PACKAGE = Path(pconv_cuda.__file__).parent
 # From the lowest layer to the highest. A module imports its own layer and those below it, inside functions too.
 LAYERS = (
     ("errors", "text", "rng"),
-    ("files", "locks", "progress", "devices", "tensor_files"),
+    ("files", "locks", "progress", "devices", "tensor_files", "contact_sheet"),
     ("checks", "reference", "smooth"),
     ("ops", "selftest"),
     ("functional", "nn", "backends"),

@@ -75,7 +75,7 @@ def test_the_polarity_can_be_said(model: PConvUNet, polarity: str) -> None:
         got = inpaint(model, image, mask, polarity=polarity)
         array = got.permute(1, 2, 0).numpy() if isinstance(got, torch.Tensor) else np.asarray(got)
         np.testing.assert_array_equal(array, expected)
-    with pytest.raises(PConvError, match="polarity: expected white-hole or black-hole or None, got 'grey'"):
+    with pytest.raises(PConvError, match="polarity: expected None or white-hole or black-hole, got 'grey'"):
         inpaint(model, PHOTO, HOLE, polarity="grey")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.tensor_files import describe, load_safetensors, load_torch
+from pconv_cuda.tensor_files import describe, load_tensors
 
 __all__ = ["H5_SUFFIXES", "read_h5", "read_tensors"]
 
@@ -28,14 +28,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         PConvError: no such file, no checkpoint, one with Python objects beside its tensors, or without tensors.
     """
-    if not path.is_file():
-        raise PConvError(f"file: expected a checkpoint, but {path} is no file")
+    content = load_tensors(path, "file")
     if path.suffix == ".safetensors":
-        return load_safetensors(path, "file")
-    content = load_torch(path, "file")
+        return content
     found = list(_state_dicts(content, ()))
     if not found:
-        kinds = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
+        kinds = ", ".join(map(str, list(content)[:6]))
         raise PConvError(f"file: no state_dict of convolutions in {path}; it holds {kinds}")
     # The named nests first; of several the one with the most convolutions (an EMA copy has as many: the first wins).
     _, state = min(found, key=lambda entry: (_rank(entry[0]), -_convolutions(entry[1])))

@@ -5,33 +5,36 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pconv_cuda.contact_sheet import contact_sheet
 from pconv_cuda.documents.damage import damage_mask
 from pconv_cuda.documents.fonts import find_fonts
 from pconv_cuda.documents.sources import document_pages
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
 
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+
 _COLUMNS, _ROWS, _DAMAGED = 4, 3, 1  # the last row shows damage
 _SIDE, _GAP = 184, 4
 
 
-def contact_sheet(seed: int, folders: list[str] | None, page: int = 400) -> np.ndarray:
-    """(H, W, 3) uint8: pages drawn at ``page`` px and reduced; the last row with holes in white."""
+def pages_sheet(seed: int, folders: list[str] | None, page: int = 400) -> PillowImage.Image:
+    """Pages drawn at ``page`` px and reduced; the last row with holes in white."""
     pil_image = require("PIL.Image", "inpaint", why="the sheet")
-    pages = document_pages(_COLUMNS * _ROWS, page, seed, find_fonts(folders))
-    sheet = np.full((_ROWS * (_SIDE + _GAP) + _GAP, _COLUMNS * (_SIDE + _GAP) + _GAP, 3), 255, np.uint8)
-    for number, one in enumerate(pages):
-        row, column = divmod(number, _COLUMNS)
+    rows: list[list[np.ndarray]] = [[] for _ in range(_ROWS)]
+    for number, one in enumerate(document_pages(_COLUMNS * _ROWS, page, seed, find_fonts(folders))):
+        row = number // _COLUMNS
         if row >= _ROWS - _DAMAGED:
             valid = damage_mask(page, page, np.random.default_rng([seed, number]), (0.03, 0.25))
             one = np.where(valid[..., None], one, np.uint8(255))
         small = pil_image.fromarray(one).resize((_SIDE, _SIDE), pil_image.Resampling.LANCZOS)
-        top, left = _GAP + row * (_SIDE + _GAP), _GAP + column * (_SIDE + _GAP)
-        sheet[top : top + _SIDE, left : left + _SIDE] = np.asarray(small)
-    return sheet
+        rows[row].append(np.asarray(small))
+    return contact_sheet(rows, _SIDE, gap=_GAP)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,12 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fonts", metavar="DIR", action="append", help="fonts from here; repeatable")
     args = parser.parse_args(arguments)
     try:
-        sheet = contact_sheet(args.seed, args.fonts)
+        sheet = pages_sheet(args.seed, args.fonts)
     except PConvError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     pil_image = require("PIL.Image", "inpaint")
-    picture = pil_image.fromarray(sheet).quantize(
+    picture = sheet.quantize(
         200, pil_image.Quantize.MAXCOVERAGE, kmeans=1, dither=pil_image.Dither.NONE
     )  # a third of the bytes
     with atomic_path(Path(args.out)) as temporary:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pconv_cuda.errors import MissingExtra, PConvError, require
 from pconv_cuda.losses.vgg import VGG16Features, feature_distance
 from pconv_cuda.models import IMAGENET_MEAN, IMAGENET_STD
-from pconv_cuda.tensor_files import load_torch
+from pconv_cuda.tensor_files import load_tensors
 
 __all__ = [
     "FeatureDistance",
@@ -76,7 +76,7 @@ def find_perceptual(wanted: str) -> tuple[Perceptual | None, str]:
         path = paths[net]
     else:
         path, net = Path(wanted), ""
-    state = _tensors(path, "lpips")
+    state = load_tensors(path, "lpips")
     if not net:
         shape = list(state["features.0.weight"].shape) if "features.0.weight" in state else []
         net = "alex" if shape == [64, 3, 11, 11] else "vgg" if shape == [64, 3, 3, 3] else ""
@@ -140,15 +140,6 @@ def find_features(wanted: str) -> tuple[FeatureDistance | None, str]:
     return FeatureDistance(VGG16Features(path), about, _digest(path)), about
 
 
-def _tensors(path: Path, argument: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise PConvError(f"{argument}: expected a file of weights, but {path} is no file")
-    state = load_torch(path, argument)
-    if not isinstance(state, dict):
-        raise PConvError(f"{argument}: expected a file of weights, but {path} holds {type(state).__name__}")
-    return state
-
-
 @dataclass
 class Inception:
     """Features (2048,) of pictures (H, W, 3) uint8, as FID takes them."""
@@ -170,7 +161,7 @@ def find_inception(wanted: str) -> tuple[Inception | None, str]:
     path = _cache() / _INCEPTION if wanted == "auto" else Path(wanted)
     if wanted == "auto" and not path.is_file():
         return None, f"FID left out: no {_INCEPTION} in {_cache()}; name one with `fid`"
-    _tensors(path, "fid")
+    load_tensors(path, "fid")
     try:
         require("torch_fidelity", "eval", why="FID")
         module = require("torchmetrics.image.fid", "eval", why="FID")

@@ -15,14 +15,14 @@ from pconv_cuda.data.images import load_rgb
 from pconv_cuda.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import is_out_of_memory
-from pconv_cuda.masks import POLARITIES, hole_pixels
+from pconv_cuda.masks import hole_pixels
+from pconv_cuda.masks.polarity import INVERTED_SHARE, check_polarity, hole_where, other_polarity
 from pconv_cuda.masks.shares import Limits
 from pconv_cuda.masks.testset import PAPER_SHARES, paper_mask
 from pconv_cuda.masks.values import THRESHOLD, mask_grey
 
 __all__ = ["PAIRING", "Cell", "MaskSet", "Pages", "Pair", "Pictures", "open_masks", "open_pictures", "plan_pairs"]
 
-_MUCH = 0.6  # masks with more hole than this are usually the wrong way round
 PAIRING = "pair k of a cell is picture k modulo the number of pictures under the cell's mask k modulo their number"
 
 
@@ -146,8 +146,7 @@ def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[
     Raises:
         PConvError: no folder, no mask in any cell, an unknown polarity.
     """
-    if polarity not in POLARITIES:
-        raise PConvError(f"polarity: expected {' or '.join(POLARITIES)}, got {polarity!r}")
+    check_polarity(polarity)
     if masks == "paper":
 
         def draw(cell: Cell, number: int) -> np.ndarray:
@@ -192,11 +191,10 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
             f"masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
             f"when read as {polarity} (from brightness {THRESHOLD} on a pixel is white)"
         )
-    if shares and np.mean(shares) > _MUCH:
-        other = POLARITIES[1 - POLARITIES.index(polarity)]
+    if shares and np.mean(shares) > INVERTED_SHARE:
         warnings.warn(
             f"masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the "
-            f"other way round, add `polarity={other}`",
+            f"other way round, add `polarity={other_polarity(polarity)}`",
             stacklevel=2,
         )
     notes: list[str] = []
@@ -239,8 +237,8 @@ def _read(files: FileSet, index: int, size: int, polarity: str) -> _Read:
     pil_image = require("PIL.Image", "inpaint", why="reading masks")
     grey, scaled = mask_grey(_load(files, index))
     resized = pil_image.fromarray(grey).resize((size, size), pil_image.Resampling.NEAREST)
-    white = np.asarray(resized) >= THRESHOLD
-    return _Read(~white if polarity == "white-hole" else white, (grey.shape[0], grey.shape[1]), scaled)
+    hole = hole_where(np.asarray(resized) >= THRESHOLD, polarity)
+    return _Read(~hole, (grey.shape[0], grey.shape[1]), scaled)
 
 
 def cell_of(valid: np.ndarray) -> Cell | None:

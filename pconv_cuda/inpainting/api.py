@@ -15,7 +15,8 @@ from pconv_cuda.inpainting.fill import fill_holes
 from pconv_cuda.inpainting.patches import Progress
 from pconv_cuda.inpainting.pictures import ArrayPicture, Picture, pillow
 from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
-from pconv_cuda.masks.values import POLARITIES, THRESHOLD, brightness, is_coloured, is_set, looks_like_a_picture
+from pconv_cuda.masks.polarity import BLACK_HOLE, WHITE_HOLE, check_polarity, hole_where
+from pconv_cuda.masks.values import THRESHOLD, brightness, is_coloured, is_set, looks_like_a_picture
 from pconv_cuda.named import load_named
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def inpaint(
 
     A mask without a hole gives a copy and a warning.
     """
-    if polarity not in (None, *POLARITIES):
-        raise PConvError(f"polarity: expected {' or '.join(POLARITIES)} or None, got {polarity!r}")
+    check_polarity(polarity, also=(None,))
     if mask is image:
         raise PConvError("mask: expected a black and white mask beside the image, got the image itself")
     if isinstance(model, str):
@@ -77,8 +77,8 @@ def inpaint(
     elif int(filler.config["in_channels"]) != 3:
         raise PConvError(f"model: expected a network for RGB, but its in_channels is {filler.config['in_channels']}")
     if isinstance(image, Tensor):
-        return _inpaint_tensor(filler, image, mask, polarity or "black-hole", tile)
-    polarity = polarity or "white-hole"
+        return _inpaint_tensor(filler, image, mask, polarity or BLACK_HOLE, tile)
+    polarity = polarity or WHITE_HOLE
     if isinstance(image, np.ndarray):
         return _inpaint_array(filler, image, _as_hole(mask, image.shape[:2], polarity), tile)
     if hasattr(image, "getexif"):
@@ -151,7 +151,7 @@ def _as_hole(mask: Any, size: tuple[int, ...], polarity: str) -> np.ndarray:
 
 def _hole_of(is_set: np.ndarray, values: np.ndarray | None, polarity: str) -> np.ndarray:
     """Where the hole is, of what is set; NaN among ``values`` is hole either way."""
-    hole = is_set if polarity == "white-hole" else ~is_set
+    hole = hole_where(is_set, polarity)
     return hole | np.isnan(values) if values is not None and values.dtype.kind == "f" else hole
 
 

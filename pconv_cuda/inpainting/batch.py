@@ -16,6 +16,7 @@ from pconv_cuda.inpainting.masks import MaskRule
 from pconv_cuda.inpainting.patches import Progress
 from pconv_cuda.inpainting.pictures import FORMATS, MAX_PIXELS, READ_ONLY, read_picture, save_picture
 from pconv_cuda.inpainting.smooth_holes import SmoothFiller
+from pconv_cuda.masks.polarity import INVERTED_SHARE
 from pconv_cuda.named import load
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Plan", "Reporter", "load_filler", "plan_jobs", "run_job"]
 
-_MUCH = 0.6  # a hole's share from which an inverted mask is more likely than such a hole
 _LARGE = 8_000_000  # pixels from which the memory that was used is worth a word
 
 
@@ -153,7 +153,7 @@ def run_job(
         report.warn(f"{job.image}: {note}")
     for note in hole.notes:
         report.warn(note)
-    if share > _MUCH:
+    if share > INVERTED_SHARE:
         report.warn(
             f"{job.image}: {_percent(share)} of the picture is hole; is the mask inverted? Then add or leave "
             "out `invert=True`"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.ops import winograd
-from pconv_cuda.tensor_files import load_safetensors, load_torch
+from pconv_cuda.tensor_files import load_tensors
 
 __all__ = ["VGG16Features", "feature_distance"]
 
@@ -133,9 +133,4 @@ def _imagenet_weights() -> dict[str, Tensor]:
 def _file_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PConvError(f"vgg: expected 'imagenet', 'random', 'none' or a file of weights, found no file {path}")
-    if path.suffix == ".safetensors":
-        return load_safetensors(path, "vgg")
-    loaded = load_torch(path, "vgg")
-    if not isinstance(loaded, dict):
-        raise PConvError(f"vgg: {path}: expected a state_dict, got {type(loaded).__name__}")
-    return loaded
+    return load_tensors(path, "vgg")

@@ -8,9 +8,9 @@ from pconv_cuda.masks.augmenting import augment
 from pconv_cuda.masks.batch import draw_masks_batch
 from pconv_cuda.masks.brush import irregular_mask
 from pconv_cuda.masks.drawing import KINDS, draw_mask
+from pconv_cuda.masks.polarity import POLARITIES
 from pconv_cuda.masks.shares import border_band, border_width, hole_pixels
 from pconv_cuda.masks.sources import DrawnMasks, FolderMasks, MaskSource, StrokeMasks
-from pconv_cuda.masks.values import POLARITIES
 
 __all__ = [
     "KINDS",

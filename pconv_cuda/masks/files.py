@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pconv_cuda.contact_sheet import contact_sheet
 from pconv_cuda.data.images import CONTACT_SHEET, MANIFEST
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path, remove_leftovers
@@ -28,7 +29,7 @@ __all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "w
 
 FORMAT = "pconv masks"  # in manifest.json, and the key of the text in each PNG
 _COLUMNS = 4  # masks of each share and border on the contact sheet
-_THUMB, _GAP, _LABEL = 88, 4, 78  # pixels of the contact sheet
+_THUMB = 88  # px of a mask on the contact sheet
 
 
 def make_masks(
@@ -211,24 +212,24 @@ def _refuse_foreign_sheet(path: Path) -> None:
 
 def _write_sheet(path: Path, picked: dict[tuple[tuple[float, float], bool, int], np.ndarray]) -> None:
     """The first masks of each share (rows), with and without holes near the border (columns)."""
-    pil_image = require("PIL.Image", "inpaint", why="the contact sheet")
-    draw_module = require("PIL.ImageDraw", "inpaint")
     columns = 1 + max(number for _, _, number in picked)
-    group = columns * (_THUMB + _GAP) + 3 * _GAP  # a wider gap between the two kinds of border
-    width, top = _LABEL + 2 * group, 20
-    sheet = pil_image.new("L", (width, top + len(PAPER_SHARES) * (_THUMB + _GAP)), 128)
-    draw = draw_module.Draw(sheet)
-    for border in (True, False):
-        left = _LABEL + (0 if border else group)
-        draw.text((left, 4), "holes near the border" if border else "border free of holes", fill=255)
-        for row, share in enumerate(PAPER_SHARES):
-            y = top + row * (_THUMB + _GAP)
-            draw.text((6, y + _THUMB // 2 - 6), f"({share[0]}, {share[1]}]", fill=255)
-            for number in range(columns):
-                hole = pil_image.fromarray(picked[share, border, number].astype(np.uint8) * 255)
-                thumb = hole.resize((_THUMB, _THUMB), pil_image.Resampling.BOX)
-                sheet.paste(thumb, (left + number * (_THUMB + _GAP), y))
+    empty = [""] * (columns - 1)
+    sheet = contact_sheet(
+        [
+            [
+                picked[share, border, number].astype(np.uint8) * 255
+                for border in (True, False)
+                for number in range(columns)
+            ]
+            for share in PAPER_SHARES
+        ],
+        _THUMB,
+        headings=["holes near the border", *empty, "border free of holes", *empty],
+        labels=[f"({low}, {high}]" for low, high in PAPER_SHARES],
+        gap=4,
+        background="grey",
+    )
     text = require("PIL.PngImagePlugin", "inpaint").PngInfo()
     text.add_text(FORMAT, json.dumps({"contact_sheet": True}))  # by which a later call knows it
     with atomic_path(path) as temporary:
-        sheet.quantize(16).save(temporary, format="PNG", pnginfo=text, optimize=True)
+        sheet.convert("L").quantize(16).save(temporary, format="PNG", pnginfo=text, optimize=True)

@@ -13,12 +13,11 @@ from pconv_cuda.data.images import FolderImages
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.masks.brush import irregular_mask
 from pconv_cuda.masks.drawing import KINDS, VERSION, draw_mask
+from pconv_cuda.masks.polarity import INVERTED_SHARE, check_polarity, hole_where, other_polarity
 from pconv_cuda.masks.shares import hole_pixels
-from pconv_cuda.masks.values import POLARITIES, THRESHOLD, mask_grey
+from pconv_cuda.masks.values import THRESHOLD, mask_grey
 
 __all__ = ["DrawnMasks", "FolderMasks", "MaskSource", "StrokeMasks"]
-
-_INVERTED_SHARE = 0.6  # masks with more hole than this are usually the wrong way round
 
 
 class MaskSource(Protocol):
@@ -72,8 +71,7 @@ class FolderMasks:
     """
 
     def __init__(self, folder: str | Path, polarity: str = "white-hole", what: str = "data.masks") -> None:
-        if polarity not in POLARITIES:
-            raise PConvError(f"data.polarity: expected {' or '.join(POLARITIES)}, got {polarity!r}")
+        check_polarity(polarity, "data.polarity")
         self.polarity = polarity
         self.files = FolderImages(folder, what)
         self.fingerprint = self.files.fingerprint
@@ -103,8 +101,7 @@ class FolderMasks:
         if size is not None:
             pil_image = require("PIL.Image", "inpaint", why="reading masks")
             grey = np.asarray(pil_image.fromarray(grey).resize((size, size), pil_image.Resampling.NEAREST))
-        white = grey >= THRESHOLD
-        return ~white if self.polarity == "white-hole" else white
+        return ~hole_where(grey >= THRESHOLD, self.polarity)
 
     def _check_shares(self, folder: str | Path) -> None:
         """A few masks, spread over the folder, tell whether they look inverted; without any hole among them, all."""
@@ -119,10 +116,9 @@ class FolderMasks:
                     f"{str(folder)!r} has a pixel that is hole when read as {self.polarity} (from brightness "
                     f"{THRESHOLD} on a pixel is white)"
                 )
-        if shares and np.mean(shares) > _INVERTED_SHARE:
-            other = POLARITIES[1 - POLARITIES.index(self.polarity)]
+        if shares and np.mean(shares) > INVERTED_SHARE:
             warnings.warn(
                 f"{self._what}: the masks in {str(folder)!r} are {np.mean(shares):.0%} hole when read as "
-                f"{self.polarity}; if they are the other way round, set data.polarity={other}",
+                f"{self.polarity}; if they are the other way round, set data.polarity={other_polarity(self.polarity)}",
                 stacklevel=3,
             )

@@ -14,9 +14,10 @@ from pconv_cuda.data.images import MANIFEST, find_files, load_rgb
 from pconv_cuda.errors import MissingExtra, PConvError
 from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.masks.files import FORMAT
+from pconv_cuda.masks.polarity import POLARITIES, check_polarity
 from pconv_cuda.masks.shares import Limits
 from pconv_cuda.masks.testset import PAPER_SHARES
-from pconv_cuda.masks.values import POLARITIES, THRESHOLD, mask_grey
+from pconv_cuda.masks.values import THRESHOLD, mask_grey
 from pconv_cuda.progress import Progress
 from pconv_cuda.text import parse_json
 
@@ -73,8 +74,7 @@ def mask_stats(folder: str | Path, polarity: str = "auto", progress: bool = True
     Raises:
         PConvError: an unknown polarity, no folder, no picture in it, or not one that can be read.
     """
-    if polarity not in ("auto", *POLARITIES):
-        raise PConvError(f"polarity: expected auto, {' or '.join(POLARITIES)}, got {polarity!r}")
+    check_polarity(polarity, also=("auto",))
     root = Path(folder)
     paths = find_files(root, "folder")
     manifest = _manifest(root)

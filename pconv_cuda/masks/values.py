@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
 __all__ = [
-    "POLARITIES",
     "THRESHOLD",
     "Brightness",
     "brightness",
@@ -34,7 +33,6 @@ __all__ = [
     "transparent_share",
 ]
 
-POLARITIES = ("white-hole", "black-hole")  # which of the two colours of a mask is the hole
 THRESHOLD = 128  # of 0..255
 _COLOURED = 48  # difference of a pixel's channels; the chroma noise of a black and white jpg stays below it
 _COLOURED_SHARE = 0.001
