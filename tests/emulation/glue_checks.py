@@ -11,14 +11,14 @@ from cases import BY_NAME, CASES, KERNEL_CASES, Case, make_tensors, operands, sp
 from conftest import assert_as_good_as_torch
 
 from pconv_cuda import ops, reference
-from pconv_cuda.ops import fallback, tf32
+from pconv_cuda.ops import convolution, fallback, tf32
 
 LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
 library = ctypes.CDLL(LIBRARY)
 emulated = torch.ops.pconv_emulated
-torch.library.register_fake("pconv_emulated::partial_conv2d", ops._forward_fake)
-torch.library.register_fake("pconv_emulated::partial_conv2d_backward", ops._backward_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d", convolution._forward_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d_backward", convolution._backward_fake)
 
 asked = 0
 
