@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from pconv_cuda import _extension, ops
+from pconv_cuda import ops
 from pconv_cuda.files import atomic_path
+from pconv_cuda.ops import extension
 
 __all__ = ["DTYPES", "FAMILIES", "Found", "Paths", "is_right", "judge", "run"]
 
@@ -125,7 +126,7 @@ class Paths:
     """
 
     def __init__(self, device: torch.device, operators: Any = ops, force: Any = None) -> None:
-        module = _extension.cuda_module()
+        module = extension.cuda_module()
         if force is None and device.type == "cuda" and module is not None:
             force = module.force_path
         self.device, self.operators, self.force = device, operators, force
@@ -223,7 +224,7 @@ def cache_file() -> Path:
 def device_key(index: int) -> str:
     """A CUDA device, its driver, torch and this build: everything that a finding may depend on."""
     about = torch.cuda.get_device_properties(index)
-    module = _extension.cuda_module()
+    module = extension.cuda_module()
     build = Path(getattr(module, "__file__", "") or "")
     stamp = build.stat() if build.is_file() else None
     parts = [

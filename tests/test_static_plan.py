@@ -11,7 +11,7 @@ from cases_upcat import paper_stages
 
 from benchmarks.static_model import launches
 from benchmarks.static_model.devices import GPUS, Gpu
-from pconv_cuda import _extension
+from pconv_cuda.ops import extension
 
 
 def sizes(case: Case) -> tuple[int, ...]:
@@ -20,7 +20,7 @@ def sizes(case: Case) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("gpu", ["h100", "a100", "rtx4090"])
 def test_the_numbers_are_those_of_the_plan_in_words(gpu: str) -> None:
-    of, plans = GPUS[gpu], _extension.load()
+    of, plans = GPUS[gpu], extension.load()
     where = {"arch": of.arch, "multiprocessors": of.multiprocessors, "shared_bytes": of.block_shared}
     asked = []
     for wgmma in {False, of.wgmma}:
@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_the_plan_in_words(gpu: str) -> None:
 
 
 def test_the_grid_covers_every_pixel_and_channel() -> None:
-    draw, plans = random.Random(2), _extension.load()
+    draw, plans = random.Random(2), extension.load()
     for _ in range(60):
         n, c, h, w, k = (draw.choice([1, 2, 3]), *(8 * draw.randint(2, 24) for _ in range(4)))
         stride = draw.choice([1, 2])
@@ -66,7 +66,7 @@ def test_the_grid_covers_every_pixel_and_channel() -> None:
 
 
 def test_a_stages_grid_covers_every_pixel_of_every_phase() -> None:
-    draw, plans = random.Random(3), _extension.load()
+    draw, plans = random.Random(3), extension.load()
     seen = set()
     for _ in range(60):
         n, low, skip, h, w, k = (draw.choice([1, 2, 6]), *(8 * draw.randint(2, 24) for _ in range(5)))

@@ -17,12 +17,12 @@ import torch
 
 import pconv_cuda
 from benchmarks.gpu import device, layers, networks
-from pconv_cuda import _extension
+from pconv_cuda.ops import extension
 
 
 def choices() -> dict[str, int]:
     """What was measured so far."""
-    module = _extension.cuda_module()
+    module = extension.cuda_module()
     return {} if module is None else module.measured_choices()
 
 

@@ -13,7 +13,7 @@ from cases import Case, paper_layers
 from cases_upcat import Stage, paper_stages
 
 from benchmarks.static_model.devices import Gpu
-from pconv_cuda import _extension
+from pconv_cuda.ops import extension
 
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 PASSES = {"fprop": 0, "dgrad": 1, "upcat": 3}  # csrc/cuda/plan/tiles.h
@@ -82,7 +82,7 @@ def stages_of(name: str) -> int:
 
 
 def plan(sizes: Sequence[int], dtype: str, gpu: Gpu, wgmma: bool, **options: Any) -> list[dict[str, Any]]:
-    return _extension.load().plan_numbers(
+    return extension.load().plan_numbers(
         *sizes, dtype, arch=gpu.arch, multiprocessors=gpu.multiprocessors, shared_bytes=gpu.block_shared, wgmma=wgmma,
         **options,
     )  # fmt: skip

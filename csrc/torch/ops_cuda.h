@@ -41,7 +41,7 @@ void force_path(int choice);
 constexpr unsigned no_call_yet = 1u << 31;
 unsigned last_families();
 
-// The operators of pconv_cuda/_extension.py in torch's own operators, called through the dispatcher.
+// The operators of pconv_cuda/ops/fallback.py in torch's own operators, called through the dispatcher.
 template <class Result, class... Arguments>
 Result unfused(const char* name, const Arguments&... arguments) {
     using torch::stable::detail::from, torch::stable::detail::to;
