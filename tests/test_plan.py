@@ -160,7 +160,8 @@ def test_decoder_stages_run_on_kernels_of_their_own() -> None:
     ]  # fmt: skip
     assert dec3["forward"][0] == "upcat 256x64 bf16" and "weight in phases" in dec3["forward"][1]
     assert dec3["low gradient"][0].startswith("fprop") and "4x4" in dec3["low gradient"][1]
-    assert stage(6, 192, 128, 128, 64, 128, "bfloat16", wgmma=True)["forward"][0] == "upcat 256x64 bf16"
+    assert stage(6, 192, 128, 128, 64, 128, "bfloat16", wgmma=True)["forward"][0] == "upcat wgmma 128x64 bf16"
+    assert stage(6, 192, 128, 128, 64, 128, "bfloat16")["forward"][0] == "upcat 256x64 bf16"
     assert stage(6, 384, 128, 128, 128, 256, "bfloat16", wgmma=True)["forward"][0] == "upcat wgmma 128x128 bf16"
     assert stage(6, 67, 512, 512, 3, 64, "float16")["forward"][0] == "last layer fp16"
     # Low's gradient is launched as the general product even where a first layer of its sizes is not.
@@ -179,7 +180,7 @@ def test_decoder_stages_where_weights_weigh_more_than_pixels() -> None:
 
 def test_the_command_prints_stages_and_their_floor(said) -> None:
     text = said("6 192 128 128 64 3 3 1 bfloat16 --low 128 --wgmma 1")
-    assert "decoder stage of 128 + 64 channels" in text and "upcat 256x64 bf16" in text
+    assert "decoder stage of 128 + 64 channels" in text and "upcat wgmma 128x64 bf16" in text
     flops = 2 * 6 * 128 * 128 * 64 * (4 * 128 + 9 * 64)
     assert f"{flops / 1e9:.3f} GFLOP" in text
     text = said("6 128 64 64 64 3 3 1 bfloat16 --mask-channels 63 65")

@@ -23,7 +23,8 @@ from cases_upcat import Stage, paper_stages
 
 from benchmarks.gpu import device, layers
 from benchmarks.gpu.layers import HOLE_SHARE, Call, blob_mask
-from pconv_cuda import _extension, ops
+from pconv_cuda import ops
+from pconv_cuda.ops import extension
 
 FPROP, DGRAD, WGRAD, UPCAT = range(4)  # as csrc/cuda/plan/tiles.h numbers the passes
 FUSED = 2  # the path of a forced choice (csrc/torch/choice.h)
@@ -111,7 +112,7 @@ def plans(sizes: list[int], dtype: str, low: int, tile: int) -> dict[str, str]:
     """The tile of each product; where ``tile`` cannot be taken the plan's own. Deep stages join their sources: their
     skip's gradient is low's."""
     properties = torch.cuda.get_device_properties(0) if not device.REHEARSED else None
-    rows = _extension.load().plan_numbers(
+    rows = extension.load().plan_numbers(
         *sizes, dtype, low_channels=low, multiprocessors=properties.multi_processor_count if properties else 132,
         wgmma=device.has_wgmma(), tile=tile,
     )  # fmt: skip
@@ -130,12 +131,12 @@ def choices(product: Product, sizes: list[int], dtype: str, low: int) -> dict[st
 
 
 def has_low_product(sizes: list[int], dtype: str, low: int) -> bool:
-    rows = _extension.load().plan_numbers(*sizes, dtype, low_channels=low)
+    rows = extension.load().plan_numbers(*sizes, dtype, low_channels=low)
     return any(row["name"] == "low gradient" for row in rows)
 
 
 def forced(choice: int, call: Call) -> Call:
-    module = _extension.cuda_module()
+    module = extension.cuda_module()
 
     def run() -> Any:
         if module is not None:

@@ -51,6 +51,7 @@ class Launch:
     mask_blocks: int
     steps: float
     flops: float
+    outputs: int  # elements
     bytes: float
     sweeps: tuple[Sweep, ...]
 
@@ -136,12 +137,13 @@ def launch_of(layer: str, row: dict[str, Any], element: int, low: int, mask_chan
         sweeps.append(Sweep("sums of splits", out * (4 * row["splits"] + element)))
     if row["pack_input"] and kind != "dgrad":
         sweeps.append(Sweep("input packed", 2 * element * x))
+    outputs = weight if kind == "wgrad" else x if kind == "dgrad" else y
     return Launch(
         layer=layer, name=row["name"], kernel=row["kernel"], pass_name=kind, special=row["special"], tile=row["tile"],
         rows=row["rows"], columns=row["columns"], grid=tuple(row["grid"]), splits=row["splits"],
         patch=(row["patch_h"], row["patch_w"]), taps_per_step=row["taps_per_step"], shared=shared,
         math=row["math"], transposed=row["transposed_filters"], taps=per_block, mask_blocks=mask_blocks,
-        steps=steps / row["splits"], flops=flops, bytes=moved, sweeps=tuple(sweeps),
+        steps=steps / row["splits"], flops=flops, outputs=outputs, bytes=moved, sweeps=tuple(sweeps),
     )  # fmt: skip
 
 
