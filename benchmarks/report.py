@@ -1,6 +1,6 @@
-"""Results as tables and plots, and the README's table from the newest of them.
+"""Results as tables and plots; the tables of the README and of docs/benchmarks.md from the newest of them.
 
-python -m benchmarks.report --readme        newest results in benchmarks/results -> README.md, docs/images
+python -m benchmarks.report --readme        newest of benchmarks/results -> README.md, docs/benchmarks.md, picture
 python -m benchmarks.report OUT JSON...     what `pconv bench` writes
 """
 
@@ -19,8 +19,14 @@ from pconv_cuda.files import atomic_path
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 BEGIN, END = "<!-- measured: python -m benchmarks.report --readme -->", "<!-- end of what was measured -->"
-# Rows of the README's table: what a network spends its time in.
-SHOWN = ("enc1", "enc2", "enc3", "dec3", "dec2", "dec1")
+# Rows of the README's table: label, kind, name ("": the only one of its kind), pass.
+FIVE = (
+    ("layer enc3, forward", "layer", "enc3", "forward"),
+    ("decoder stage dec3, forward", "stage", "dec3", "forward"),
+    ("network, forward", "network", "", "forward"),
+    ("network, forward + backward", "network", "", "forward + backward"),
+    ("training step with VGG16", "training", "", "forward + backward"),
+)
 
 
 def first(rivals: dict[str, Row], *names: str) -> str:
@@ -40,7 +46,8 @@ def cells(row: Row) -> list[str]:
 
 def where(row: Row) -> str:
     machine = row["machine"]
-    device = machine["gpu"] if row["device"] == "cuda" else f"{machine['cpu']}, {machine['threads']} thread(s)"
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    device = machine["gpu"] if row["device"] == "cuda" else f"{machine['cpu']}, {threads}"
     return f"{device}, torch {machine['torch']}, {row['date']}"
 
 
@@ -79,47 +86,76 @@ def write(paths: list[Path], out: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-# The README -----------------------------------------------------------------------------------------------------
+# The README and docs/benchmarks.md ------------------------------------------------------------------------------
 
 
 def newest(folder: Path) -> list[Row]:
-    """Rows of the newest file with layers and a network in it, a GPU's before a CPU's."""
-    found = []
+    """Rows of the newest file with layers and a network on a CPU in it."""
     for path in sorted(folder.glob("*.json"), reverse=True):
         try:
             rows = read([path])
         except PConvError:
             continue  # memory, scaling, the quick start: results of another form
-        if {"layer", "network"} <= {row["kind"] for row in rows}:
-            found.append(rows)
-    if not found:
-        raise PConvError(f"bench: no result with layers and a network in {folder}")
-    return next((rows for rows in found if rows[0]["device"] == "cuda"), found[0])
+        if {"layer", "network"} <= {row["kind"] for row in rows if row["device"] == "cpu"}:
+            return rows
+    raise PConvError(f"bench: no result of a CPU with layers and a network in {folder}")
 
 
-def readme_block(rows: list[Row], gpu: list[str]) -> str:
-    """The tables between the README's two marks; ``gpu``: the lines of the second one."""
-    base = [row for row in rows if row["kind"] in ("network", "training") or row["name"] in SHOWN]
-    setting = next(row for row in base if row["kind"] == "network")
-    names = ("size", "batch", "hole_share", "dtype")
-    base = [row for row in base if all(row[name] == setting[name] for name in names)]
+def usual(rows: list[Row]) -> dict[str, Row]:
+    """benchmark -> its row in the network's setting; a sweep measures it again, and the first time counts."""
+    setting = network_of(rows)
+    names = ("size", "batch", "hole_share", "dtype", "device")
+    found: dict[str, Row] = {}
+    for row in rows:
+        if all(row[name] == setting[name] for name in names):
+            found.setdefault(row["benchmark"], row)
+    return found
+
+
+def network_of(rows: list[Row]) -> Row:
+    return next(row for row in rows if row["kind"] == "network" and row["device"] == "cpu")
+
+
+def setting_of(row: Row) -> str:
+    shares = f"{row['hole_share']:.0%} holes"
+    return f"{row['name']}, {row['size']} px, batch {row['batch']}, {shares}, {row['dtype']} ({where(row)})"
+
+
+def page_block(rows: list[Row], measured: table.Found | None) -> str:
+    """The tables between the two marks of docs/benchmarks.md; ``measured``: a GPU's."""
+    lines = [BEGIN, "## On a CPU", *table.paragraph(f"{setting_of(network_of(rows))}."), ""]
+    lines += ["| | plain, ms | **pconv_cuda** | stock | published | floor |", "|---|---|---|---|---|---|"]
+    lines += [f"| {name} | {' | '.join(cells(row))} |" for name, row in usual(rows).items()]
+    lines += ["", "![times of every layer](images/benchmarks.png)", "", "## On a GPU", *table.page_lines(measured)]
+    return "\n".join([*lines, END])
+
+
+def readme_block(rows: list[Row], measured: table.Found | None) -> str:
+    """Five rows between the README's two marks; a dash where nothing was measured."""
+    on_gpu = f"GPU: {table.setting_of(measured)}." if measured else table.UNMEASURED
     lines = [
         BEGIN,
-        f"Times over those of plain convolutions of the same shape: {setting['size']} px network, batch "
-        f"{setting['batch']}, {setting['hole_share']:.0%} holes, {setting['dtype']}",
-        f"({where(setting)}; medians of alternating rounds). *Stock* is the best that torch's own operators do,",
-        "*published* the layer, network and training step that people use today, *floor* the least that the device's",
-        "measured ceilings allow.",
+        *table.paragraph(
+            "Times over those of plain convolutions of the same shape; less is better. *Published* is the layer, "
+            f"network and training step that people use today. CPU: {setting_of(network_of(rows))}. {on_gpu} A dash: "
+            "not measured. All other times: [docs/benchmarks.md](docs/benchmarks.md)."
+        ),
         "",
-        "| | plain, ms | **pconv_cuda** | stock | published | floor |",
-        "|---|---|---|---|---|---|",
+        "| | CPU: plain, ms | **pconv_cuda** | published | GPU: plain, ms | **pconv_cuda** | published |",
+        "|---" * 7 + "|",
     ]
-    seen = set()
-    for row in base:
-        if row["benchmark"] not in seen:
-            seen.add(row["benchmark"])
-            lines.append(f"| {row['benchmark']} | " + " | ".join(cells(row)) + " |")
-    return "\n".join([*lines, "", *gpu, "", "![times of every layer](docs/images/benchmarks.png)", END])
+    of_gpu = table.cells(measured) if measured else {}
+    for label, kind, name, which in FIVE:
+        found = [
+            cells(row)
+            for row in usual(rows).values()
+            if (row["kind"], row["which"]) == (kind, which) and row["name"].startswith(name)
+        ]
+        plain, ours, _, published, _ = found[0] if found else "-----"
+        lines.append(
+            f"| {label} | " + " | ".join([plain, ours, published, *of_gpu.get((kind, name, which), "---")]) + " |"
+        )
+    return "\n".join([*lines, END])
 
 
 def write_readme_picture(path: Path, rows: list[Row]) -> None:
@@ -127,17 +163,25 @@ def write_readme_picture(path: Path, rows: list[Row]) -> None:
         plots.layers(rows).savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 
+def blocks(folder: Path) -> dict[Path, str]:
+    """What stands between the marks of each document."""
+    rows, measured = newest(folder), table.newest(folder)
+    return {
+        ROOT / "README.md": readme_block(rows, measured),
+        ROOT / "docs" / "benchmarks.md": page_block(rows, measured),
+    }
+
+
 def update_readme() -> None:
     folder = ROOT / "benchmarks" / "results"
-    rows, path = newest(folder), ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise PConvError(f"bench: expected the marks {BEGIN!r} and {END!r} once each in {path}")
-    head, _, rest = text.partition(BEGIN)
-    write_readme_picture(ROOT / "docs" / "images" / "benchmarks.png", rows)
-    with atomic_path(path) as temporary:
-        block = readme_block(rows, table.readme_lines(folder))
-        temporary.write_text(head + block + rest.partition(END)[2], encoding="utf-8")
+    write_readme_picture(ROOT / "docs" / "images" / "benchmarks.png", newest(folder))
+    for path, block in blocks(folder).items():
+        text = path.read_text(encoding="utf-8")
+        if text.count(BEGIN) != 1 or text.count(END) != 1:
+            raise PConvError(f"bench: expected the marks {BEGIN!r} and {END!r} once each in {path}")
+        head, _, rest = text.partition(BEGIN)
+        with atomic_path(path) as temporary:
+            temporary.write_text(head + block + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -112,16 +112,61 @@ def test_report_and_readme_block(tmp_path: Path) -> None:
     assert "| enc2, forward | 10.0 | 1.07 | 1.30 | 2.60 | 0.70 |" in text
     for name in ("layers.png", "networks.png", "scaling.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
-    block = report.readme_block(report.newest(tmp_path), table.readme_lines(tmp_path))
-    assert "| enc2, forward | 10.0 | **1.07** | 1.30 | 2.60 | 0.70 |" in block
-    assert "Not measured on a GPU yet" in block and block.count("enc2, forward |") == 1
+    rows, measured = report.newest(tmp_path), table.newest(tmp_path)
+    page, readme = report.page_block(rows, measured), report.readme_block(rows, measured)
+    assert "| enc2, forward | 10.0 | **1.07** | 1.30 | 2.60 | 0.70 |" in page
+    assert page.count("enc2, forward |") == 1
+    assert "| network, forward | 10.0 | **0.73** | 2.60 | - | - | - |" in readme
+    assert "| layer enc3, forward | - | - | - | - | - | - |" in readme
+    for text in (page, readme):
+        assert "Not measured on a GPU yet" in " ".join(text.split())
 
 
-def test_the_readmes_table_is_that_of_the_newest_result() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    folder = ROOT / "benchmarks" / "results"
-    block = report.readme_block(report.newest(folder), table.readme_lines(folder))
-    assert block in text, "run: python -m benchmarks.report --readme"
+def test_a_result_of_a_gpu_is_not_shown_as_a_cpus(tmp_path: Path) -> None:
+    path = result(tmp_path / "a.json", 0.9)
+    result(path, 0.7, name="network of 7 levels", kind="network")
+    on_gpu = result(tmp_path / "b.json", 0.5, device="cuda")
+    result(on_gpu, 0.5, name="network of 7 levels", kind="network", device="cuda")
+    assert report.network_of(report.newest(tmp_path))["rivals"]["ours"]["ratio"] == 0.7
+    path.unlink()
+    with pytest.raises(PConvError, match="no result of a CPU"):
+        report.newest(tmp_path)
+
+
+def test_documents_show_the_newest_results() -> None:
+    for path, block in report.blocks(ROOT / "benchmarks" / "results").items():
+        assert block in path.read_text(encoding="utf-8"), f"{path}: run python -m benchmarks.report --readme"
+
+
+def test_the_readmes_five_rows_are_the_newest_run_on_a_gpu(tmp_path: Path) -> None:
+    def times(plain: float, ours: float, wgmma: float, published: float) -> dict[str, dict[str, float]]:
+        named = {"plain": plain, "ours": ours, "ours_wgmma": wgmma, "unfused_full": published}
+        return {name: {"median_us": value} for name, value in named.items()}
+
+    each = {"forward": times(1000, 600, 500, 3000), "forward_backward": times(2000, 1500, 1800, 5000)}
+    networks = {"levels": 8, "size": 512, "batch": 6, "hole_share": 0.25, "dtype": "bfloat16"}
+    networks |= {
+        "networks": {what: {"times": one} for what, one in each.items()},
+        "stages": [{"layer": "dec3", **each}],
+    }
+    about = {"device": "a GPU", "torch": "2.11", "date": "2026-11-27"}
+    found = {"conditions": about, "networks": networks, "layers": {"layers": [{"layer": "enc3", **each}]}}
+    (tmp_path / "2_speed.json").write_text(json.dumps(found))
+    (tmp_path / "1_speed.json").write_text("{}")
+    path = result(tmp_path / "a.json", 0.9, name="enc3")
+    result(path, 0.7, name="network of 7 levels", kind="network")
+    result(path, 0.8, name="training step with VGG16", kind="training")
+    rows, measured = report.newest(tmp_path), table.newest(tmp_path)
+    block = report.readme_block(rows, measured)
+    assert block.splitlines()[-6:-1] == [
+        "| layer enc3, forward | 10.0 | **0.90** | 2.60 | 1.000 | **0.50** | 3.00 |",
+        "| decoder stage dec3, forward | - | - | - | 1.000 | **0.50** | 3.00 |",
+        "| network, forward | 10.0 | **0.70** | 2.60 | 1.000 | **0.50** | 3.00 |",
+        "| network, forward + backward | 10.0 | **0.70** | 2.60 | 2.000 | **0.90** | 2.50 |",
+        "| training step with VGG16 | 10.0 | **0.80** | 2.60 | - | - | - |",
+    ]
+    assert max(map(len, block.splitlines())) <= 100
+    assert "| decoder stage dec3, forward + backward | 2.000 | **0.90** | 2.50 |" in report.page_block(rows, measured)
 
 
 def test_suites_name_files_and_options_that_exist() -> None:

@@ -1,8 +1,9 @@
-"""What a run on a GPU found, as tables: its report.md, and the README's."""
+"""What a run on a GPU found, as tables: its report.md, and those of the README and docs/benchmarks.md."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -101,45 +102,64 @@ def stages(rows: list[Found]) -> list[str]:
     return lines
 
 
-# The README's table ----------------------------------------------------------------------------------------------
+# The README and docs/benchmarks.md ------------------------------------------------------------------------------
 
-SHOWN = {"layers": ("enc2", "enc3"), "stages": ("dec5", "dec3", "dec2", "dec1")}
+UNMEASURED = "**Not measured on a GPU yet**; `python -m benchmarks.gpu_lap` does it where one is."
 PASSES = {"forward": "forward", "forward_backward": "forward + backward"}
+KINDS = {"network": "", "stage": "decoder stage ", "layer": "layer "}
+Key = tuple[str, str, str]  # kind, name ("" for the network), pass
 
 
-def readme_lines(folder: Path) -> list[str]:
-    """From the newest ``*_speed.json`` in ``folder``; where there is none, that nothing was measured."""
+def newest(folder: Path) -> Found | None:
+    """The newest ``*_speed.json`` in ``folder``."""
     found = sorted(folder.glob("*_speed.json"), reverse=True)
-    if not found:
-        return ["**Not measured on a GPU yet**; `python -m benchmarks.gpu_lap` does it where one is."]
-    measured = json.loads(found[0].read_text())
+    return json.loads(found[0].read_text()) if found else None
+
+
+def setting_of(measured: Found) -> str:
     about, setting = measured["conditions"], measured["networks"]
-    lines = [
-        f"On a GPU ({about['device']}, torch {about['torch']}, {about['date']}): {setting['size']} px network, batch "
-        f"{setting['batch']},",
-        f"{setting['hole_share']:.0%} holes, {setting['dtype']}, medians of alternating rounds, networks under CUDA "
-        "graphs.",
-        "",
-        "| | plain, ms | **pconv_cuda** | published |",
-        "|---|---|---|---|",
-    ]
+    return (
+        f"network of {setting['levels']} levels, {setting['size']} px, batch {setting['batch']}, "
+        f"{setting['hole_share']:.0%} holes, {setting['dtype']}, networks under CUDA graphs "
+        f"({about['device']}, torch {about['torch']}, {about['date']})"
+    )
+
+
+def cells(measured: Found) -> dict[Key, list[str]]:
+    """plain, ours and the published way: the network, every decoder stage, and the encoder's layers."""
+    found: dict[Key, list[str]] = {}
     for what, name in PASSES.items():
-        times = setting["networks"][what]["times"]
+        times = measured["networks"]["networks"][what]["times"]
         if "ours_fused" in times:
-            lines.append(readme_row(f"network of {setting['levels']} levels, inference", times, "ours_fused"))
-        lines.append(readme_row(f"network of {setting['levels']} levels, {name}", times, "ours"))
-    for key, rows in (("stages", setting["stages"]), ("layers", measured["layers"]["layers"])):
-        for layer in SHOWN[key]:
-            row = next(row for row in rows if row["layer"] == layer)
-            kind = "decoder stage" if key == "stages" else "layer"
-            lines += [readme_row(f"{kind} {layer}, {name}", row[what], "ours") for what, name in PASSES.items()]
-    return [*lines, "", "Every layer, and where we still lose to cuDNN: [docs/gpu.md](docs/gpu.md)."]
+            found["network", "", "inference"] = cells_of(times, "ours_fused")
+        found["network", "", name] = cells_of(times, "ours")
+    encoder = [row for row in measured["layers"]["layers"] if row["layer"].startswith("enc")]
+    for kind, rows in (("stage", measured["networks"]["stages"]), ("layer", encoder)):
+        for row in sorted(rows, key=lambda row: row["layer"]):
+            for what, name in PASSES.items():
+                found[kind, row["layer"], name] = cells_of(row[what], "ours")
+    return found
 
 
-def readme_row(name: str, times: Found, ours: str) -> str:
+def cells_of(times: Found, ours: str) -> list[str]:
     """Ours as it runs by default: on wgmma where the device has it."""
     median = {rival: time["median_us"] for rival, time in times.items()}
     own = median.get(f"{ours}_wgmma", median[ours])
     published = next(median[rival] for rival in ("published", "unfused_full", "unfused") if rival in median)
     plain = median["plain"]
-    return f"| {name} | {plain / 1e3:.3f} | **{own / plain:.2f}** | {published / plain:.2f} |"
+    return [f"{plain / 1e3:.3f}", f"**{own / plain:.2f}**", f"{published / plain:.2f}"]
+
+
+def page_lines(measured: Found | None) -> list[str]:
+    """The section on a GPU of docs/benchmarks.md."""
+    if measured is None:
+        return [UNMEASURED]
+    rows = ["| | plain, ms | **pconv_cuda** | published |", "|---|---|---|---|"]
+    for (kind, name, which), row in cells(measured).items():
+        rows.append(f"| {KINDS[kind]}{name or 'network'}, {which} | {' | '.join(row)} |")
+    return [*paragraph(f"{setting_of(measured)}."), "", *rows]
+
+
+def paragraph(text: str) -> list[str]:
+    text = text[0].upper() + text[1:]
+    return textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False)
