@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,34 @@ def test_no_message_or_document_names_a_package_of_the_index() -> None:
     files = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("pconv_cuda/**/*.py")]
     assert len(files) > 50
     assert not [str(file) for file in files if "pip install 'pconv" in file.read_text(encoding="utf-8")]
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    commands = [line for line in lines if line.startswith("python3 -m venv .venv && ")]
+    assert len(commands) == 2 and commands[0].endswith("pconv quickstart") and commands[1].endswith("-m pytest")
+    assert not [line for line in lines if len(line) > 100 and line not in commands]
+    assert len(lines) <= 130
+
+
+def slug(heading: str) -> str:
+    """What GitHub makes of a heading for links to it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md", "docs/design.md"])
+def test_links_of_the_documents_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', text)
+    local = [link for pair in links for link in pair if link and not link.startswith("https://")]
+    assert local
+    for link in local:
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            assert anchor in map(slug, headings), link
 
 
 @pytest.mark.parametrize("use", ["import pconv_cuda; pconv_cuda.PConvUNet", "from pconv_cuda import nn"])
