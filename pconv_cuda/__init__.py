@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pconv_cuda.export import export_onnx as export_onnx
+    from pconv_cuda.export import export_program as export_program
     from pconv_cuda.inpainting import inpaint as inpaint
     from pconv_cuda.losses import InpaintingLoss as InpaintingLoss
     from pconv_cuda.models import FillRefiner as FillRefiner
@@ -29,6 +31,8 @@ _LAZY = {
     "FillRefiner": "pconv_cuda.models",
     "PConvUNet": "pconv_cuda.models",
     "InpaintingLoss": "pconv_cuda.losses",
+    "export_onnx": "pconv_cuda.export",
+    "export_program": "pconv_cuda.export",
     "inpaint": "pconv_cuda.inpainting",
 }
 _SUBMODULES = ("backends", "data", "functional", "inpainting", "losses", "models", "nn", "ops", "reference", "training")
@@ -40,6 +44,8 @@ __all__ = [
     "PartialConv2d",
     "PartialConvUpCat2d",
     "__version__",
+    "export_onnx",
+    "export_program",
     "inpaint",
 ]
 
