@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar=f"{'|'.join(NAMED)}|PATH",
         default=DEFAULT,
-        help="a .safetensors file, a folder with config.json, or a name (default: %(default)s)",
+        help="a .safetensors file, a folder with config.json, user/repo on the Hugging Face hub, or a name "
+        "(default: %(default)s)",
     )
     add("-o", "--out", metavar="OUT", type=Path, required=True, help="the file to write, .onnx or .pt2")
     add(

@@ -30,6 +30,7 @@ _OPTIONAL = {
     ("onnx", "onnx"): "pconv export",
     ("onnxscript", "onnxscript"): "pconv export",
     ("onnxruntime", "onnxruntime"): "pconv export",
+    ("huggingface_hub", "huggingface-hub"): "weights on a hub",
     ("starlette", "starlette"): "pconv serve",
     ("uvicorn", "uvicorn"): "pconv serve",
     ("python_multipart", "python-multipart"): "pconv serve",
