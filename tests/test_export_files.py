@@ -90,7 +90,7 @@ def test_half_precision_halves_the_file(exported: Path, tmp_path: Path) -> None:
 @pytest.mark.full("the packaged network as ONNX, a minute and a half")
 def test_the_packaged_network_is_written_whole(tmp_path: Path) -> None:
     assert cli.main(["export", "-o", str(tmp_path / "photo.onnx")]) == 0
-    image = np.random.default_rng(0).random((1, 3, 75, 110), np.float32)
+    image = np.random.default_rng(0).random((1, 3, 75, 110), np.float32)  # its fill overshoots 0 and 1
     mask = np.ones((1, 1, 75, 110), np.float32)
     mask[..., 20:50, 30:80] = 0
     output, new_mask = run(tmp_path / "photo.onnx", image, mask)

@@ -95,7 +95,9 @@ def _answer(model: InpaintingNetwork | None, image: torch.Tensor, mask: torch.Te
             filled, new_mask = smooth_fill(image, mask, tolerance=_SOLVED).clamp(0, 1), torch.ones_like(mask)
         else:
             normal = model.normalize(image)
-            fill = None if model.prefill is None else smooth_fill(normal, mask, tolerance=_SOLVED)
+            fill = None
+            if model.prefill is not None:  # within the range of pictures, as pconv_cuda.inpaint gives it
+                fill = model.normalize(model.denormalize(smooth_fill(normal, mask, tolerance=_SOLVED)))
             answer, closed = model(normal, mask, fill)
             filled, new_mask = torch.where(closed, model.denormalize(answer), 0.0), closed.float()
         return torch.where(mask > 0, image, filled).numpy(), new_mask.numpy()

@@ -40,10 +40,17 @@ class PlainNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.kind = torch.float16 if half else torch.float32
+        self.fill: PlainSmoothFill | None = None
 
     def answer(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """For a normalised picture whose holes are 0: a normalised picture and its mask."""
         raise NotImplementedError
+
+    def filled(self, image: Tensor, mask: Tensor) -> Tensor:
+        """The smooth fill within the range of pictures, as pconv_cuda.inpaint gives it to a network."""
+        assert self.fill is not None
+        colours = self.fill(image, mask) * self.std + self.mean
+        return (colours.clamp(0, 1) - self.mean) / self.std
 
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         normal = torch.where(mask > 0, (image - self.mean) / self.std, 0.0)
@@ -74,7 +81,7 @@ class _Fill(PlainNetwork):
         self.fill = PlainSmoothFill(3)
 
     def answer(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.fill(image, mask), torch.ones_like(mask)
+        return self.filled(image, mask), torch.ones_like(mask)
 
 
 class _Partial(nn.Module):
@@ -129,7 +136,7 @@ class _UNet(PlainNetwork):
 
     def answer(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         height, width = image.shape[-2:]
-        fill = None if self.fill is None else self.fill(image, mask)
+        fill = None if self.fill is None else self.filled(image, mask)
         if not self.partial and fill is not None:
             image = fill
         image, given = _padded(image.to(self.kind), self.step), _padded(mask, self.step)
@@ -181,7 +188,7 @@ class _Refiner(PlainNetwork):
         self.register_buffer("box", box, persistent=False)
 
     def answer(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        fill = self.fill(image, mask)
+        fill = self.filled(image, mask)
         height, width = image.shape[-2:]
         detail = _padded(fill - self._blurred(fill), self.step).to(self.kind)
         valid = _padded(mask, self.step)
