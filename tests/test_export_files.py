@@ -14,6 +14,7 @@ import pconv_cuda
 from pconv_cuda import cli, errors
 from pconv_cuda.errors import MissingExtra, PConvError
 from pconv_cuda.export import plain_network
+from pconv_cuda.export.onnx_file import _used
 from pconv_cuda.inpainting import inpaint
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
@@ -77,6 +78,8 @@ def test_networks_of_every_kind_are_written(name: str, tmp_path: Path, monkeypat
     few_levels(monkeypatch)
     found = pconv_cuda.export_onnx(network(name), tmp_path / "network.onnx")
     assert found.largest <= found.tolerance
+    graph = onnx.load(tmp_path / "network.onnx").graph
+    assert {each.name for each in graph.initializer} <= _used(graph)  # of others onnxruntime warns
 
 
 def test_half_precision_halves_the_file(exported: Path, tmp_path: Path) -> None:

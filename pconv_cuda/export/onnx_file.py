@@ -41,6 +41,10 @@ def write_onnx(program: Any, path: Path, description: dict[str, str]) -> None:
     assert made is not None
     model = made.model_proto
     _clean(model.graph)
+    used = _used(model.graph)
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name not in used:  # onnxruntime warns of each
+            del model.graph.initializer[index]
     for value in (*model.graph.input, *model.graph.output):
         axes = value.type.tensor_type.shape.dim
         for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
@@ -52,6 +56,17 @@ def write_onnx(program: Any, path: Path, description: dict[str, str]) -> None:
     if model.ByteSize() > _MOST:
         raise PConvError(f"export: expected at most 2 GiB in one ONNX file, got {model.ByteSize():,} bytes")
     path.write_bytes(model.SerializeToString())
+
+
+def _used(graph: Any) -> set[str]:
+    """Names that nodes of the graph, and of the graphs in it, read, and its outputs."""
+    names = {output.name for output in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= _used(attribute.g)
+    return names
 
 
 def _clean(graph: Any) -> None:
