@@ -78,7 +78,7 @@ def test_a_twin_with_a_wrong_ratio_is_refused() -> None:
     twin = plain_twin(model).eval()
     stage = next(module for module in twin.modules() if isinstance(module, _Partial))
     stage.full *= 1.01
-    with pytest.raises(PConvError, match=r"within 0.0001 of the range 0 to 1, got a difference of .* no file"):
+    with pytest.raises(PConvError, match=r"within 0.0001 of .*, got a difference of .* no file"):
         compare(runner(twin), model, 3, False)
 
 
@@ -106,6 +106,18 @@ def test_a_fill_that_is_its_start_alone_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(PlainSmoothFill, "_solve", lambda self, start, levels: torch.zeros_like(start))
     with pytest.raises(PConvError, match="got a difference of"):
         checked(None)
+
+
+def test_large_values_are_allowed_their_rounding() -> None:
+    model = network("unet")
+    with torch.no_grad():
+        model.decoder[-1].conv.weight.mul_(1e4)  # type: ignore[union-attr]
+    run = runner(plain_twin(model).eval())
+    assert compare(run, model, 3, False).largest < 1e-4
+    with pytest.raises(
+        PConvError, match=r"within 0.0001 of its largest value, [\de.+]+ before it is cut to 0 to 1, got"
+    ):
+        compare(lambda image, mask: (run(image, mask)[0] + 10, run(image, mask)[1]), model, 3, False)
 
 
 def test_other_networks_are_refused() -> None:

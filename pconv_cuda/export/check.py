@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pconv_cuda._unet_options import column
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.models import InpaintingNetwork
@@ -17,7 +18,7 @@ __all__ = ["Difference", "compare", "check_sizes", "tolerance_of"]
 
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-_EXACT, _FILL, _HALF = 1e-4, 3e-4, 5e-2  # of values in [0, 1]
+_EXACT, _FILL, _HALF = 1e-4, 3e-4, 5e-2  # of the range 0 to 1, or of the network's largest value where that is more
 # The operator of the smooth fill stops at a thousandth of the error that it began with, and the exported one elsewhere.
 # Beside a fill that goes on, the difference is the exported one's alone.
 _SOLVED = 1e-5
@@ -27,7 +28,8 @@ _SOLVED = 1e-5
 class Difference:
     """What :func:`compare` found.
 
-    ``largest`` and ``tolerance`` are of values in [0, 1]; ``sizes`` are (N, H, W), ``worst`` is the one of ``largest``.
+    ``largest`` and ``tolerance`` are parts of the range 0 to 1, or of the network's largest value before it is cut to
+    that range, where that is more; ``sizes`` are (N, H, W), ``worst`` is the one of ``largest``.
     """
 
     largest: float
@@ -65,7 +67,7 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
     largest, worst, tolerance = 0.0, sizes[0], tolerance_of(model, half)
     for number, size in enumerate(sizes):
         image, mask = _scene(size, channels, number)
-        wanted, wanted_mask = _answer(model, image, mask)
+        wanted, wanted_mask, scale = _answer(model, image, mask)
         # what lies in holes must not be read
         output, new_mask = run(torch.where(mask > 0, image, torch.nan).numpy(), mask.numpy())
         where = f"at {size[0]} x {channels} x {size[1]} x {size[2]}"
@@ -77,10 +79,11 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
         other = int((new_mask != wanted_mask).sum())
         if other:
             raise PConvError(f"export: expected the network's new mask, got another in {other} pixels {where}")
-        difference = float(np.abs(output - wanted).max())
+        difference = float(np.abs(output - wanted).max()) / scale
         if not difference <= tolerance:  # NaN is none
+            of = "the range 0 to 1" if scale == 1 else f"its largest value, {scale:.3g} before it is cut to 0 to 1"
             raise PConvError(
-                f"export: expected the network's output within {tolerance:g} of the range 0 to 1, got a difference of "
+                f"export: expected the network's output within {tolerance:g} of {of}, got a difference of "
                 f"{difference:.3g} {where}; no file was written"
             )
         if difference >= largest:
@@ -88,9 +91,12 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
     return Difference(largest, tolerance, worst, sizes)
 
 
-def _answer(model: InpaintingNetwork | None, image: torch.Tensor, mask: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """What the exported file is to give, from the network itself."""
+def _answer(
+    model: InpaintingNetwork | None, image: torch.Tensor, mask: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """What the exported file is to give, from the network itself, and its largest value before the cut, at least 1."""
     with torch.inference_mode():
+        scale = 1.0
         if model is None:
             filled, new_mask = smooth_fill(image, mask, tolerance=_SOLVED).clamp(0, 1), torch.ones_like(mask)
         else:
@@ -100,7 +106,9 @@ def _answer(model: InpaintingNetwork | None, image: torch.Tensor, mask: torch.Te
                 fill = model.normalize(model.denormalize(smooth_fill(normal, mask, tolerance=_SOLVED)))
             answer, closed = model(normal, mask, fill)
             filled, new_mask = torch.where(closed, model.denormalize(answer), 0.0), closed.float()
-        return torch.where(mask > 0, image, filled).numpy(), new_mask.numpy()
+            # rounding is a matter of the largest values; those of an untrained network may be far beyond 1
+            scale = max(1.0, float((answer * column(model.std, answer) + column(model.mean, answer)).abs().max()))
+        return torch.where(mask > 0, image, filled).numpy(), new_mask.numpy(), scale
 
 
 def _scene(size: tuple[int, int, int], channels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
