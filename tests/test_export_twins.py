@@ -12,6 +12,7 @@ from pconv_cuda.export.check import check_sizes, compare, tolerance_of
 from pconv_cuda.export.plain_fill import PlainSmoothFill
 from pconv_cuda.export.plain_network import PlainNetwork, _Partial, plain_twin
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.inpainting import inpaint
 from pconv_cuda.models import InpaintingNetwork
 from pconv_cuda.named import load_named
 
@@ -45,6 +46,18 @@ def test_twins_agree_with_the_packaged_networks(name: str) -> None:
     model = load_named(name, torch.device("cpu"))
     assert isinstance(model, InpaintingNetwork)
     assert checked(model) < 2e-4
+
+
+@pytest.mark.parametrize("name", ["photo", "refiner", "plain-prefill"])
+def test_twins_give_what_inpaint_gives_where_the_fill_overshoots(name: str) -> None:
+    model = load_named(name, torch.device("cpu")) if name == "photo" else network(name)
+    assert isinstance(model, InpaintingNetwork)
+    image, mask = (torch.rand(1, 3, 75, 110) > 0.5).float(), torch.ones(1, 1, 75, 110)
+    mask[..., 20:50, 30:80] = 0
+    fill = smooth_fill(image, mask)
+    assert fill.min() < -0.02 and fill.max() > 1.02
+    output, _ = runner(plain_twin(model).eval())(image.numpy(), mask.numpy())
+    assert np.abs(output - inpaint(model, image, mask).numpy()).max() < 3e-3
 
 
 def test_ten_sizes_with_ragged_ones() -> None:
