@@ -134,7 +134,8 @@ def _onnx_runner(path: Path) -> Any:
 
 def _saved(program: Any, file: Path) -> Any:
     # Left out: what the example's sizes have and others lack. The check shows that it is not needed.
-    program._guards_code = [each for each in program._guards_code if re.fullmatch(_SAME_SIZE, each)]
+    if hasattr(program, "_guards_code"):  # private to torch: another version may have none
+        program._guards_code = [each for each in program._guards_code if re.fullmatch(_SAME_SIZE, each)]
     torch.export.save(program, str(file))
     return _torch_runner(torch.export.load(str(file)).module())
 
