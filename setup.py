@@ -59,7 +59,7 @@ def extensions(torch, cpp_extension, cuda: setup_cuda.Cuda | None):
     cxx = ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-Wall", f"-ffile-prefix-map={ROOT.resolve()}/="]
     cpu = cpp_extension.CppExtension(
         "pconv_cuda._C",
-        sources("cpu/*.cpp", "torch/ops_cpu*.cpp", "torch/module.cpp", "torch/module_plan.cpp", "cuda/plan/plan.cpp"),
+        sources("cpu/*.cpp", "torch/ops_cpu*.cpp", "torch/module.cpp", "torch/module_plan.cpp", "cuda/plan/*.cpp"),
         depends=headers,
         define_macros=macros(torch),
         extra_compile_args=cxx,

@@ -3,8 +3,9 @@
 import torch
 
 import pconv_cuda
-from pconv_cuda import _extension, reference
+from pconv_cuda import reference
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_upcat
+from pconv_cuda.ops import extension
 
 torch.manual_seed(0)
 x, weight = torch.randn(2, 4, 9, 7, dtype=torch.float64), torch.randn(6, 4, 3, 3, dtype=torch.float64)
@@ -34,7 +35,7 @@ with torch.inference_mode():
 print(f"pconv_cuda {pconv_cuda.__version__} works under torch {torch.__version__}")
 
 # The CUDA kernels load without a GPU, where this build has them and this torch is made for CUDA.
-cuda = _extension.cuda_module()
+cuda = extension.cuda_module()
 if cuda is not None:
     for name in ("partial_conv2d", "partial_conv2d_backward", "upcat_phases"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pconv_cuda::{name}", "CUDA"), name

@@ -16,7 +16,7 @@ from benchmarks.settings import Settings, record
 from pconv_cuda import PConvUNet
 
 NETWORKS: dict[str, dict[str, Any]] = {
-    "plain": {"conv": "plain"}, "ours": {}, "ours_fused": {}, "composed": {"fused": False}, "published": {},
+    "plain": {"conv": "plain"}, "ours": {}, "ours_fused": {}, "composed": {"composed": True}, "published": {},
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def calls(backward: bool, settings: Settings, **network: int) -> measure.Rivals:
         model = PConvUNet(**network, **options).to(settings.device, settings.dtype, memory_format=torch.channels_last)
         model.train(backward)
         if name == "ours_fused":
-            model.fuse()
+            model = model.fuse()
 
         def run(model: PConvUNet = model, published: bool = name == "published") -> torch.Tensor:
             return rivals.published_network(model, image, mask) if published else model(image, mask)[0]

@@ -4,10 +4,11 @@
 
 check (280 s): build for this GPU; every PTX wrapper against its emulated twin, bit by bit; the kernels' own drivers;
 every layer and stage at real size, in every precision, against float64; the tests on the device; memcheck.
-speed (250 s): layers; networks and decoder stages under CUDA graphs; what choosing by measurement gains; pictures; ncu;
-rivals under torch.compile; the kernels of a network one by one. A stage that fails does not end the run. Without a GPU
-it says "not measured" and ends well; ``--rehearse`` walks every stage on such a machine, with stand-ins for the device.
-FOLDER gets at most 8 files a part: check or speed.json, report.md; accuracy; or layers, networks, chosen, kernels, ncu.
+speed (250 s): layers; networks and stages under CUDA graphs; what choosing by measurement gains; every tile; pictures;
+ncu; rivals under torch.compile; the kernels of a network one by one. A stage that fails does not end the run. Without
+a GPU it says "not measured" and ends well; ``--rehearse`` walks every stage there, with stand-ins for the device.
+FOLDER gets at most 8 files a part: check or speed.json, report.md; accuracy; or layers, networks, chosen, tiles,
+kernels and ncu.csv.
 """
 
 from __future__ import annotations

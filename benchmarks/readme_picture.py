@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pconv_cuda.data.documents import damage_mask, document_pages
-from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.data.packaged import packaged_images, split
+from pconv_cuda.documents import damage_mask, document_pages
+from pconv_cuda.masks import draw_mask
 from pconv_cuda.quickstart import Case, hole_psnr, restore, write_sheet
 
 SIZE = 256

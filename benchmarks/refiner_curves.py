@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from pconv_cuda.data.images import load_rgb
-from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.masks import draw_mask
 from pconv_cuda.models import InpaintingNetwork
 from pconv_cuda.training import TrainingConfig, load_config
 from pconv_cuda.training.networks import WeightAverage, build_network, build_optimizer

@@ -22,11 +22,11 @@ from PIL import Image
 from skimage.restoration import inpaint_biharmonic
 
 from benchmarks import measure
-from pconv_cuda.data.documents import damage_mask, document_page
 from pconv_cuda.data.images import load_rgb
-from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.data.packaged import packaged_images
+from pconv_cuda.documents import damage_mask, document_page
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.masks import draw_mask
 
 BINS = [(0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6)]
 DAMAGE_BINS = [(0.02, 0.1), (0.1, 0.2), (0.2, 0.4)]

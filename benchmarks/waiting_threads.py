@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any
 
-from pconv_cuda.cli._threads import SETTINGS, SPINS
+from pconv_cuda.cli.threads import SETTINGS, SPINS
 
 RIVALS = {
     "default": {},

@@ -9,18 +9,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from pconv_cuda import inpaint
+from pconv_cuda import PConvError, inpaint
 from pconv_cuda.data import packaged_images
-from pconv_cuda.data.masks import draw_mask
-from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import draw_mask
 
 
 def example_pair() -> tuple[Image.Image, Image.Image]:
     """The cat of scikit-image, which no network of the package was trained on, and a mask of brush strokes."""
     cat = next(photograph.array for photograph in packaged_images() if photograph.name == "chelsea")  # (H, W, 3) uint8
-    valid = draw_mask(cat.shape[:2], rng=4, kind="strokes", hole_share=(0.05, 0.1))  # (H, W) bool, True is valid
+    valid = draw_mask(cat.shape[:2], seed=4, kind="strokes", hole_share=(0.05, 0.1))  # (H, W) bool, True is valid
     return Image.fromarray(cat), Image.fromarray(~valid)
 
 
@@ -35,8 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("expected a mask beside the photograph")
     try:
         if args.photo:
-            # a camera's "turn me" tag first, so that photograph and mask are the same way up
-            photo, mask = (ImageOps.exif_transpose(Image.open(path)) for path in (args.photo, args.mask))
+            photo, mask = Image.open(args.photo), Image.open(args.mask)
         else:
             photo, mask = example_pair()
         finished = inpaint(args.model, photo, mask)  # pixels outside the hole come back as they are

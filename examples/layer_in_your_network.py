@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import PartialConv2d
-from pconv_cuda.data.masks import draw_masks_batch
+from pconv_cuda.masks import draw_masks_batch
 
 
 class SmallNetwork(nn.Module):

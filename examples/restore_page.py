@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor
 
-from pconv_cuda import inpaint
-from pconv_cuda.data.documents import damage_mask, document_pages
-from pconv_cuda.errors import PConvError
+from pconv_cuda import PConvError, inpaint
+from pconv_cuda.documents import damage_mask, document_pages
 
 
 def marked_page(colour: np.ndarray, size: int = 512) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,8 @@ from PIL import Image
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch is loaded: docs/threads.md says why
 
-from pconv_cuda import inpaint
-from pconv_cuda.data.documents import damage_mask, document_pages
-from pconv_cuda.errors import PConvError
+from pconv_cuda import PConvError, inpaint
+from pconv_cuda.documents import damage_mask, document_pages
 from pconv_cuda.models import load_network
 from pconv_cuda.training import load_config, train
 

@@ -1,20 +1,18 @@
 """Partial convolution (Liu et al., ECCV 2018) as fused kernels, and inpainting built on it.
 
-Importing the package registers the operators ``torch.ops.pconv_cuda.*``; everything else is
-imported when it is first used (PEP 562), so that ``import pconv_cuda`` costs little more than
-``import torch``.
+Everything is imported when it is first used (PEP 562), torch too. The operators ``torch.ops.pconv_cuda.*`` are
+registered with the first of them, or by ``import pconv_cuda.ops``.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pconv_cuda.errors import PConvError as PConvError
     from pconv_cuda.export import export_onnx as export_onnx
     from pconv_cuda.export import export_program as export_program
     from pconv_cuda.inpainting import inpaint as inpaint
@@ -29,17 +27,33 @@ _LAZY = {
     "PartialConv2d": "pconv_cuda.nn",
     "PartialConvUpCat2d": "pconv_cuda.nn",
     "FillRefiner": "pconv_cuda.models",
+    "PConvError": "pconv_cuda.errors",
     "PConvUNet": "pconv_cuda.models",
     "InpaintingLoss": "pconv_cuda.losses",
     "export_onnx": "pconv_cuda.export",
     "export_program": "pconv_cuda.export",
     "inpaint": "pconv_cuda.inpainting",
 }
-_SUBMODULES = ("backends", "data", "functional", "inpainting", "losses", "models", "nn", "ops", "reference", "training")
+_SUBMODULES = (
+    "backends",
+    "data",
+    "documents",
+    "errors",
+    "functional",
+    "inpainting",
+    "losses",
+    "masks",
+    "models",
+    "nn",
+    "ops",
+    "reference",
+    "training",
+)
 
 __all__ = [
     "InpaintingLoss",
     "FillRefiner",
+    "PConvError",
     "PConvUNet",
     "PartialConv2d",
     "PartialConvUpCat2d",
@@ -51,38 +65,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name not in _LAZY and name not in _SUBMODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_LAZY.get(name, f"{__name__}.{name}"))
+    except ModuleNotFoundError as missing:
+        if missing.name != "torch":
+            raise
+        raise ImportError(
+            f"pconv_cuda needs torch 2.11 or later, which could not be imported ({missing}); install it with: "
+            "pip install 'torch>=2.11' torchvision"
+        ) from missing
     if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = getattr(module, name)
+        return globals()[name]
+    return module
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY, *_SUBMODULES})
-
-
-def _is_command() -> bool:
-    """True while the command line starts: ``pconv --help`` must not wait for torch.
-
-    Verbs import what they need, which registers the operators then.
-    """
-    if os.path.basename(sys.argv[0] if sys.argv else "") in ("pconv", "pconv.exe"):
-        return True
-    arguments = iter(sys.orig_argv[1:])
-    for argument in arguments:  # the interpreter's own options end at the program: -m, -c or a file
-        if argument == "-m":
-            return next(arguments, "").partition(".")[0] == __name__
-        if argument in ("-W", "-X"):
-            next(arguments, None)
-        elif argument == "-c" or not argument.startswith("-"):
-            break
-    return False
-
-
-if not _is_command():
-    importlib.import_module("pconv_cuda._extension")  # first: it says in a sentence what is missing
-    importlib.import_module("pconv_cuda.ops")
-    importlib.import_module("pconv_cuda.ops_smooth")

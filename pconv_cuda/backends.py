@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from pconv_cuda import _extension, selftest
+from pconv_cuda import selftest
 from pconv_cuda.files import atomic_path
+from pconv_cuda.ops import extension
 
 __all__ = ["benchmark", "last_plan"]
 
@@ -37,7 +38,7 @@ def last_plan() -> tuple[str, ...]:
 
     Empty where this thread has called none yet, or this build has no CUDA kernels.
     """
-    module = _extension.cuda_module()
+    module = extension.cuda_module()
     if module is None:
         return ()
     used = module.last_families()
@@ -60,7 +61,7 @@ def _set(on: bool) -> None:
     if not isinstance(on, bool):
         raise TypeError(f"benchmark: expected a bool, got {on!r}")
     _state["on"] = on
-    module = _extension.cuda_module()
+    module = extension.cuda_module()
     if module is None or _state["hooked"] == on:
         return
     _state["hooked"] = on
@@ -95,7 +96,7 @@ def _read() -> dict[str, int]:
 
 def _save() -> None:
     """What was measured, beside what other processes and devices left there."""
-    module = _extension.cuda_module()
+    module = extension.cuda_module()
     if module is None or not (measured := _named_by_device(module.measured_choices(), True)):
         return
     with contextlib.suppress(OSError):

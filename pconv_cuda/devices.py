@@ -15,7 +15,7 @@ __all__ = ["DEVICE_HELP", "pick_device"]
 DEVICE_HELP = "auto, cpu, cuda, cuda:N, mps or xpu (default: %(default)s)"
 
 
-def pick_device(text: str, argument: str = "--device") -> torch.device:
+def pick_device(text: str, argument: str = "device") -> torch.device:
     """The device that ``text`` names; auto is the first CUDA device, or the CPU.
 
     Raises:

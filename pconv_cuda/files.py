@@ -237,7 +237,7 @@ def system_error_text(error: Exception) -> str | None:
         # torch raises it wherever the main thread is when the process ends, so not only where a batch is asked for
         return (
             "data.workers: a loader process ended unexpectedly: killed, out of memory, or out of shared memory "
-            "(/dev/shm); load in the training's own process with --set data.workers=0, or give it more "
+            "(/dev/shm); load in the training's own process with data.workers=0, or give it more "
             f"({text.strip()})"
         )
     for number, remedy in _REMEDIES.items():
@@ -247,7 +247,7 @@ def system_error_text(error: Exception) -> str | None:
                 reason = "it is full" if number == errno.ENOSPC else remedy
                 return (
                     f"shared memory (/dev/shm) for the loader processes: {reason}; load in the training's own process "
-                    "with --set data.workers=0, or give it more (docker run --shm-size)"
+                    "with data.workers=0, or give it more (docker run --shm-size)"
                 )
             return remedy
     return None

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pconv_cuda import ops, ops_smooth, reference
-from pconv_cuda._arguments import (
+from pconv_cuda import ops, reference
+from pconv_cuda.checks import (
     check_convolution,
     check_fits,
     check_tensor,
@@ -239,7 +239,7 @@ def smooth_fill(
             ``PCONV_CHECK=1`` is set.
     """
     batch, valid, tension, tolerance, max_iterations = smooth_arguments(input, mask, tension, tolerance, max_iterations)
-    filled = ops_smooth.smooth_fill(batch, valid, tension, tolerance, max_iterations)
+    filled = ops.smooth_fill(batch, valid, tension, tolerance, max_iterations)
     return filled if input.dim() == 4 else filled.squeeze(0)
 
 

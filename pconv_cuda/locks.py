@@ -21,7 +21,7 @@ _locks: set[int] = set()  # descriptors that hold a lock
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, argument: str = "--out") -> Iterator[Callable[[], None]]:
+def folder_lock(folder: Path) -> Iterator[Callable[[], None]]:
     """Makes ``folder`` and keeps other processes from writing into it while the block runs.
 
     The block gets a function that raises PConvError when the folder was removed or replaced since: to be called before
@@ -36,18 +36,18 @@ def folder_lock(folder: Path, argument: str = "--out") -> Iterator[Callable[[], 
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(folder, argument)
+        descriptor = _acquire(folder)
         place = os.stat(folder)
     except OSError as error:
         reason = os_error_text(error)
-        raise PConvError(f"{argument}: cannot make the folder {str(folder)!r}, or write into it: {reason}") from error
+        raise PConvError(f"out: cannot make the folder {str(folder)!r}, or write into it: {reason}") from error
     complete = False
 
     def check() -> None:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(folder), place):
                 return
-        raise PConvError(f"{argument}: {str(folder)!r} was removed or replaced while files were written into it")
+        raise PConvError(f"out: {str(folder)!r} was removed or replaced while files were written into it")
 
     try:
         yield check
@@ -60,7 +60,7 @@ def folder_lock(folder: Path, argument: str = "--out") -> Iterator[Callable[[], 
                     one.rmdir()
 
 
-def _acquire(folder: Path, argument: str) -> int | None:
+def _acquire(folder: Path) -> int | None:
     """The descriptor that holds the lock; None where nothing can be locked."""
     try:
         import fcntl
@@ -73,11 +73,11 @@ def _acquire(folder: Path, argument: str) -> int | None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise PConvError(
-                    f"{argument}: {str(folder)!r} is in use by {_holder(descriptor)}; wait until it ends, or take "
+                    f"out: {str(folder)!r} is in use by {_holder(descriptor)}; wait until it ends, or take "
                     "another folder"
                 ) from None
             except OSError:  # not offered for files here (ENOLCK, ENOTSUP, ENOSYS); perhaps for folders
-                return _lock_itself(folder, argument, descriptor)
+                return _lock_itself(folder, descriptor)
             if _is_at(folder / LOCK, descriptor):
                 _write_holder(descriptor)
                 _locks.add(descriptor)
@@ -88,7 +88,7 @@ def _acquire(folder: Path, argument: str) -> int | None:
             raise
 
 
-def _lock_itself(folder: Path, argument: str, file: int) -> int | None:
+def _lock_itself(folder: Path, file: int) -> int | None:
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY)
@@ -97,7 +97,7 @@ def _lock_itself(folder: Path, argument: str, file: int) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         raise PConvError(
-            f"{argument}: {str(folder)!r} is in use by {_holder(file)}; wait until it ends, or take another folder"
+            f"out: {str(folder)!r} is in use by {_holder(file)}; wait until it ends, or take another folder"
         ) from None
     except OSError:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What ``--weights`` and ``pconv_cuda.inpaint`` take by name. Nothing here imports torch before something is loaded."""
+"""What ``inpaint`` and the command line take by name. Nothing here imports torch before something is loaded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _smooth(device: torch.device) -> SmoothFiller:
 @lru_cache(maxsize=8)
 def _packaged(name: str, device: torch.device) -> InpaintingNetwork:
     from pconv_cuda.models import load_network
-    from pconv_cuda.weights import PRETRAINED
+    from pconv_cuda.models.weights import PRETRAINED
 
     return load_network(PRETRAINED / f"{name}.safetensors", device=device)
 
@@ -48,7 +48,7 @@ NAMED = {
     "photo": Named("a network for photographs, which adds to smooth", partial(_packaged, "photo")),
     "document": Named("a network for pages of old documents, which adds to smooth", partial(_packaged, "document")),
 }
-DEFAULT = "photo"  # what `pconv inpaint` takes without --weights
+DEFAULT = "photo"  # what `pconv inpaint` takes where no weights are named
 
 
 def load_named(name: str, device: torch.device) -> Filler:
@@ -65,8 +65,8 @@ def load_named(name: str, device: torch.device) -> Filler:
     return NAMED[name].load(device)
 
 
-def load(weights: str, device: torch.device, argument: str = "--weights") -> Filler:
-    """What ``--weights`` means: one of the names, else a path. ``./smooth`` is a path.
+def load(weights: str, device: torch.device, argument: str = "weights") -> Filler:
+    """What fills holes: one of the names, else weights at a path. ``./smooth`` is a path.
 
     Raises:
         PConvError: nothing is called so, or it holds no weights.

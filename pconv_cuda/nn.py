@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda._arguments import check_convolution, check_tensor, checked_mask, compact, padded_mask, pair
+from pconv_cuda.checks import check_convolution, check_tensor, checked_mask, compact, padded_mask, pair
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_upcat
 
 __all__ = ["PartialConv2d", "PartialConvUpCat2d", "use_partial_padding"]

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pconv_cuda.data.documents import damage_mask, document_pages
-from pconv_cuda.data.draws import Stream, generator
-from pconv_cuda.data.masks import draw_mask
+from pconv_cuda.contact_sheet import contact_sheet
 from pconv_cuda.data.packaged import packaged_images, split
+from pconv_cuda.documents import damage_mask, document_pages
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.evaluation.methods import baselines
 from pconv_cuda.files import atomic_path
 from pconv_cuda.inpainting import inpaint
+from pconv_cuda.masks import draw_mask
 from pconv_cuda.models import InpaintingNetwork, load_network
+from pconv_cuda.rng import Stream, generator
 from pconv_cuda.training.config import TrainingConfig, load_config
 from pconv_cuda.training.loop import train
 
@@ -69,7 +70,7 @@ def quickstart_config(
         PConvError: another preset.
     """
     if preset not in PRESETS:
-        raise PConvError(f"--preset: expected {' or '.join(PRESETS)}, got {preset!r}")
+        raise PConvError(f"preset: expected {' or '.join(PRESETS)}, got {preset!r}")
     if steps is None:
         steps = STEPS if vgg == "none" else STEPS_WITH_VGG
     return load_config(
@@ -165,7 +166,7 @@ def quickstart(
     for module in ("accelerate", "tensorboard", "skimage", "sklearn", "PIL"):
         require(module, "quickstart", why="the quick start")  # now, not after minutes of training
     if steps is not None and steps < 1:
-        raise PConvError(f"--steps: expected at least 1, got {steps}")
+        raise PConvError(f"steps: expected at least 1, got {steps}")
     config, out = quickstart_config(steps, seed, vgg, preset), Path(out)
     cases = held_out_cases(seed, preset=preset)
     packaged = PRESETS[preset]
@@ -214,18 +215,12 @@ def _report_lines(report: dict[str, float], packaged: str, count: int) -> list[s
 
 def write_sheet(path: Path, cases: Sequence[Case], filled: Mapping[str, Sequence[np.ndarray]]) -> None:
     """One row a picture: before (holes white), hole (white), a column for each of ``filled``, truth."""
-    pil_image, draw = require("PIL.Image", "quickstart"), require("PIL.ImageDraw", "quickstart")
-    size, gap, head = cases[0].truth.shape[0], 6, 22
-    columns = ("before", "hole", *filled, "truth")
-    sheet = pil_image.new("RGB", (gap + len(columns) * (size + gap), head + len(cases) * (size + gap)), "white")
-    pen = draw.Draw(sheet)
-    for column, label in enumerate(columns):
-        pen.text((gap + column * (size + gap), 5), label, fill="black")
-    for row, case in enumerate(cases):
-        hole = ~case.valid[..., None]
-        white_hole = np.broadcast_to(np.where(hole, 255, 0), case.truth.shape).astype(np.uint8)
-        fills = (pictures[row] for pictures in filled.values())
-        for column, picture in enumerate((np.where(hole, np.uint8(255), case.truth), white_hole, *fills, case.truth)):
-            sheet.paste(pil_image.fromarray(picture), (gap + column * (size + gap), head + row * (size + gap)))
+    rows = []
+    for number, case in enumerate(cases):
+        hole = ~case.valid
+        before = np.where(hole[..., None], np.uint8(255), case.truth)
+        fills = [pictures[number] for pictures in filled.values()]
+        rows.append([before, hole.astype(np.uint8) * 255, *fills, case.truth])
+    sheet = contact_sheet(rows, cases[0].truth.shape[0], headings=("before", "hole", *filled, "truth"))
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pconv_cuda._arguments import as_valid, check_binary
+from pconv_cuda.checks import as_valid, check_binary
 
 __all__ = [
     "activation",

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from pconv_cuda.errors import PConvError, require
 
-__all__ = ["check_size", "check_tensor", "describe", "load_safetensors", "load_torch", "safetensors_shapes"]
+__all__ = [
+    "check_size",
+    "check_tensor",
+    "describe",
+    "load_safetensors",
+    "load_tensors",
+    "load_torch",
+    "safetensors_shapes",
+]
 
 _GROWTH = 4  # how many times a file's size its tensors may take: some share their values
 _SLACK = 2**20  # bytes, for small files
@@ -118,6 +126,23 @@ def load_torch(path: Path, argument: str) -> Any:
         check_tensor(name or "the tensor", tensor, path, argument)
         declared += tensor.numel() * tensor.element_size()
     check_size(declared, path, argument)
+    return content
+
+
+def load_tensors(path: Path, argument: str) -> dict[str, Any]:
+    """The dictionary in a .safetensors file or in what ``torch.save`` wrote: tensors, or nested containers of them.
+
+    Raises:
+        PConvError: no such file, what :func:`load_safetensors` and :func:`load_torch` refuse, or no dictionary; the
+            message begins with ``argument``.
+    """
+    if not path.is_file():
+        raise PConvError(f"{argument}: expected a file of weights, but {path} is no file")
+    if path.suffix == ".safetensors":
+        return dict(load_safetensors(path, argument))
+    content = load_torch(path, argument)
+    if not isinstance(content, dict):
+        raise PConvError(f"{argument}: expected a file of weights, but {path} holds {type(content).__name__}")
     return content
 
 

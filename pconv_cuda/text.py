@@ -8,9 +8,10 @@ import pickle
 import re
 import reprlib
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["brief", "csv_text", "load_error_text", "markdown", "parse_json", "printable"]
+__all__ = ["brief", "csv_text", "load_error_text", "markdown", "parse_json", "printable", "rename_arguments"]
 
 _UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no text, ends of lines
 _DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they reorder a line
@@ -33,6 +34,35 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+_HEAD = re.compile(r"[a-z_]+(?:, [a-z_]+)*(?=:)")
+_MENTIONED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+
+
+def rename_arguments(text: str, names: Mapping[str, str]) -> str:
+    """An error's text for people who know its arguments by other names, such as options.
+
+    The text begins with the arguments that it is about ("seed, size: expected ..."), and has others in backticks,
+    with a value where one is advised (`` `threshold=200` ``). What ``names`` does not hold stays as it is.
+
+    Args:
+        text: of a PConvError or of a warning.
+        names: argument -> its name there. One that begins with a dash is followed by a space and the value.
+    """
+
+    def mentioned(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name not in names:
+            return match[0]
+        shown = names[name]
+        if value in (None, "True"):
+            return shown
+        return f"{shown} {value}" if shown.startswith("-") else f"{shown}={value}"
+
+    if head := _HEAD.match(text):
+        text = ", ".join(names.get(one, one) for one in head[0].split(", ")) + text[head.end() :]
+    return _MENTIONED.sub(mentioned, text)
 
 
 def markdown(text: str) -> str:

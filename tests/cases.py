@@ -106,9 +106,10 @@ KERNEL_CASES = [
     Case("last_all_holes", n=1, c=72, h=5, w=6, k=3, mask="empty"),
 ]
 
-# The sm_90a kernels take more than 64 columns (filters forward, channels backward); their tiles are 128 rows by 128 or
-# 256 columns.
+# The sm_90a kernels' tiles are 128 rows by 64, 128 or 256 columns (filters forward, channels backward).
 WGMMA_CASES = [
+    Case("wgmma_64", n=1, c=72, h=9, w=17, k=40),
+    Case("wgmma_64_strided", n=1, c=64, h=7, w=9, k=64, stride=(2, 2)),
     Case("wgmma_256", n=1, c=72, h=9, w=17, k=136),
     Case("wgmma_256_strided", n=1, c=136, h=7, w=9, k=72, stride=(2, 2)),
     Case("wgmma_two_tiles_across", n=1, c=264, h=4, w=5, k=264, window=(1, 1), padding=(0, 0), mask="none"),

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from pconv_cuda.inpainting.pictures import read_picture
-from pconv_cuda.inpainting.windows import Box
+from pconv_cuda.inpainting.pictures import read_picture, save_picture
+from pconv_cuda.inpainting.tiling import Box
 from pconv_cuda.models import PConvUNet
 
 SIZES = [(1, 1), (1, 7), (5, 3), (17, 23)]  # (H, W)
 
 
-def small_network(levels: int, width: int = 4, seed: int = 0) -> PConvUNet:
+def small_network(levels: int, width: int = 4, seed: int = 0, **options: Any) -> PConvUNet:
     """A random network whose answers spread over [0, 1] instead of saturating, so that differences show.
 
     Its statistics come from two pictures of noise; with He initialisation alone the last layer overshoots.
     """
     torch.manual_seed(seed)
-    model = PConvUNet(levels=levels, width=width).train()
+    model = PConvUNet(levels=levels, width=width, **options).train()
     side = 2 ** (levels + 1)
     noise = torch.rand(2, 3, side, side)
     for _ in range(20):
@@ -60,4 +61,4 @@ def paint_and_save(source: Path, target: Path, hole: np.ndarray, colours: np.nda
     if len(rows):
         box = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
         picture.paint(box, colours[box.slices], hole[box.slices], **options)
-    picture.save(target, picture.format)
+    save_picture(picture, target, picture.format)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pconv_cuda import _extension, backends, selftest
+from pconv_cuda import backends, selftest
+from pconv_cuda.ops import extension
 
 
 class Module:
@@ -38,7 +39,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module]:
     """A machine of two GPUs of one kind, with kernels."""
     made = Module()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(_extension, "cuda_module", lambda: made)
+    monkeypatch.setattr(extension, "cuda_module", lambda: made)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(selftest, "device_key", lambda index: ("gpu-a", "gpu-b")[index])
     yield made

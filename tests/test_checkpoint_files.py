@@ -131,7 +131,7 @@ def test_a_checkpoint_that_lacks_something_is_recognised(photos, run):
             assert checkpoints.newest()[0] == checkpoints.path_of(2)
     checkpoints.save({**state, "model": {name: value for name, value in state["model"].items() if "bias" not in name}})
     before = (run / "model.safetensors").read_bytes()
-    with pytest.raises(PConvError, match="--resume: the checkpoint of step 4 does not fit: Error.*loading state_dict"):
+    with pytest.raises(PConvError, match="resume: the checkpoint of step 4 does not fit: Error.*loading state_dict"):
         train(_config(photos, **{"train.steps": 5}), run)
     assert (run / "model.safetensors").read_bytes() == before
 
@@ -164,7 +164,9 @@ def test_results_without_checkpoints_are_not_replaced(photos, run, gone, named):
         for path in list(run.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     before = _files(run)
-    with pytest.raises(PConvError, match=rf"--resume auto: .*run' holds {re.escape(named)} and no checkpoint of its"):
+    with pytest.raises(
+        PConvError, match=rf"resume: 'auto', but .*run' holds {re.escape(named)} and no checkpoint of its"
+    ):
         train(_config(photos), run)
     assert _files(run) == before
     assert train(_config(photos), run, resume="never").first_step == 0
@@ -174,7 +176,7 @@ def test_results_without_checkpoints_are_not_replaced(photos, run, gone, named):
 def test_a_run_from_another_one_does_not_replace_weights(photos, run, tmp_path):
     (tmp_path / "other").mkdir()
     shutil.copy(run / "model.safetensors", tmp_path / "other")
-    with pytest.raises(PConvError, match="--resume .*run: .*other' holds model.safetensors and no checkpoint"):
+    with pytest.raises(PConvError, match="resume: .*run', but .*other' holds model.safetensors and no checkpoint"):
         train(_config(photos, **{"train.steps": 5}), tmp_path / "other", resume=str(run))
 
 

@@ -17,9 +17,9 @@ from process_support import default_signals
 
 import pconv_cuda
 from pconv_cuda.cli import main
-from pconv_cuda.cli._process import Interrupted, ending_signals
-from pconv_cuda.data import mask_files
+from pconv_cuda.cli.process import Interrupted, ending_signals
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import files
 
 ROOT = Path(pconv_cuda.__file__).parents[1]
 PCONV = [sys.executable, "-m", "pconv_cuda"]
@@ -138,7 +138,7 @@ def test_a_second_signal_ends_at_once(tmp_path, monkeypatch):
 {AS_COMMAND}
 import os, signal, time
 from pathlib import Path
-from pconv_cuda.cli._process import ending_signals
+from pconv_cuda.cli.process import ending_signals
 from pconv_cuda.files import atomic_path
 with ending_signals(), atomic_path(Path({str(tmp_path / "file")!r})):
     try:
@@ -157,12 +157,12 @@ with ending_signals(), atomic_path(Path({str(tmp_path / "file")!r})):
 
 _BUSY = """
 import os, signal, sys, time, torch
-from pconv_cuda.cli import _process
-_process._PATIENCE = 1.0
+from pconv_cuda.cli import process
+process._PATIENCE = 1.0
 torch.set_num_threads(1)
 busy = torch.randn(2500, 2500, dtype=torch.float64)
 signals = [getattr(signal, name) for name in sys.argv[1:]]
-with _process.ending_signals(late=lambda number: print("late", number, flush=True)):
+with process.ending_signals(late=lambda number: print("late", number, flush=True)):
     if not os.fork():
         for number in signals:
             time.sleep(0.5)
@@ -208,13 +208,13 @@ def test_an_interruption_without_a_signal(tmp_path, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mask_files, "make_masks", interrupted)
+    monkeypatch.setattr(files, "make_masks", interrupted)
     assert main(["masks", "make", "--out", str(tmp_path)]) == 130
     assert "pconv masks: interrupted (SIGINT); the same command goes on" in capsys.readouterr().err
 
 
 def test_the_folder_is_removed_while_masks_are_written(tmp_path, monkeypatch):
-    paint, calls = mask_files.paper_mask, []
+    paint, calls = files.paper_mask, []
 
     def removing(*args, **keywords):
         calls.append(args)
@@ -222,7 +222,7 @@ def test_the_folder_is_removed_while_masks_are_written(tmp_path, monkeypatch):
             (tmp_path / "m").rename(tmp_path / "elsewhere")
         return paint(*args, **keywords)
 
-    monkeypatch.setattr(mask_files, "paper_mask", removing)
-    with pytest.raises(PConvError, match=r"--out: '.*m' was removed or replaced while files were written into it"):
-        mask_files.make_masks(tmp_path / "m", size=48, count=1, progress=False)
+    monkeypatch.setattr(files, "paper_mask", removing)
+    with pytest.raises(PConvError, match=r"out: '.*m' was removed or replaced while files were written into it"):
+        files.make_masks(tmp_path / "m", size=48, count=1, progress=False)
     assert not (tmp_path / "m").exists() and len(list((tmp_path / "elsewhere").rglob("*.png"))) == 4

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pconv_cuda import cli
-from pconv_cuda.cli._threads import SETTINGS, SPINS
+from pconv_cuda.cli.threads import SETTINGS, SPINS
 
 ROOT = Path(cli.__file__).parents[2]
 # Runs a verb as the installed command does; prints the settings at the first import of torch, which then fails.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pconv_cuda.cli import main
 
-pytestmark = pytest.mark.filterwarnings("ignore:--masks")  # a mask for one cell of two
+pytestmark = pytest.mark.filterwarnings("ignore:masks:")  # a mask for one cell of two
 
 KEYS = {"model.levels": 2, "model.width": 2, "data.size": 16, "data.workers": 0, "train.batch_size": 2}
 KEYS |= {"loss.vgg": "none", "log.tensorboard": "false", "log.pictures": 0, "train.finetune_after": "null"}

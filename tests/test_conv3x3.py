@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda import InpaintingLoss, ops_conv3x3
-from pconv_cuda.vgg import VGG16Features
+from pconv_cuda import InpaintingLoss
+from pconv_cuda.losses.vgg import VGG16Features
+from pconv_cuda.ops import winograd
 
-HERE = ops_conv3x3._HERE
+HERE = winograd._HERE
 needs_vectors = pytest.mark.skipif(not HERE, reason="this build or CPU has neither AVX-512 nor AVX2")
 
 # n, c, k, h, w: one pixel, less than a tile, tiles and vectors of channels cut off, several blocks of filters
@@ -47,7 +48,7 @@ def test_every_shape(shape: tuple[int, ...], adjoint: bool, layout: torch.memory
     x = torch.where(gate > 0, x, torch.nan)  # what the gate closes must not matter
     for relu in (False, True):
         given = (x.contiguous(memory_format=layout), gate, weight, bias, relu, adjoint)
-        y, expected = ops_conv3x3.conv3x3(*given), truth(*given)
+        y, expected = winograd.conv3x3(*given), truth(*given)
         assert y.is_contiguous(memory_format=torch.channels_last) and y.shape == expected.shape
         torch.testing.assert_close(y.double(), expected, rtol=0, atol=4e-6 * max(1.0, expected.abs().max().item()))
         turned = truth(x, gate, weight.flip(2, 3), bias, relu, adjoint)  # the check must see filters turned about
@@ -64,7 +65,7 @@ def test_error_is_about_that_of_a_direct_convolution(channels: tuple[int, int]) 
         x, weight, bias = problem(1, *channels, 24, 28, seed)
         x = x.relu().contiguous(memory_format=torch.channels_last)
         expected = truth(x, None, weight, bias, False, False)
-        ours += (ops_conv3x3.conv3x3(x, None, weight, bias) - expected).square().mean().item()
+        ours += (winograd.conv3x3(x, None, weight, bias) - expected).square().mean().item()
         direct += (F.conv2d(x, weight, bias, padding=1) - expected).square().mean().item()
     assert (ours / direct) ** 0.5 <= 2
 
@@ -72,7 +73,7 @@ def test_error_is_about_that_of_a_direct_convolution(channels: tuple[int, int]) 
 @needs_vectors
 def test_no_channels_leave_the_bias() -> None:
     bias = torch.tensor([1.0, -2.0, 3.0])
-    y = ops_conv3x3.conv3x3(torch.randn(2, 0, 5, 6), None, torch.randn(3, 0, 3, 3), bias)
+    y = winograd.conv3x3(torch.randn(2, 0, 5, 6), None, torch.randn(3, 0, 3, 3), bias)
     assert torch.equal(y, bias.view(1, 3, 1, 1).expand(2, 3, 5, 6))
 
 
@@ -83,7 +84,7 @@ def test_same_bits_whatever_the_threads() -> None:
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(ops_conv3x3.conv3x3(x, None, weight, bias, True))
+        results.append(winograd.conv3x3(x, None, weight, bias, True))
     torch.set_num_threads(before)
     assert torch.equal(*results)
 
@@ -100,7 +101,7 @@ def test_derivatives_to_second_order() -> None:
         y = x
         for weight in parameters[:2]:
             if fast:
-                y = ops_conv3x3.conv3x3(y, None, weight, parameters[2], True)
+                y = winograd.conv3x3(y, None, weight, parameters[2], True)
             else:
                 y = F.conv2d(y, weight, parameters[2], padding=1).relu()
         (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
@@ -114,8 +115,8 @@ def test_derivatives_to_second_order() -> None:
 def test_opcheck_and_compile() -> None:
     x, weight, bias = problem(2, 64, 64, 6, 7)
     given = (x.requires_grad_(), torch.randn_like(x), weight, bias, True, False)
-    torch.library.opcheck(ops_conv3x3.conv3x3, given)
-    torch.library.opcheck(ops_conv3x3.conv3x3, (x, None, weight, None, False, True))
+    torch.library.opcheck(winograd.conv3x3, given)
+    torch.library.opcheck(winograd.conv3x3, (x, None, weight, None, False, True))
     features = VGG16Features("random")
     compiled = torch.compile(features, fullgraph=True, backend="aot_eager")
     image = torch.randn(1, 3, 16, 24, requires_grad=True)
@@ -126,7 +127,7 @@ def test_opcheck_and_compile() -> None:
 @needs_vectors
 def test_errors_name_the_argument() -> None:
     x, weight, bias = problem(1, 64, 64, 4, 4)
-    conv3x3 = ops_conv3x3.conv3x3
+    conv3x3 = winograd.conv3x3
     for pattern, given in {
         "input: expected 64 channels": (x[:, :3], None, weight, bias),
         "weight: expected": (x, None, weight[..., :2], bias),
@@ -186,7 +187,7 @@ def test_ways_that_torchs_own_layers_serve() -> None:
     features = VGG16Features("random")
     image = torch.randn(1, 3, 16, 16)
     convolution = features.features[2]
-    assert ops_conv3x3.serves(torch.randn(1, 64, 8, 8), convolution.weight, convolution.bias) == HERE
+    assert winograd.serves(torch.randn(1, 64, 8, 8), convolution.weight, convolution.bias) == HERE
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert features(image)[0].dtype == torch.bfloat16
     gradient = torch.func.grad(lambda x: features(x)[2].sum())(image)

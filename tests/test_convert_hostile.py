@@ -1,4 +1,4 @@
-"""Files made to harm: convert, --lpips, --fid and vgg refuse them in one sentence, before code or memory is lost."""
+"""Files made to harm: convert, lpips, fid and vgg refuse them in one sentence, before code or memory is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from test_convert_networks import NAOTO
 from pconv_cuda.convert import convert
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.learned import find_inception, find_perceptual
-from pconv_cuda.vgg import VGG16Features
+from pconv_cuda.losses.vgg import VGG16Features
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +52,8 @@ class Call:
 
 READERS = {
     "convert": lambda path: convert(path, path.parent / "out"),
-    "--lpips": lambda path: find_perceptual(str(path)),
-    "--fid": lambda path: find_inception(str(path)),
+    "lpips": lambda path: find_perceptual(str(path)),
+    "fid": lambda path: find_inception(str(path)),
     "vgg": lambda path: VGG16Features(path),
 }
 PAYLOADS = {
@@ -248,7 +248,7 @@ def test_other_files_called_h5(tmp_path: Path) -> None:
     whole = h5(tmp_path / "b.h5", lambda file: file.create_dataset("a/kernel", data=np.ones(10**4))).read_bytes()
     for size in (100, 2000, len(whole) - 10):
         (tmp_path / "a.h5").write_bytes(whole[:size])
-        refused("convert", tmp_path / "a.h5", "FILE: ")
+        refused("convert", tmp_path / "a.h5", "file: ")
     (tmp_path / "a.keras").write_bytes(b"PK\x03\x04")
     refused("convert", tmp_path / "a.keras", "it is a Keras archive")
 

@@ -7,13 +7,14 @@ import torch
 from cases import BY_NAME, make_tensors
 
 import pconv_cuda
-from pconv_cuda import PConvUNet, _extension, ops, smooth
-from pconv_cuda.data.masks import draw_mask
+from pconv_cuda import PConvUNet, ops, smooth
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.masks import draw_mask
 from pconv_cuda.models import load_network
+from pconv_cuda.ops import extension
 
 pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or _extension.cuda_module() is None, reason="needs a GPU and the CUDA kernels"
+    not torch.cuda.is_available() or extension.cuda_module() is None, reason="needs a GPU and the CUDA kernels"
 )
 
 
@@ -95,7 +96,7 @@ def test_the_network_under_a_graph_without_waiting_and_with_the_same_bits(fused:
     image = torch.randn(2, 3, 128, 128, device="cuda", dtype=torch.bfloat16)
     mask = torch.rand(2, 1, 128, 128, device="cuda") > 0.3
     if fused:
-        model.fuse()
+        model = model.fuse()
     else:
         gradients = [torch.autograd.grad(model(image, mask)[0].sum(), list(model.parameters())) for _ in range(2)]
         assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))

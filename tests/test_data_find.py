@@ -60,7 +60,7 @@ def test_circles_end_and_a_folder_counts_once(tmp_path):
 def test_a_link_to_nothing_is_named(tmp_path):
     picture(tmp_path / "a.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "no such file")
-    with pytest.warns(UserWarning, match=r"--images: 1 files in .* are left out, .*: links to nothing \(1\)"):
+    with pytest.warns(UserWarning, match=r"images: 1 files in .* are left out, .*: links to nothing \(1\)"):
         assert names(tmp_path) == ["a.png"]
 
 
@@ -81,7 +81,7 @@ def test_pictures_that_are_left_out_are_counted_by_kind_in_one_line(tmp_path):
 
 def test_a_folder_of_nothing_else_says_what_there_is(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"x")
-    with pytest.raises(PConvError, match=r"--images: no picture in .*; left out: \.heic \(1\)"):
+    with pytest.raises(PConvError, match=r"images: no picture in .*; left out: \.heic \(1\)"):
         find_files(tmp_path, "--images")
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pconv_cuda.data.images import FolderImages, MemoryImages, RandomCrops, load_rgb
-from pconv_cuda.data.masks import StrokeMasks
 from pconv_cuda.data.packaged import packaged_images, split
-from pconv_cuda.data.pairs import Pairs, StepBatches
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import StrokeMasks
+from pconv_cuda.training.pairs import Pairs, StepBatches
 
 
 def random_picture(seed: int, height: int = 20, width: int = 30) -> np.ndarray:

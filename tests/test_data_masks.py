@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pconv_cuda.data.masks import FolderMasks, StrokeMasks, hole_pixels, irregular_mask
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import FolderMasks, StrokeMasks, hole_pixels, irregular_mask
 
 
 @settings(max_examples=60, deadline=None)

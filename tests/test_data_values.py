@@ -15,10 +15,10 @@ from PIL import Image
 
 from pconv_cuda.cli import main
 from pconv_cuda.data.images import FolderImages, RandomCrops, load_rgb
-from pconv_cuda.data.mask_stats import mask_stats
-from pconv_cuda.data.masks import FolderMasks
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.pairs import ALL_CELLS, open_masks
+from pconv_cuda.masks import FolderMasks
+from pconv_cuda.masks.stats import mask_stats
 
 # ---- samples
 
@@ -73,7 +73,7 @@ def test_masks_of_0_and_1_in_training(tmp_path, polarity):
 def test_masks_of_0_and_1_in_an_evaluation(tmp_path):
     save_masks(tmp_path / "m", 1)
     cell = next(one for one in ALL_CELLS if one.key == "0.1-0.2/inside")
-    with pytest.warns(UserWarning, match="--masks: masks whose brightest value is 1 are read as 0 and 255"):
+    with pytest.warns(UserWarning, match="masks: masks whose brightest value is 1 are read as 0 and 255"):
         masks = open_masks(str(tmp_path / "m"), 32, 0, "white-hole", [cell])
     assert (~masks.load(cell, 0)).sum() == 144 and masks.counts == {cell: 2}
 
@@ -95,14 +95,14 @@ def test_a_set_without_any_hole_is_an_error(tmp_path, folder):
     words = r": expected masks with holes, but not one of the 40 files in .* has a pixel that is hole"
     with pytest.raises(PConvError, match="data.masks" + words):
         FolderMasks(tmp_path / "m")
-    with pytest.raises(PConvError, match="--masks" + words):
+    with pytest.raises(PConvError, match="^masks" + words):
         open_masks(str(tmp_path / "m"), 32, 0, "white-hole", list(ALL_CELLS))
     hole = np.zeros((32, 32), np.uint8)
     hole[8:20, 8:20] = 255
     Image.fromarray(hole).save(tmp_path / folder / "7.png")  # one is enough, and is found wherever it is
     FolderMasks(tmp_path / "m")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "--masks")
+        warnings.filterwarnings("ignore", "masks:")
         assert any(open_masks(str(tmp_path / "m"), 32, 0, "white-hole", list(ALL_CELLS)).counts.values())
 
 

@@ -40,18 +40,18 @@ def test_auto_without_a_gpu(no_gpu: None) -> None:
 
 @pytest.mark.parametrize("text", ["cuda", "cuda:0", "mps", "xpu", "cpu:1"])
 def test_devices_that_are_not_there(no_gpu: None, text: str) -> None:
-    with pytest.raises(PConvError, match=rf"^--device: torch does not find {text}.*, but cpu; use one of these"):
+    with pytest.raises(PConvError, match=rf"^device: torch does not find {text}.*, but cpu; use one of these"):
         pick_device(text)
 
 
 def test_a_gpu_too_many(two_gpus: None) -> None:
-    with pytest.raises(PConvError, match="^--on: torch does not find cuda:2.*, but cpu, cuda:0, cuda:1"):
-        pick_device("cuda:2", "--on")
+    with pytest.raises(PConvError, match="^on: torch does not find cuda:2.*, but cpu, cuda:0, cuda:1"):
+        pick_device("cuda:2", "on")
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "0", "meta", "cuda:9999"])
 def test_other_words(no_gpu: None, text: str) -> None:
-    with pytest.raises(PConvError, match="--device: expected auto, cpu, cuda, cuda:N, mps or xpu, got"):
+    with pytest.raises(PConvError, match="device: expected auto, cpu, cuda, cuda:N, mps or xpu, got"):
         pick_device(text)
 
 

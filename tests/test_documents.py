@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from pconv_cuda import documents
 from pconv_cuda import quickstart as q
 from pconv_cuda.cli import main
-from pconv_cuda.data import documents
-from pconv_cuda.data.documents import DocumentPages, Fonts, damage_mask, find_fonts, fonts, render_page, words
-from pconv_cuda.data.documents import __main__ as sheet
-from pconv_cuda.data.documents.layout import STYLES, styles_of, write_page
-from pconv_cuda.data.draws import Stream, generator
+from pconv_cuda.documents import DocumentPages, Fonts, damage_mask, find_fonts, fonts, render_page, words
+from pconv_cuda.documents import __main__ as sheet
+from pconv_cuda.documents.layout import STYLES, styles_of, write_page
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate
+from pconv_cuda.rng import Stream, generator
 
 LATIN = find_fonts().latin
 # every layout with a font that may lack the characters: where they stand does not depend on their shapes
@@ -234,7 +234,7 @@ def test_quick_start_with_documents(tmp_path):
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["preset"] == "document" and written["psnr_hole_after"] == report["psnr_hole_after"]
     assert np.isfinite(report["psnr_hole_biharmonic"]) and (tmp_path / "sheet.png").is_file()
-    with pytest.raises(PConvError, match="--preset: expected photographs or document, got 'stone'"):
+    with pytest.raises(PConvError, match="preset: expected photographs or document, got 'stone'"):
         q.quickstart(tmp_path / "other", preset="stone")
     assert not (tmp_path / "other").exists()
 

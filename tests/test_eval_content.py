@@ -18,15 +18,15 @@ from inpaint_support import small_network, smooth_picture
 from PIL import Image
 
 from pconv_cuda.cli import main
-from pconv_cuda.cli._process import Interrupted, ending_signals
+from pconv_cuda.cli.process import Interrupted, ending_signals
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate, methods
 from pconv_cuda.evaluation import run as run_module
 from pconv_cuda.evaluation.interruptible import interruptible
-from pconv_cuda.training.progress import Progress
+from pconv_cuda.progress import Progress
 
 SIZE = 32
-pytestmark = pytest.mark.filterwarnings("ignore:--masks")
+pytestmark = pytest.mark.filterwarnings("ignore:masks:")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_files_replaced_under_their_names_are_other_files(material, replaced):
     else:
         _save_mask(material / replaced, 11)
     named = "picture 1.png" if replaced.startswith("images") else "mask 1 of 0.1-0.2/inside"
-    with pytest.raises(PConvError, match=f"--out: .* holds results of files with other content: {named}; take another"):
+    with pytest.raises(PConvError, match=f"out: .* holds results of files with other content: {named}; take another"):
         evaluate(settings(material), material / "r")
     assert texts(material / "r") == before
     (material / replaced).write_bytes(old)
@@ -116,7 +116,7 @@ def test_the_folder_of_the_results_is_removed(material, monkeypatch, another):
         return measure(*args)
 
     monkeypatch.setattr(run_module, "measure", removing)
-    with pytest.raises(PConvError, match=r"--out: '.*r' was removed or replaced while files were written into it"):
+    with pytest.raises(PConvError, match=r"out: '.*r' was removed or replaced while files were written into it"):
         evaluate(settings(material), material / "r")
     assert not list(material.glob("r/*"))
 
@@ -213,7 +213,7 @@ def test_no_cell_of_the_table_is_a_formula(material):
 @pytest.mark.parametrize("name", ["../x", "/x", "..", ".", "truth", "a\\b", "x" * 101, "a\0"])
 def test_a_name_that_would_be_another_folder_is_refused(material, name):
     small_network(2).save_pretrained(material / "net")
-    with pytest.raises(PConvError, match="--weights: expected a name of at most 100 characters"):
+    with pytest.raises(PConvError, match="weights: expected a name of at most 100 characters"):
         evaluate(settings(material, weights=[f"{name}={material / 'net'}"]), material / "r")
     assert not (material / "r").exists()
 

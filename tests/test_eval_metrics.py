@@ -100,9 +100,9 @@ def test_frechet_distance_by_its_formula():
 def test_without_weights_the_columns_say_why(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     for find, word in (
-        (learned.find_perceptual, "--lpips"),
-        (learned.find_inception, "--fid"),
-        (learned.find_features, "--vgg"),
+        (learned.find_perceptual, "lpips"),
+        (learned.find_inception, "fid"),
+        (learned.find_features, "vgg"),
     ):
         metric, about = find("auto")
         assert metric is None and word in about

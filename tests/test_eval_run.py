@@ -52,7 +52,7 @@ def texts(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.filterwarnings("ignore:masks:")
 def test_the_verb_writes_the_table(material, capsys):
     words = ["eval", "--weights", f"net={material / 'net'}", "--images", str(material / "images"), "--masks"]
     words += [str(material / "masks"), "--out", str(material / "r"), "--size", str(SIZE), "--resamples", "50"]
@@ -72,7 +72,7 @@ def test_the_verb_writes_the_table(material, capsys):
     assert Image.open(material / "r/sheet.png").width > 7 * SIZE
 
 
-@pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.filterwarnings("ignore:masks:")
 @pytest.mark.parametrize("stops", [(7,), pytest.param((0, 1, 29), marks=pytest.mark.full("kill and resume"))])
 def test_interrupted_anywhere_it_ends_the_same(material, monkeypatch, stops):
     evaluate(settings(material), material / "whole")
@@ -98,7 +98,7 @@ def test_interrupted_anywhere_it_ends_the_same(material, monkeypatch, stops):
         assert texts(out) == whole
 
 
-@pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.filterwarnings("ignore:masks:")
 def test_a_kill_loses_one_record_at_most(material):
     whole = material / "whole"
     evaluate(settings(material), whole)
@@ -122,7 +122,7 @@ def test_a_kill_loses_one_record_at_most(material):
     assert texts(material / "killed") == texts(whole)
 
 
-@pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.filterwarnings("ignore:masks:")
 def test_results_of_other_settings_are_refused(material):
     one = settings(material, baselines=("mean",))
     evaluate(one, material / "r")
@@ -139,17 +139,17 @@ def test_results_of_other_settings_are_refused(material):
     assert report["complete"] and set(report["methods"]) == {"mean", "ns"}
 
 
-@pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.filterwarnings("ignore:masks:")
 @pytest.mark.parametrize("name", ["results.json", "table.csv", "table.md", "plot.png", "sheet.png", "records.jsonl"])
 def test_files_of_another_program_are_not_replaced(material, name):
     (material / "r").mkdir()
     (material / "r" / name).write_text("mine")
-    with pytest.raises(PConvError, match=f"--out: .* holds {name} and no settings.json"):
+    with pytest.raises(PConvError, match=f"out: .* holds {name} and no settings.json"):
         evaluate(settings(material, weights=(), baselines=("mean",)), material / "r")
     assert texts(material / "r") == {name: b"mine"}
 
 
-@pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.filterwarnings("ignore:masks:")
 def test_a_corrupt_picture_is_left_out_and_marked(material, capsys):
     (material / "images/1.png").write_bytes(b"no picture")
     report = evaluate(settings(material, baselines=("mean",)), material / "r")
@@ -170,20 +170,20 @@ def test_masks_that_do_not_fit(material):
     assert masks.counts == {Cell((0.1, 0.2), False): 2}
     valid = masks.load(Cell((0.1, 0.2), False), 0)
     assert valid.shape == (2 * SIZE, 2 * SIZE) and (~valid).sum() == 24 * 24
-    with pytest.warns(UserWarning, match="add --polarity white-hole"), pytest.raises(PConvError, match="no mask in"):
+    with pytest.warns(UserWarning, match="add `polarity=white-hole`"), pytest.raises(PConvError, match="no mask in"):
         open_masks(str(material / "masks"), SIZE, 0, "black-hole", [Cell((0.1, 0.2), False)])
 
 
 def test_empty_folders_and_unknown_names(material):
     (material / "empty").mkdir()
     for change, words in (
-        ({"images": str(material / "empty")}, "--images: no picture"),
-        ({"masks": str(material / "empty")}, "--masks: no picture"),
-        ({"baselines": ("median",)}, "--baselines: expected some of"),
+        ({"images": str(material / "empty")}, "images: no picture"),
+        ({"masks": str(material / "empty")}, "masks: no picture"),
+        ({"baselines": ("median",)}, "baselines: expected some of"),
         ({"weights": [str(material / "none")]}, "weights: expected a folder"),
         ({"weights": [f"mean={material / 'net'}"]}, "is taken or empty"),
-        ({"shares": ("0.1-0.3",)}, "--shares: expected some of"),
-        ({"size": 8}, "--size: expected at least 11"),
+        ({"shares": ("0.1-0.3",)}, "shares: expected some of"),
+        ({"size": 8}, "size: expected at least 11"),
         ({"weights": (), "baselines": ()}, "got neither"),
     ):
         with pytest.raises(PConvError, match=words):
@@ -228,7 +228,7 @@ def test_intervals():
     assert interval([1.0, 4.0], ["a", "a"], 0, 100) == (2.5, None, None)
 
 
-@pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.filterwarnings("ignore:masks:")
 def test_two_networks_are_compared_picture_by_picture(material):
     torch.manual_seed(1)
     PConvUNet(levels=2, width=4, conv="plain").eval().save_pretrained(material / "plain")
@@ -241,10 +241,10 @@ def test_two_networks_are_compared_picture_by_picture(material):
     assert "Differences, picture by picture" in (material / "r/table.md").read_text()
 
 
-@pytest.mark.filterwarnings("ignore:--masks")
+@pytest.mark.filterwarnings("ignore:masks:")
 def test_a_network_is_compared_with_the_smooth_fill(material):
     """By the distance of features too, of random weights here."""
-    from pconv_cuda.vgg import VGG16Features
+    from pconv_cuda.losses.vgg import VGG16Features
 
     torch.save(VGG16Features("random").state_dict(), material / "vgg.pth")
     options = {

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from pconv_cuda.data import packaged_images
-from pconv_cuda.data.documents import document_pages
+from pconv_cuda.documents import document_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -150,7 +150,8 @@ def test_your_own_photograph_is_inpainted_the_right_way_up() -> None:
         (["photo.png"], "expected a mask beside the photograph"),
         (["absent.png", "hole.png"], "No such file.*absent.png"),
         (["notes.txt", "hole.png"], "cannot identify image file 'notes.txt'"),
-        (["photo.png", "photo.png", "-o", "out.xyz"], "unknown file extension: .xyz"),
+        (["photo.png", "photo.png"], "mask: expected a black and white mask, got a picture with colours"),
+        (["photo.png", "fits.png", "-o", "out.xyz"], "unknown file extension: .xyz"),
         (["photo.png", "hole.png"], r"mask: expected \(H, W\) = \(20, 30\), the image's size, but got \(9, 9\)"),
         (["--model", "foto"], "expected a network or one of the words smooth, photo, document, but got 'foto'"),
     ],
@@ -159,6 +160,7 @@ def test_bad_photographs_are_refused(arguments: list[str], message: str, capsys:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 2, (20, 30, 3), np.uint8) * 255).save("photo.png")
     Image.fromarray(rng.random((9, 9)) > 0.5).save("hole.png")
+    Image.fromarray(rng.random((20, 30)) > 0.5).save("fits.png")
     Path("notes.txt").write_text("no picture")
     refused("inpaint_photo", arguments, message, capsys)
     assert not Path("finished.png").exists()

@@ -132,7 +132,7 @@ def test_errors_that_torch_has_made_of_them():
     text = "unable to write to file </torch_17_1_0>: No space left on device (28)"
     shared = system_error_text(RuntimeError(text))
     assert shared.startswith("shared memory (/dev/shm) for the loader processes: it is full; ")
-    assert "--set data.workers=0" in shared
+    assert "data.workers=0" in shared
     assert "too many open files" in system_error_text(RuntimeError("cannot open file <x>: Too many open files (24)"))
     assert "too many open files" in system_error_text(OSError("Caught OSError ...\nOSError: [Errno 24] Too many open"))
     assert system_error_text(RuntimeError("shape (28, 27) does not fit")) is None
@@ -146,7 +146,7 @@ def test_a_large_checkpoint_that_torch_cannot_write(tmp_path):
 
 
 def test_a_killed_loader_process():
-    words = r"data.workers: a loader process .* --set data.workers=0, .*pid 4711"
+    words = r"data.workers: a loader process .* data.workers=0, .*pid 4711"
     with pytest.raises(PConvError, match=words), loader_errors():
         raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Bus error.")
     with pytest.raises(RuntimeError, match="^another$"), loader_errors():

@@ -1,4 +1,4 @@
-"""fuse(): batch norm and activation inside the operators; the same network at valid pixels, and refusals."""
+"""fuse(): a network of its own for inference, the same at valid pixels; the model stays as it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from cases import BY_NAME, make_tensors
 from torch import nn
 
 from pconv_cuda import PConvUNet, ops, reference
-from pconv_cuda._stages import Stage
+from pconv_cuda.models import FusedUNet, load_network
+from pconv_cuda.models.fused import FusedStage
 
 ACTIVATED = ["plain3x3", "no_bias", "first", "first_of_two_channels", "all_valid", "no_mask", "groups"]
 ACTIVATED += ["grouped_channel_mask", "last", "no_mask_no_padding"]
@@ -76,7 +77,7 @@ def test_infinities_and_nan_behind_the_activation(device: str) -> None:
             torch.testing.assert_close(found, expected, equal_nan=True)
 
 
-def stages_of(model: PConvUNet) -> list[Stage]:
+def stages_of(model: FusedUNet) -> list[FusedStage]:
     return [*model.encoder, *model.decoder]
 
 
@@ -85,10 +86,10 @@ def walk(model: PConvUNet, image: torch.Tensor, mask: torch.Tensor):
     features = [(image, mask)]
     for stage in model.encoder:
         features.append(stage.encode(*features[-1]))
-        yield stage, (Stage.encode, *features[-2]), features[-1]
+        yield stage, ("encode", *features[-2]), features[-1]
     low = features.pop()
     for stage in model.decoder:
-        arguments = (Stage.decode, *low, *features.pop())
+        arguments = ("decode", *low, *features.pop())
         low = stage.decode(*arguments[1:])
         yield stage, arguments, low
 
@@ -99,17 +100,17 @@ def test_every_layer_is_equal_at_valid_pixels(layout: torch.memory_format) -> No
     model = network()
     image, mask = picture()
     image = image.contiguous(memory_format=layout)
-    folded = copy.deepcopy(model).fuse()
+    folded = model.fuse()
     dead = 0
     with torch.no_grad():
         for (stage, arguments, (expected, true_mask)), twin in zip(
             walk(model, image, mask), stages_of(folded), strict=True
         ):
-            function, *given = arguments
+            name, *given = arguments
             poisoned = []
             for features, valid in zip(given[::2], given[1::2], strict=True):
                 poisoned += [torch.where(valid, features, torch.nan), valid]
-            output, same_mask = function(twin, *poisoned)
+            output, same_mask = getattr(twin, name)(*poisoned)
             assert torch.equal(same_mask, true_mask)
             torch.testing.assert_close(
                 torch.where(true_mask, output, 0), torch.where(true_mask, expected, 0), rtol=1e-10, atol=1e-10
@@ -132,7 +133,6 @@ def test_the_networks_output_is_equal_everywhere(levels: int, size: int, device:
             output, same_mask = model.fuse()(image.contiguous(memory_format=layout), mask)
             torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
             assert torch.equal(true_mask, same_mask)
-            model.unfuse()
         assert torch.equal(model(image, mask)[0], expected)
 
 
@@ -152,10 +152,10 @@ def test_masks_of_every_channel_and_none() -> None:
     model, (image, _) = network(), picture()
     masks = [None, torch.rand(2, 3, 32, 32) > 0.5, torch.rand(1, 1, 32, 32) > 0.5]
     with torch.no_grad():
-        expected = [model(image, mask) for mask in masks]
-        model.fuse()
-        for mask, (true, true_mask) in zip(masks, expected, strict=True):
-            output, new_mask = model(image, mask)
+        fused = model.fuse()
+        for mask in masks:
+            true, true_mask = model(image, mask)
+            output, new_mask = fused(image, mask)
             torch.testing.assert_close(output, true, rtol=1e-10, atol=1e-10)
             assert torch.equal(new_mask, true_mask)
 
@@ -177,24 +177,36 @@ def test_compiled(device: str) -> None:
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(image, mask)[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_training_is_refused_until_unfused() -> None:
+def test_training_is_refused() -> None:
     model = network()
-    model.train()
     with pytest.raises(RuntimeError, match="fuse: expected a model in eval mode"):
-        model.fuse()
-    model.eval().fuse()
-    with pytest.raises(RuntimeError, match=r"train: the model is fused .* unfuse\(\) first"):
-        model.train()
-    with pytest.raises(RuntimeError, match="load_state_dict: the model is fused"):
-        model.load_state_dict(network().state_dict())
-    with pytest.raises(RuntimeError, match="have no derivative|has no derivative"):
-        model(picture()[0].requires_grad_(), picture()[1])
+        model.train().fuse()
     with pytest.raises(RuntimeError, match="fuse: expected conv='partial', got 'plain'"):
         network(conv="plain").fuse()
-    model.unfuse().train()
-    image, mask = picture()
+    fused = model.eval().fuse()
+    assert isinstance(fused, FusedUNet) and fused.fuse() is fused and not list(fused.parameters())
+    with pytest.raises(RuntimeError, match="train: a fused network is for inference"):
+        fused.train()
+    assert fused.eval() is fused and not any(module.training for module in fused.modules())
+    with pytest.raises(RuntimeError, match="have no derivative|has no derivative"):
+        fused(picture()[0].requires_grad_(), picture()[1])
+    assert not fused(*picture())[0].requires_grad  # no torch.no_grad() is needed
+
+
+def test_the_model_stays_as_it_is() -> None:
+    model, (image, mask) = network(), picture()
+    before = {name: (tensor.clone(), tensor._version) for name, tensor in model.state_dict().items()}
+    requires = [parameter.requires_grad for parameter in model.parameters()]
+    fused = model.fuse()
+    assert [parameter.requires_grad for parameter in model.parameters()] == requires and all(requires)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name][0]) and tensor._version == before[name][1], name
+    own = {tensor.data_ptr() for tensor in fused.buffers()}
+    assert not own & {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    model.train()
     model(image, mask)[0].sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+    fused(image, mask)  # whatever mode the model is in
 
 
 def _step(model: PConvUNet) -> None:
@@ -208,60 +220,105 @@ EDITS = {
     "of a batch norm": lambda m: nn.init.ones_(m.encoder[1].norm.weight),
     "of a statistic": lambda m: m.encoder[2].norm.running_var.mul_(2),
     "of the last bias": lambda m: nn.init.ones_(m.decoder[-1].conv.bias),
+    "of the first weight": lambda m: nn.init.ones_(m.encoder[0].conv.weight),
     "through .data": lambda m: m.decoder[1].conv.weight.data.mul_(2),
-    "a new .data": lambda m: setattr(m.encoder[0].conv.weight, "data", m.encoder[0].conv.weight.data.clone()),
     "by an optimiser": _step,
     "through numpy": lambda m: np.copyto(m.decoder[0].conv.weight.detach().numpy(), 0.25),
     "in channels_last": lambda m: m.to(memory_format=torch.channels_last).decoder[0].conv.weight.data.neg_(),
+    "by loading": lambda m: m.load_state_dict({name: 0 * value for name, value in m.state_dict().items()}),
 }
 
 
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("edit", EDITS)
-def test_edited_weights_are_refused(edit: str, inference: bool) -> None:
-    model, (image, mask) = network().fuse(), picture()
+def test_edits_of_the_model_do_not_reach_the_fused_network(edit: str, inference: bool) -> None:
     with torch.inference_mode(inference), torch.set_grad_enabled(False):
-        model(image, mask)
+        model, (image, mask) = network(), picture()
+        fused = model.fuse()
+        expected = fused(image, mask)[0]
         EDITS[edit](model)
-        with pytest.raises(RuntimeError, match=r"changed after fuse\(\); call unfuse\(\), or fuse\(\) again"):
-            model(image, mask)
+        assert torch.equal(fused(image, mask)[0], expected)
         again = model.fuse()(image, mask)[0]
-        torch.testing.assert_close(again, model.unfuse()(image, mask)[0], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(again, model(image, mask)[0], rtol=1e-10, atol=1e-10, equal_nan=True)
+        assert not torch.equal(again, expected)
 
 
-def test_copies_moves_and_saving(tmp_path) -> None:
+def test_copies_moves_and_state_dicts() -> None:
+    """Without special cases: it is an ordinary module."""
     model, (image, mask) = network(), picture()
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
-        expected = model(image, mask)[0]
-        model.fuse()
-        assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-        assert len(model.state_dict()) == len(state)
-        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.to(torch.float32).to(torch.float64)]
-        for each, tolerance in zip(copies, (1e-10, 1e-10, 1e-4), strict=True):
-            assert stages_of(each)[0].folded is not None
+        expected, fused = model(image, mask)[0], model.fuse()
+        loaded = network(levels=3).fuse()
+        for buffer in loaded.buffers():
+            buffer.zero_()
+        assert not loaded.load_state_dict(fused.state_dict()).missing_keys
+        copies = [copy.deepcopy(fused), pickle.loads(pickle.dumps(fused)), loaded]
+        copies.append(copy.deepcopy(fused).to(torch.float32).to(torch.float64))
+        copies.append(copy.deepcopy(fused).to(memory_format=torch.channels_last))
+        for each, tolerance in zip(copies, (1e-10, 1e-10, 1e-10, 1e-4, 1e-10), strict=True):
             torch.testing.assert_close(each(image, mask)[0], expected, rtol=tolerance, atol=tolerance)
-        model.save_pretrained(tmp_path)
-        loaded = PConvUNet.from_pretrained(tmp_path).double()
-        torch.testing.assert_close(loaded(image, mask)[0], expected, rtol=1e-4, atol=1e-4)
+            assert each.state_dict().keys() == fused.state_dict().keys()
+    with pytest.raises(RuntimeError, match=r"Missing key.*encoder.0.weight"):
+        fused.load_state_dict(model.state_dict())
+    assert (fused.device, fused.dtype) == (torch.device("cpu"), torch.float64)
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.float64)
+
+
+def test_the_model_is_what_is_saved(tmp_path) -> None:
+    model, (image, mask) = network(dtype=torch.float32), picture(dtype=torch.float32)
+    fused = model.fuse()
+    with pytest.raises(RuntimeError, match="save_pretrained: a fused network has no such file; save the model"):
+        fused.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        again = load_network(tmp_path).fuse()(image, mask)[0]
+        torch.testing.assert_close(again, fused(image, mask)[0], rtol=0, atol=0)
+
+
+def test_exported() -> None:
+    fused = network(2, torch.float32).fuse()
+    image, mask = picture(16, torch.float32)
+    program = torch.export.export(fused, (image, mask)).module()
+    torch.testing.assert_close(program(image, mask)[0], fused(image, mask)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_synchronised_batch_norms_are_folded_too() -> None:
+    model, (image, mask) = network(), picture()
+    expected = model(image, mask)[0].detach()
+    fused = nn.SyncBatchNorm.convert_sync_batchnorm(model).eval().fuse()
+    torch.testing.assert_close(fused(image, mask)[0], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "options", [{"head": "sigmoid"}, {"prefill": "smooth"}, {"windows": (5, 3, 7)}, {"first_bias": True}]
+)
+def test_every_option_is_taken_over(options: dict) -> None:
+    model, (image, mask) = network(**options), picture(40)
+    fused = model.fuse()
+    expected, output = model(image, mask), fused(image, mask)
+    torch.testing.assert_close(output[0], expected[0], rtol=1e-10, atol=1e-10)
+    assert torch.equal(output[1], expected[1])
+    for name in ("config", "reach", "grid", "context", "bytes_per_pixel", "prefill", "mean", "std"):
+        assert getattr(fused, name) == getattr(model, name), name
+    assert "prefill" not in options or output[0].shape == fused(image, mask, fill=expected[0].detach())[0].shape
 
 
 # The check has to catch what folding could get wrong.
-def _forgot_epsilon(stage: Stage, folded) -> None:
-    folded.weight.mul_(1.01)
+def _forgot_epsilon(stage: FusedStage) -> None:
+    stage.weight.mul_(1.01)
 
 
-def _shift_in_dead_windows(stage: Stage, folded) -> None:
-    folded.bias.add_(0.01)
+def _shift_in_dead_windows(stage: FusedStage) -> None:
+    stage.bias.add_(0.01)
 
 
-def _wrong_activation(stage: Stage, folded) -> None:
-    folded.negative_slope = 0.21
+def _wrong_activation(stage: FusedStage) -> None:
+    stage.negative_slope = 0.21
 
 
-def _old_phases(stage: Stage, folded) -> None:
-    if folded.phases is not None:
-        folded.phases.mul_(0.9)
+def _old_phases(stage: FusedStage) -> None:
+    if stage.phases is not None:
+        stage.phases.mul_(0.9)
 
 
 @pytest.mark.parametrize("wrong", [_forgot_epsilon, _shift_in_dead_windows, _wrong_activation, _old_phases])
@@ -269,17 +326,16 @@ def test_the_check_catches(wrong) -> None:
     model = network(3)
     image, mask = picture(64)
     with torch.no_grad():
-        expected = model(image, mask)[0]
-        model.fuse()
-        for stage in stages_of(model)[1:-1]:
-            wrong(stage, stage.folded)
+        expected, fused = model(image, mask)[0], model.fuse()
+        for stage in stages_of(fused)[1:-1]:
+            wrong(stage)
         with pytest.raises(AssertionError):
-            torch.testing.assert_close(model(image, mask)[0], expected, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(fused(image, mask)[0], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_both_paths_of_the_decoder_agree(device: str) -> None:
     image, mask = (each.to(device) for each in picture(64))
-    fused, composed = network().to(device), network(fused=False).to(device)
+    fused, composed = network().to(device), network(composed=True).to(device)
     outputs = []
     for model in (fused, composed):
         output, true_mask = model(image, mask)

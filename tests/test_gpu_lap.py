@@ -28,7 +28,7 @@ def part(tmp_path: Path) -> session.Session:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("module", ["gpu_lap", "gpu.layers", "gpu.networks", "gpu.chosen", "gpu.accuracy"])
+@pytest.mark.parametrize("module", ["gpu_lap", "gpu.layers", "gpu.networks", "gpu.chosen", "gpu.tiles", "gpu.accuracy"])
 def test_without_a_gpu_it_says_so_and_ends_well(module: str, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", [module, *([] if module == "gpu_lap" else ["unused.json"])])
     assert importlib.import_module(f"benchmarks.{module}").main() == 0

@@ -16,11 +16,11 @@ from PIL import Image
 
 import pconv_cuda
 from pconv_cuda.cli import main
-from pconv_cuda.data.mask_files import make_masks
-from pconv_cuda.data.mask_stats import mask_stats
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.learned import find_inception, find_perceptual
 from pconv_cuda.evaluation.store import Store
+from pconv_cuda.masks.files import make_masks
+from pconv_cuda.masks.stats import mask_stats
 from pconv_cuda.training import load_config, train
 from pconv_cuda.training.checkpoints import _load
 from pconv_cuda.training.checksum import append_checksum
@@ -232,7 +232,7 @@ def test_a_manifest_that_is_none(copied, text):
 )
 def test_settings_of_an_evaluation_that_are_none(tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(PConvError, match="--out: .*settings.json is not the settings of an evaluation"):
+    with pytest.raises(PConvError, match="out: .*settings.json is not the settings of an evaluation"):
         Store(tmp_path, {}, {})
 
 

@@ -322,7 +322,7 @@ def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(
     now = [0.0]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    line = _StatusLine()
+    line = _StatusLine({})
     line.name = "photo.png"
     for done, now[0] in ((1, 1.0), (2, 12.0), (3, 13.0)):
         line.show(done, 4)

@@ -13,8 +13,8 @@ from inpaint_support import SIZES, paint_and_save, random_hole
 from PIL import Image
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.deep import DeepPicture
-from pconv_cuda.inpainting.pictures import Picture, read_picture
+from pconv_cuda.inpainting.pictures import Picture, read_picture, save_picture
+from pconv_cuda.inpainting.pictures.sixteen_bit import Picture16
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
@@ -26,7 +26,7 @@ def test_sixteen_bit_png_is_decoded_exactly(
     samples = np.random.default_rng(7).integers(0, 65536, (*size, channels), dtype=np.uint16)
     (tmp_path / "in.png").write_bytes(deep_png(samples, interlaced=interlaced))
     picture = read_picture(tmp_path / "in.png")
-    assert isinstance(picture, DeepPicture)
+    assert isinstance(picture, Picture16)
     np.testing.assert_array_equal(picture.samples, samples)
     with Image.open(tmp_path / "in.png") as other:  # the file is sound: Pillow sees the upper bytes
         if channels > 2:
@@ -66,13 +66,13 @@ def test_sixteen_bit_colour(suffix: str, channels: int, size: tuple[int, int], t
 def test_sixteen_bit_is_not_cut_down_on_the_way_to_another_format(tmp_path: Path) -> None:
     (tmp_path / "in.png").write_bytes(deep_png(np.zeros((2, 2, 3), np.uint16), []))
     picture = read_picture(tmp_path / "in.png")
-    assert isinstance(picture, DeepPicture)
+    assert isinstance(picture, Picture16)
     with pytest.raises(PConvError, match="16-bit colour"):
-        picture.save(tmp_path / "out.jpg", "JPEG")
+        save_picture(picture, tmp_path / "out.jpg", "JPEG")
     grey = Picture(Image.fromarray(np.zeros((2, 2), np.uint16)), "PNG")
     for name in ("JPEG", "WEBP", "BMP"):
         with pytest.raises(PConvError, match="16-bit samples"):
-            grey.save(tmp_path / "out", name)
+            save_picture(grey, tmp_path / "out", name)
     with pytest.raises(PConvError, match="transparency"):
-        Picture(Image.new("RGBA", (2, 2)), "PNG").save(tmp_path / "out.jpg", "JPEG")
+        save_picture(Picture(Image.new("RGBA", (2, 2)), "PNG"), tmp_path / "out.jpg", "JPEG")
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]

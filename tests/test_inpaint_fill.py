@@ -18,7 +18,7 @@ from torch import nn
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.inpainting.fill import fill_holes
-from pconv_cuda.inpainting.windows import Box, hole_boxes, mask_reach, pieces_of, spread
+from pconv_cuda.inpainting.tiling import Box, hole_boxes, pieces_of, spread
 from pconv_cuda.models import PConvUNet
 
 
@@ -51,8 +51,8 @@ class Canned(nn.Module):
         super().__init__()
         self.answer, self.levels, self.config = answer, levels, {"in_channels": 3, "width": width}
         self.grid, self.context, self.prefill = 2**levels, PConvUNet(levels=levels, width=1).context, None
-        self.bytes_per_pixel = 200
-        self.anchor = nn.Parameter(torch.zeros(1))
+        self.bytes_per_pixel, self.mask_reach = 200, PConvUNet(levels=levels, width=1).mask_reach
+        self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def forward(self, image, mask):
         return self.answer(image, mask)
@@ -82,11 +82,12 @@ def test_context_radius_is_where_gradients_end(levels: int) -> None:
     assert farthest == radius
 
 
-@pytest.mark.parametrize("levels", [2, 3, 4])
-def test_mask_reach_is_what_the_network_closes(levels: int) -> None:
-    """Squares of 1.5 times the reach close in one run wherever they lie; well above twice of it none does."""
-    model, grid = small_network(levels, width=1), 2**levels
-    for side, closes in ((3 * mask_reach(levels) // 2, True), (2 * mask_reach(levels) + grid, False)):
+@pytest.mark.parametrize("windows", [(7, 5), (7, 5, 5), (7, 5, 5, 3), (3, 3, 3), (9, 9), (1, 3, 7)])
+def test_mask_reach_is_what_the_network_closes(windows: tuple[int, ...]) -> None:
+    """Squares of 1.3 times the reach close in one run wherever they lie; well above twice of it none does."""
+    levels = len(windows)
+    model, grid = small_network(levels, width=1, windows=windows), 2**levels
+    for side, closes in ((13 * model.mask_reach // 10, True), (2 * model.mask_reach + grid, False)):
         size = side + 8 * grid
         picture = smooth_picture(size, size)
         for shift in range(0, grid, 3 if levels < 4 else 7):
@@ -161,6 +162,20 @@ def test_windows_and_pieces_give_what_one_big_run_gives(shape: tuple[int, int], 
     got = filled(model, picture, hole, tile=tile)
     np.testing.assert_allclose(got[hole], expected[hole], atol=2e-6)
     assert expected[hole].std() > 0.01  # the comparison is not one of saturated values
+
+
+@pytest.mark.parametrize("windows", [(9, 9, 9), (3, 3, 3), (1, 5, 3)])
+def test_tiles_give_what_one_big_run_gives_with_other_windows(windows: tuple[int, ...]) -> None:
+    """Of the widest hole that the network closes: no stand-in, and no seam."""
+    model = small_network(3, windows=windows)
+    halo = -(-model.context // model.grid) * model.grid
+    size = (2 * halo + 120, 2 * halo + 90)
+    hole = square_hole(*size, halo + 3, halo + 5, model.reach) | square_hole(*size, 0, 1, 9)
+    picture = smooth_picture(*size)
+    expected, reached = whole_run(model, picture, hole)
+    assert reached.all() and expected[hole].std() > 0.01
+    for tile in (None, 2 * halo + model.grid, 2 * halo + 4 * model.grid):
+        np.testing.assert_allclose(filled(model, picture, hole, tile=tile)[hole], expected[hole], atol=2e-6)
 
 
 def test_pieces_with_room_see_all_that_has_influence() -> None:

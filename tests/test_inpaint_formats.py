@@ -13,11 +13,10 @@ from inpaint_support import paint_and_save, smooth_picture, square_hole
 from PIL import Image, ImageOps
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting import jpeg
 from pconv_cuda.inpainting.api import restore
-from pconv_cuda.inpainting.inks import black_share, inks_of
-from pconv_cuda.inpainting.pictures import read_picture
-from pconv_cuda.inpainting.windows import Box
+from pconv_cuda.inpainting.pictures import jpeg, read_picture, save_picture
+from pconv_cuda.inpainting.pictures.inks import black_share, inks_of
+from pconv_cuda.inpainting.tiling import Box
 
 HOLE = square_hole(40, 50, 10, 15, 8)
 COLOURS = np.random.default_rng(2).random((40, 50, 3), dtype=np.float32)
@@ -88,7 +87,7 @@ def test_tags_of_a_tiff_are_kept_while_they_hold(tmp_path: Path, dtype: type, tu
     tags = [*GEO, (274, 3, 1, 6, True)] if turned else GEO
     tifffile.imwrite(tmp_path / "in.tif", samples, photometric="rgb", extratags=tags, resolution=(300, 300))
     picture = read_picture(tmp_path / "in.tif")
-    picture.save(tmp_path / "out.tif", "TIFF")
+    save_picture(picture, tmp_path / "out.tif", "TIFF")
     with tifffile.TiffFile(tmp_path / "out.tif") as new:
         found = {tag.code: tag.value for tag in new.pages[0].tags.values()}
     for code, _, _, value, _ in GEO[3:] if turned else GEO:
@@ -108,7 +107,7 @@ def test_no_resolution_is_made_up(tmp_path: Path, dtype: type, big: bool, given:
     samples = np.zeros((4, 5, 3), dtype)
     tifffile.imwrite(source, samples, photometric="rgb", metadata=None, bigtiff=big, **resolution)
     if not given:
-        from pconv_cuda.inpainting.tiff import _remove_tags
+        from pconv_cuda.inpainting.pictures.tiff import _remove_tags
 
         with open(source, "r+b") as file:
             _remove_tags(file, (282, 283, 296))
@@ -118,7 +117,7 @@ def test_no_resolution_is_made_up(tmp_path: Path, dtype: type, big: bool, given:
         np.testing.assert_array_equal(new.asarray(), samples)
     assert bool(codes & {282, 283}) == given
     if dtype is np.uint8:
-        read_picture(source).save(tmp_path / "out.png", "PNG")
+        save_picture(read_picture(source), tmp_path / "out.png", "PNG")
         with Image.open(tmp_path / "out.png") as new:
             assert ("dpi" in new.info) == given
 
@@ -138,7 +137,7 @@ def test_inks_match_their_surroundings(tmp_path: Path) -> None:
     truth = np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")) / np.float32(255)
     picture.prepare(HOLE)
     picture.paint(Box(0, 0, 40, 50), truth, HOLE)
-    picture.save(tmp_path / "out.tiff", "TIFF")
+    save_picture(picture, tmp_path / "out.tiff", "TIFF")
     with Image.open(tmp_path / "out.tiff") as new:
         after = np.asarray(new).astype(int)
     np.testing.assert_array_equal(after[~HOLE], inks[~HOLE])
@@ -185,7 +184,7 @@ def test_blocks_away_from_the_hole_are_the_files_own(tmp_path: Path, orientation
     picture = read_picture(tmp_path / "in.jpg")
     picture.prepare(hole)
     picture.paint(Box(0, 0, *size), colours, hole)
-    picture.save(tmp_path / "out.jpg", "JPEG")
+    save_picture(picture, tmp_path / "out.jpg", "JPEG")
     with Image.open(tmp_path / "out.jpg") as new:
         assert new.quantization == Image.open(tmp_path / "in.jpg").quantization
         after = np.asarray(ImageOps.exif_transpose(new).convert("RGB")).astype(int)
@@ -198,7 +197,7 @@ def test_blocks_away_from_the_hole_are_the_files_own(tmp_path: Path, orientation
 
 def test_a_jpeg_without_jpeglib_keeps_tables_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(smooth_picture(75, 93)).save(tmp_path / "in.jpg", quality=70)
-    monkeypatch.setattr("pconv_cuda.inpainting.storing.with_blocks_of", lambda *_: None)
+    monkeypatch.setattr("pconv_cuda.inpainting.pictures.saving.with_blocks_of", lambda *_: None)
     paint_and_save(tmp_path / "in.jpg", tmp_path / "out.jpg", np.zeros((75, 93), bool), np.zeros((75, 93, 3)))
     with Image.open(tmp_path / "in.jpg") as old, Image.open(tmp_path / "out.jpg") as new:
         assert new.quantization == old.quantization
@@ -248,7 +247,7 @@ def test_avif_and_heic_become_png(tmp_path: Path, suffix: str) -> None:
     hole = square_hole(64, 64, 10, 10, 9)
     picture.prepare(hole)
     picture.paint(Box(0, 0, 64, 64), np.zeros((64, 64, 3), np.float32), hole)
-    picture.save(tmp_path / "out.png", "PNG")
+    save_picture(picture, tmp_path / "out.png", "PNG")
     with Image.open(tmp_path / "out.png") as new:
         np.testing.assert_array_equal(np.asarray(new)[~hole], before[~hole])
         assert new.getexif()[0x013B] == "An Artist"
@@ -269,6 +268,6 @@ def test_restore_prepares_the_picture(tmp_path: Path, monkeypatch: pytest.Monkey
     picture = read_picture(tmp_path / "in.jpg")
     hole = square_hole(75, 93, 40, 50, 5)
     restore(small_network(2), picture, hole)
-    picture.save(tmp_path / "out.jpg", "JPEG")
+    save_picture(picture, tmp_path / "out.jpg", "JPEG")
     with Image.open(tmp_path / "in.jpg") as old, Image.open(tmp_path / "out.jpg") as new:
         assert (np.asarray(old)[:20] == np.asarray(new)[:20]).all()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,8 @@ from PIL import Image
 
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting import pictures as picture_files
 from pconv_cuda.inpainting.masks import MaskRule
-from pconv_cuda.inpainting.pictures import read_picture
+from pconv_cuda.inpainting.pictures import formats, read_picture, reading, save_picture
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,7 +88,7 @@ def check(count: int, folder: Path) -> int:
                     else:
                         picture = read_picture(path, 10**6)
                         kind = "PNG" if picture.format == "AVIF" else picture.format
-                        picture.save(folder / "out", kind)
+                        save_picture(picture, folder / "out", kind)
             except PConvError as error:
                 refused += 1
                 assert str(number) in str(error) or "out" in str(error), error
@@ -104,8 +104,8 @@ def test_damaged_pictures_are_refused_in_one_sentence(tmp_path: Path, count: int
 def test_the_check_catches_what_is_not_handled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unguarded(path: Path, limit: int) -> object:
         if path.name == "photo.png":
-            return picture_files.read_picture(path, limit)
-        return picture_files._read(path, Image.open(path))
+            return reading.read_picture(path, limit)
+        return reading._read(path, Image.open(path))
 
     monkeypatch.setitem(check.__globals__, "read_picture", unguarded)
     with pytest.raises(Exception) as caught:
@@ -143,7 +143,7 @@ def in_little_memory(paths: list[Path], mebibytes: int) -> str:
 import resource, sys
 from pathlib import Path
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.pictures import read_picture
+from pconv_cuda.inpainting.pictures import read_picture, save_picture
 import numpy, tifffile, PIL.Image
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + {mebibytes} * 2**20
@@ -175,7 +175,7 @@ def test_a_picture_beyond_the_limit_is_refused_by_its_header(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(content)
     found = in_little_memory([tmp_path / name for name in cases], 1500).splitlines()
     for name, line in zip(cases, found, strict=True):
-        assert line.startswith("refused: IMAGE:") and name in line and "--max-pixels allows 500000000" in line
+        assert line.startswith("refused: image:") and name in line and "`max_pixels` allows 500000000" in line
 
 
 @pytest.mark.full("limits of the system")
@@ -209,6 +209,18 @@ def test_pillows_own_limit_is_not_ours_and_is_left_alone(tmp_path: Path) -> None
     assert before == Image.MAX_IMAGE_PIXELS
 
 
+def test_pillows_limit_returns_after_readers_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1234)
+    first, second = formats.without_pixel_limit(), formats.without_pixel_limit()
+    first.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(second.__enter__).result()
+        first.__exit__(None, None, None)
+        assert Image.MAX_IMAGE_PIXELS is None  # the second is still reading
+        pool.submit(second.__exit__, None, None, None).result()
+    assert Image.MAX_IMAGE_PIXELS == 1234
+
+
 @pytest.mark.full("a scan of 182 megapixels")
 def test_a_large_scan_in_bounded_memory(tmp_path: Path) -> None:
     small_network(2).save_pretrained(tmp_path / "w")
@@ -239,7 +251,7 @@ def test_too_little_memory_is_one_sentence(tmp_path: Path) -> None:
     Image.fromarray(square_hole(6000, 6000, 5, 5, 9)).save(tmp_path / "m.png")
     code = """
 import resource, sys, torch
-import pconv_cuda.inpainting.deep, tifffile, numpy, PIL.Image, safetensors.torch
+import pconv_cuda.inpainting.pictures.sixteen_bit, tifffile, numpy, PIL.Image, safetensors.torch
 from pconv_cuda.cli import main
 torch.zeros(8, 8) @ torch.zeros(8, 8)
 pages = int(open("/proc/self/statm").read().split()[0])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from inpaint_support import small_network, smooth_picture
 
-from pconv_cuda.inpainting import windows
+from pconv_cuda.inpainting import tiling
 from pconv_cuda.inpainting.fill import fill_holes
-from pconv_cuda.inpainting.windows import hole_boxes, mask_reach, pieces_of
+from pconv_cuda.inpainting.tiling import hole_boxes, pieces_of
 from pconv_cuda.models import PConvUNet
 
 LEVELS = 3
@@ -57,7 +57,7 @@ def test_every_hole_pixel_is_filled_and_nothing_is_asked_twice(model: PConvUNet,
 
 def work(hole: np.ndarray) -> tuple[int, int]:
     """Pixels that the network sees for a hole, and the boxes that they are in."""
-    boxes = hole_boxes(torch.from_numpy(hole), 2 * mask_reach(LEVELS))
+    boxes = hole_boxes(torch.from_numpy(hole), 2 * PConvUNet(levels=LEVELS, width=1).mask_reach)
     pieces = [piece for box in boxes for piece in pieces_of(box, hole.shape, 2**LEVELS, CONTEXT, 512)]
     return sum(piece.window.height * piece.window.width for piece in pieces), len(boxes)
 
@@ -76,13 +76,13 @@ def test_the_work_is_that_of_the_surroundings() -> None:
 def test_finding_boxes_looks_at_the_picture_a_bounded_number_of_times(kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many boxes there are, the pixels that are looked at stay a few times the picture's."""
     looked = []
-    original = windows.Box.slices.fget
+    original = tiling.Box.slices.fget
 
-    def counting(box: windows.Box) -> tuple[slice, slice]:
+    def counting(box: tiling.Box) -> tuple[slice, slice]:
         looked.append(box.height * box.width)
         return original(box)
 
-    monkeypatch.setattr(windows.Box, "slices", property(counting))
+    monkeypatch.setattr(tiling.Box, "slices", property(counting))
     boxes = hole_boxes(torch.from_numpy(kind(2000, 40)), gap=4)
     assert len(boxes) == (2500 if kind is single_pixels else 50)
     assert sum(looked) < 4 * 2000**2

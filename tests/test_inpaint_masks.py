@@ -10,11 +10,11 @@ import torch
 from inpaint_support import small_network, smooth_picture, square_hole
 from PIL import Image, ImageDraw
 
-from pconv_cuda.data.mask_values import is_set
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting import inpaint
 from pconv_cuda.inpainting.masks import Hole, MaskRule
 from pconv_cuda.inpainting.pictures import read_picture
+from pconv_cuda.masks.values import is_set
 from pconv_cuda.models import PConvUNet
 
 HOLE = square_hole(40, 50, 10, 15, 8)
@@ -60,18 +60,20 @@ def test_a_copy_with_a_marked_colour_is_fine(photo: Path) -> None:
 def test_an_erased_photo_as_mask_offers_its_alpha(photo: Path) -> None:
     erased = np.dstack([smooth_picture(40, 50, 1), np.where(HOLE, 0, 255).astype(np.uint8)])
     mask = saved(photo, erased)
-    with pytest.raises(PConvError, match=r"mask\.png has colours, .* give .*mask\.png as IMAGE with --mask alpha"):
+    with pytest.raises(
+        PConvError, match=r"mask\.png has colours, .* give .*mask\.png as the picture, with `alpha=True`"
+    ):
         hole_of(photo, mask)
     np.testing.assert_array_equal(hole_of(mask, None, alpha=True).pixels, HOLE)
     own = saved(photo, np.dstack([smooth_picture(40, 50), np.where(HOLE, 0, 255).astype(np.uint8)]), "own.png")
-    with pytest.raises(PConvError, match=r"own\.png is the picture .* itself; .*--mask alpha"):
+    with pytest.raises(PConvError, match=r"own\.png is the picture .* itself; .*`alpha=True`"):
         hole_of(photo, own)
 
 
 def test_colours_offer_the_colour(photo: Path) -> None:
     red = np.zeros((40, 50, 3), np.uint8)
     red[HOLE] = (255, 0, 0)
-    with pytest.raises(PConvError, match=r"has colours.*--mask-color '#ff0000'"):
+    with pytest.raises(PConvError, match=r"has colours.*`colour='#ff0000'`"):
         hole_of(photo, saved(photo, red))
     layer = np.zeros((40, 50, 4), np.uint8)
     layer[HOLE] = (0, 0, 255, 255)
@@ -85,7 +87,7 @@ def test_colours_offer_the_colour(photo: Path) -> None:
 
 def test_a_grey_picture_is_refused_and_a_threshold_takes_it(photo: Path) -> None:
     grey = saved(photo, Image.fromarray(smooth_picture(40, 50, 3)).convert("L"))
-    with pytest.raises(PConvError, match=r"is mostly grey, .*--threshold T"):
+    with pytest.raises(PConvError, match=r"is mostly grey, .*`threshold=T`"):
         hole_of(photo, grey)
     expected = np.asarray(Image.open(grey)) >= 90
     np.testing.assert_array_equal(hole_of(photo, grey, threshold=90, dilate=0).pixels, expected)
@@ -125,7 +127,7 @@ def test_eight_bits_in_a_file_of_sixteen(photo: Path) -> None:
 
 def test_another_size_is_an_error_that_names_the_option(photo: Path) -> None:
     half = saved(photo, HOLE[::2, ::2])
-    with pytest.raises(PConvError, match=r"25 x 20 px, but .* is 50 x 40; --resize-mask"):
+    with pytest.raises(PConvError, match=r"25 x 20 px, but .* is 50 x 40; `resize`"):
         hole_of(photo, half)
     hole = hole_of(photo, half, resize=True)
     np.testing.assert_array_equal(hole.pixels, HOLE[::2, ::2].repeat(2, 0).repeat(2, 1))

@@ -14,7 +14,7 @@ from inpaint_support import SIZES, paint_and_save, random_hole
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.pictures import Picture, read_picture
+from pconv_cuda.inpainting.pictures import Picture, read_picture, save_picture
 
 
 def random_picture(mode: str, height: int, width: int, rng: np.random.Generator) -> Image.Image:
@@ -60,7 +60,7 @@ def test_outside_the_hole_to_the_byte(suffix: str, mode: str, size: tuple[int, i
     rng = np.random.default_rng(sum(size))
     source, target = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
     if (suffix, mode) == ("bmp", "RGBA"):
-        Picture(random_picture(mode, *size, rng), "BMP").save(source, "BMP")
+        save_picture(Picture(random_picture(mode, *size, rng), "BMP"), source, "BMP")
     else:
         random_picture(mode, *size, rng).save(source, **({"lossless": True} if suffix == "webp" else {}))
     hole, colours = random_hole(*size, rng), rng.random((*size, 3), dtype=np.float32)
@@ -300,6 +300,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(PConvError, match="no space left"):
-        picture.save(target, "PNG")
+        save_picture(picture, target, "PNG")
     assert target.read_bytes() == b"what was there"
     assert list(tmp_path.iterdir()) == [target]

@@ -13,7 +13,7 @@ from pconv_cuda import inpaint
 from pconv_cuda.cli import main
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.inpainting.patches import Patch, Patches
-from pconv_cuda.inpainting.windows import Box
+from pconv_cuda.inpainting.tiling import Box
 from pconv_cuda.models import FillRefiner, InpaintingNetwork, PConvUNet
 
 

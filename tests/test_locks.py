@@ -170,7 +170,7 @@ def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
     (tmp_path / "out").mkdir()
     os.symlink("../victim", tmp_path / "out" / LOCK)
     with (
-        pytest.raises(PConvError, match="--out: cannot make the folder .*symbolic link"),
+        pytest.raises(PConvError, match="out: cannot make the folder .*symbolic link"),
         folder_lock(tmp_path / "out"),
     ):
         pass

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pconv_cuda import InpaintingLoss
 from pconv_cuda.errors import PConvError
 from pconv_cuda.losses import PRESETS, gram_matrix, total_variation
-from pconv_cuda.vgg import VGG16Features
+from pconv_cuda.losses.vgg import VGG16Features
 
 TERMS = ["valid", "hole", "perceptual", "style_out", "style_comp", "tv"]
 

@@ -13,11 +13,11 @@ from PIL import Image
 from pconv_cuda.cli import main
 from pconv_cuda.cli import masks as cli
 from pconv_cuda.data.images import find_files
-from pconv_cuda.data.mask_files import make_masks
-from pconv_cuda.data.mask_stats import decide_polarity, mask_stats
-from pconv_cuda.data.masks import KINDS, POLARITIES, draw_mask
-from pconv_cuda.data.testset import PAPER_SHARES, paper_masks
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import KINDS, POLARITIES, draw_mask
+from pconv_cuda.masks.files import make_masks
+from pconv_cuda.masks.stats import decide_polarity, mask_stats
+from pconv_cuda.masks.testset import PAPER_SHARES, paper_masks
 
 
 def make(out, **more):
@@ -59,7 +59,7 @@ def test_the_files_are_the_paper_s_masks(tmp_path):
 def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     whole = make(tmp_path / "whole")
     calls = []
-    from pconv_cuda.data import mask_files
+    from pconv_cuda.masks import files
 
     def failing(*args, **kwargs):
         calls.append(args)
@@ -67,8 +67,8 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return mask(*args, **kwargs)
 
-    mask = mask_files.paper_mask
-    monkeypatch.setattr(mask_files, "paper_mask", failing)
+    mask = files.paper_mask
+    monkeypatch.setattr(files, "paper_mask", failing)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "cut")
     assert not (tmp_path / "cut/manifest.json").exists()
@@ -118,11 +118,11 @@ def test_another_set_is_refused_and_kept(tmp_path, finished):
 def test_bad_input_of_make(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     for more, message in (
-        ({"out": tmp_path / "file"}, "--out: expected a folder"),
-        ({"size": 3}, "--size: no test set of 3 x 3 px"),
-        ({"count": 0}, "--count, --seed"),
-        ({"seed": -1}, "--count, --seed"),
-        ({"kind": "holes"}, "--kind: expected one of"),
+        ({"out": tmp_path / "file"}, "out: expected a folder"),
+        ({"size": 3}, "size: no test set of 3 x 3 px"),
+        ({"count": 0}, "count, seed"),
+        ({"seed": -1}, "count, seed"),
+        ({"kind": "holes"}, "kind: expected one of"),
     ):
         with pytest.raises(PConvError, match=message):
             make(**{"out": tmp_path / "new", **more})
@@ -224,7 +224,7 @@ def test_no_mask_is_an_error(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     assert main(["masks", "stats", str(tmp_path)]) == 1
     assert "not one of 1 pictures can be read" in capsys.readouterr().err
-    with pytest.raises(PConvError, match="--polarity: expected auto"):
+    with pytest.raises(PConvError, match="polarity: expected auto"):
         mask_stats(tmp_path, "grey-hole")
 
 
@@ -244,7 +244,7 @@ def test_a_sheet_of_another_program_is_not_replaced(tmp_path):
     Image.new("L", (48, 48)).save(sheet)
     for content in (sheet.read_bytes(), b"no picture"):
         sheet.write_bytes(content)
-        with pytest.raises(PConvError, match=r"--out: .*sheet.png was not written by `pconv masks make`"):
+        with pytest.raises(PConvError, match=r"out: .*sheet.png was not written by `pconv masks make`"):
             make(tmp_path, count=1)
         assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"] and sheet.read_bytes() == content
     sheet.unlink()

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pconv_cuda.data.masks import KINDS, border_width, draw_mask, draw_masks_batch, irregular_mask
-from pconv_cuda.data.masks.drawing import _frame, _wander
-from pconv_cuda.data.masks.occlusion import Shape, inconsistent
-from pconv_cuda.data.masks.raster import Bits, _sums, fill_discs, fill_polygons
-from pconv_cuda.data.masks.shares import Limits
-from pconv_cuda.data.testset import PAPER_SHARES, paper_mask, paper_masks
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import KINDS, border_width, draw_mask, draw_masks_batch, irregular_mask
+from pconv_cuda.masks.drawing import _frame, _wander
+from pconv_cuda.masks.occlusion import Shape, inconsistent
+from pconv_cuda.masks.raster import Bits, _sums, fill_discs, fill_polygons
+from pconv_cuda.masks.shares import Limits
+from pconv_cuda.masks.testset import PAPER_SHARES, paper_mask, paper_masks
 from pconv_cuda.training.config import load_config
 from pconv_cuda.training.sources import open_data
 
@@ -111,7 +111,7 @@ def test_the_checker_sees_broken_promises():
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message):
-    for call in (lambda **kw: draw_mask(rng=0, **kw), lambda **kw: draw_masks_batch(n=1, seed=0, **kw)):
+    for call in (lambda **kw: draw_mask(seed=0, **kw), lambda **kw: draw_masks_batch(n=1, seed=0, **kw)):
         with pytest.raises(PConvError, match=message):
             call(**{"size": 32, **arguments})
 

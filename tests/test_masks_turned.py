@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pconv_cuda.data.masks import augment, draw_mask
-from pconv_cuda.data.masks.occlusion import Shape, random_scene
-from pconv_cuda.data.masks.shares import Limits
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import augment, draw_mask
+from pconv_cuda.masks.occlusion import Shape, random_scene
+from pconv_cuda.masks.shares import Limits
 
 
 def rotation(angle: float) -> np.ndarray:

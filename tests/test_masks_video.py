@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from pconv_cuda.cli import main
-from pconv_cuda.data import video as module
-from pconv_cuda.data.mask_stats import mask_stats
-from pconv_cuda.data.video import inconsistent_flow, masks_from_video, optical_flow
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import video as module
+from pconv_cuda.masks.stats import mask_stats
+from pconv_cuda.masks.video import inconsistent_flow, masks_from_video, optical_flow
 
 SIDE, SQUARE, TOP, LEFT, STEP = 160, 60, 50, 30, 8  # px; the square moves to the right
 
@@ -188,9 +188,9 @@ def test_bad_input(tmp_path, capsys):
     for video, out, more, message in (
         ("gone.avi", "x", {}, "is no file"),
         ("text.avi", "x", {}, "OpenCV cannot decode"),
-        ("one.avi", "x", {"every": 0}, "--every: expected at least 1"),
-        ("one.avi", "x", {"size": 8}, "--size: expected at least 32 px"),
-        ("one.avi", "text.avi", {}, "--out: expected a folder"),
+        ("one.avi", "x", {"every": 0}, "every: expected at least 1"),
+        ("one.avi", "x", {"size": 8}, "size: expected at least 32 px"),
+        ("one.avi", "text.avi", {}, "out: expected a folder"),
         ("one.avi", "pictures", {}, "not written by `pconv masks`"),
     ):
         with pytest.raises(PConvError, match=message):

@@ -34,7 +34,7 @@ def test_in_other_precisions(form: str, dtype: torch.dtype) -> None:
     expected = exact.denormalize(exact(exact.normalize(image), mask)[0])
     model = copy.deepcopy(exact).to(dtype)
     if form == "fused":
-        model.fuse()
+        model = model.fuse()
     normalised = model.normalize(image.to(dtype))
     output, closed = model(normalised, mask)
     restored = model.denormalize(output)
@@ -49,7 +49,7 @@ def test_in_other_precisions(form: str, dtype: torch.dtype) -> None:
 def test_a_picture_of_another_precision_is_refused(form: str) -> None:
     model, (image, mask) = network(form).half(), picture()
     if form == "fused":
-        model.fuse()
+        model = model.fuse()
     with pytest.raises(TypeError, match=r"image: expected the parameters' dtype torch\.float16, got torch\.float32"):
         model(model.normalize(image), mask)
     with pytest.raises(TypeError, match=r"image: expected .* got torch\.uint8"):
@@ -66,7 +66,7 @@ def test_a_picture_of_another_precision_is_refused(form: str) -> None:
 def test_no_pictures(form: str, dtype: torch.dtype) -> None:
     model = network(form).to(dtype)
     if form == "fused":
-        model.fuse()
+        model = model.fuse()
     image, _ = picture(0)
     image = model.normalize(image.to(dtype))
     for mask in (None, torch.ones(1, 1, 13, 10), torch.ones(0, 3, 13, 10, dtype=torch.bool)):

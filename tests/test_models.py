@@ -122,15 +122,18 @@ def test_no_full_channel_mask_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> N
     tiny()(torch.randn(1, 3, 16, 16), full)
     assert seen == [1] * 9  # one of each encoder layer, two of each decoder stage
     seen.clear()
-    tiny(fused=False)(torch.randn(1, 3, 16, 16), full)
+    tiny(composed=True)(torch.randn(1, 3, 16, 16), full)
     assert seen == [1] * 9
 
 
-@pytest.mark.parametrize(("levels", "reach"), [(1, 8), (2, 18), (3, 38), (4, 62)])
-def test_reach_is_the_largest_square_hole_that_closes_anywhere(levels: int, reach: int) -> None:
-    model = tiny(levels=levels, width=1).eval()
+@pytest.mark.parametrize(
+    ("windows", "reach"),
+    [((7,), 8), ((7, 5), 18), ((7, 5, 5), 38), ((7, 5, 5, 3), 62), ((101,), 102), ((3, 3, 3), 22), ((1, 9, 5), 40)],
+)
+def test_reach_is_the_largest_square_hole_that_closes_anywhere(windows: tuple[int, ...], reach: int) -> None:
+    model = tiny(levels=len(windows), width=1, windows=windows).eval()
     assert model.reach == reach
-    step = 2**levels
+    step = model.grid
 
     def closes(side: int, offset: int) -> bool:
         size = (side // step + 6) * step

@@ -26,7 +26,9 @@ def python(code: str, *, cwd: pathlib.Path = ROOT, **environment: str) -> subpro
 
 def test_importing_and_loading_weights_import_little(tmp_path: pathlib.Path) -> None:
     done = python(
-        "import torch, sys; before = set(sys.modules); import pconv_cuda\n"
+        "import sys; import pconv_cuda\n"
+        "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "import torch; before = set(sys.modules); import pconv_cuda.nn\n"
         "assert torch.ops.pconv_cuda.partial_conv2d and torch.ops.pconv_cuda.partial_conv2d_backward\n"
         "late = {'torchvision', 'PIL', 'accelerate', 'skimage', 'safetensors', 'pconv_cuda.models'}\n"
         "assert not late & set(sys.modules) - before, sorted(late & set(sys.modules))\n"
@@ -57,9 +59,13 @@ def test_help_does_not_wait_for_torch(verb: str) -> None:
     assert "usage: pconv" in done.stdout
 
 
-def test_the_command_registers_the_operators_when_it_needs_them() -> None:
-    done = python("import sys; sys.argv = ['pconv']\nimport pconv_cuda, sys\nassert 'torch' not in sys.modules\n"
-                  "import pconv_cuda.nn, torch\nassert torch.ops.pconv_cuda.partial_conv2d")  # fmt: skip
+OPERATORS = ("conv3x3", "partial_conv2d", "partial_conv2d_backward", "smooth_fill", "upcat_phases")
+
+
+@pytest.mark.parametrize("used", ["pconv_cuda.ops", "pconv_cuda.functional", "pconv_cuda.PConvUNet"])
+def test_first_use_registers_all_operators(used: str) -> None:
+    done = python(f"import torch, pconv_cuda; {used}\n"
+                  f"for name in {OPERATORS}: getattr(torch.ops.pconv_cuda, name)")  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
@@ -110,18 +116,13 @@ def test_no_message_or_document_names_a_package_of_the_index() -> None:
     assert not [str(file) for file in files if "pip install 'pconv" in file.read_text(encoding="utf-8")]
 
 
-def test_only_its_own_command_starts_without_the_operators(tmp_path: pathlib.Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("import torch, pconv_cuda; assert torch.ops.pconv_cuda.partial_conv2d")
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for arguments in ([script, "-m", "pconv_cuda"], ["-W", "ignore", script]):
-        done = subprocess.run([sys.executable, *map(str, arguments)], env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-
-def test_without_torch_one_sentence_says_what_to_install() -> None:
-    done = python("import sys; sys.modules['torch'] = None; import pconv_cuda")
+@pytest.mark.parametrize("use", ["import pconv_cuda; pconv_cuda.PConvUNet", "from pconv_cuda import nn"])
+def test_without_torch_one_sentence_says_what_to_install(use: str) -> None:
+    done = python(f"import sys; sys.modules['torch'] = None; {use}")
     assert "ImportError: pconv_cuda needs torch 2.11 or later" in done.stderr.strip().splitlines()[-1]
+
+
+def test_without_torch_the_command_ends_in_one_sentence() -> None:
     call = ["inpaint", "a.png", "--mask", "b.png", "-o", "c.png", "--weights", "w"]
     prelude = "import sys; sys.argv = ['pconv']; sys.modules['torch'] = None\n"
     done = python(f"{prelude}from pconv_cuda.cli import main; sys.exit(main({call}))")
@@ -140,7 +141,7 @@ ALONE = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'ditable' n
 
 
 def test_without_the_extension_one_sentence_says_how_to_build(tmp_path: pathlib.Path) -> None:
-    done = python(f"{ALONE}import pconv_cuda", cwd=copy_of_the_package(tmp_path), PYTHONPATH=str(tmp_path))
+    done = python(f"{ALONE}import pconv_cuda.ops", cwd=copy_of_the_package(tmp_path), PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: pconv_cuda: the compiled extension") and "pip install" in last
@@ -151,7 +152,7 @@ def test_an_extension_that_does_not_fit_says_so(tmp_path: pathlib.Path) -> None:
 
     copy_of_the_package(tmp_path)
     (tmp_path / "pconv_cuda" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(b"\x7fELF not really")
-    done = python(f"{ALONE}import pconv_cuda", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    done = python(f"{ALONE}import pconv_cuda.ops", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     last = done.stderr.strip().splitlines()[-1]
     assert "does not fit torch" in last and "rebuild it" in last
     info = f"{ALONE}sys.argv = ['pconv']; from pconv_cuda.cli import main; sys.exit(main(['info']))"

@@ -8,14 +8,15 @@ import pytest
 import torch
 from cases import BY_NAME, make_tensors, paper_layers
 
-from pconv_cuda import _extension, cli
-from pconv_cuda.cli import _plan
+from pconv_cuda import cli
+from pconv_cuda.cli.plan import floor
+from pconv_cuda.ops import extension, fallback
 
 H100 = {"arch": 90, "multiprocessors": 132}
 
 
 def plan(*sizes: int | str, **options) -> dict[str, tuple[str, str]]:
-    return {name: (kernel, notes) for name, kernel, notes in _extension.load().plan(*sizes, **{**H100, **options})}
+    return {name: (kernel, notes) for name, kernel, notes in extension.load().plan(*sizes, **{**H100, **options})}
 
 
 def test_every_layer_of_the_paper_runs_on_tensor_cores() -> None:
@@ -80,7 +81,7 @@ def test_what_the_fast_kernels_do_not_take_says_why() -> None:
 
 
 def test_the_floor_is_that_of_the_papers_first_layer() -> None:
-    least = _plan.floor([6, 3, 512, 512, 64, 7, 7, 2], "bfloat16")
+    least = floor([6, 3, 512, 512, 64, 7, 7, 2], "bfloat16")
     assert abs(least["flops"] / 1e9 - 7.399) < 1e-3
     # 61.754 MB with masks of one byte; the ratio, which backward needs, is 4 bytes an output pixel more.
     assert abs(least["bytes"] / 1e6 - 61.754 - 6 * 256 * 256 * 4 / 1e6) < 0.05
@@ -96,7 +97,7 @@ def test_the_command_prints_plan_and_floor(capsys) -> None:
 def said(monkeypatch, capsys):
     """What `pconv info --plan` prints for its words, without a GPU and whatever was built."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(_extension, "_cuda_module", None)
+    monkeypatch.setattr(extension, "_cuda_module", None)
     monkeypatch.delenv("PCONV_WGMMA", raising=False)
 
     def run(words: str) -> str:
@@ -115,7 +116,7 @@ def test_the_command_takes_the_wgmma_setting(said, monkeypatch) -> None:
     assert "fprop wgmma" in said(f"{layer} --wgmma 1")
     monkeypatch.delenv("PCONV_WGMMA")
     # A build without 9.0a has no wgmma kernels to launch.
-    monkeypatch.setattr(_extension, "_cuda_module", SimpleNamespace(architectures="8.0+PTX"))
+    monkeypatch.setattr(extension, "_cuda_module", SimpleNamespace(architectures="8.0+PTX"))
     assert "wgmma off (built for 8.0+PTX, without 9.0a)" in said(layer) and "fprop 128x128 bf16" in said(layer)
 
 
@@ -148,7 +149,7 @@ def test_masks_of_several_blocks() -> None:
 
 
 def stage(*sizes: int | str, **options) -> dict[str, tuple[str, str]]:
-    rows = _extension.load().plan_upcat(*sizes, **{**H100, **options})
+    rows = extension.load().plan_upcat(*sizes, **{**H100, **options})
     return {name: (kernel, notes) for name, kernel, notes in rows}
 
 
@@ -159,7 +160,8 @@ def test_decoder_stages_run_on_kernels_of_their_own() -> None:
     ]  # fmt: skip
     assert dec3["forward"][0] == "upcat 256x64 bf16" and "weight in phases" in dec3["forward"][1]
     assert dec3["low gradient"][0].startswith("fprop") and "4x4" in dec3["low gradient"][1]
-    assert stage(6, 192, 128, 128, 64, 128, "bfloat16", wgmma=True)["forward"][0] == "upcat 256x64 bf16"
+    assert stage(6, 192, 128, 128, 64, 128, "bfloat16", wgmma=True)["forward"][0] == "upcat wgmma 128x64 bf16"
+    assert stage(6, 192, 128, 128, 64, 128, "bfloat16")["forward"][0] == "upcat 256x64 bf16"
     assert stage(6, 384, 128, 128, 128, 256, "bfloat16", wgmma=True)["forward"][0] == "upcat wgmma 128x128 bf16"
     assert stage(6, 67, 512, 512, 3, 64, "float16")["forward"][0] == "last layer fp16"
     # Low's gradient is launched as the general product even where a first layer of its sizes is not.
@@ -178,7 +180,7 @@ def test_decoder_stages_where_weights_weigh_more_than_pixels() -> None:
 
 def test_the_command_prints_stages_and_their_floor(said) -> None:
     text = said("6 192 128 128 64 3 3 1 bfloat16 --low 128 --wgmma 1")
-    assert "decoder stage of 128 + 64 channels" in text and "upcat 256x64 bf16" in text
+    assert "decoder stage of 128 + 64 channels" in text and "upcat wgmma 128x64 bf16" in text
     flops = 2 * 6 * 128 * 128 * 64 * (4 * 128 + 9 * 64)
     assert f"{flops / 1e9:.3f} GFLOP" in text
     text = said("6 128 64 64 64 3 3 1 bfloat16 --mask-channels 63 65")
@@ -220,7 +222,7 @@ def test_the_way_out_for_old_devices_is_the_reference_under_a_name_of_its_own() 
     t = make_tensors(case).to(torch.float64)
     window = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
     with pytest.warns(UserWarning, match="unfused reference"):
-        _extension._warned.clear()
+        fallback._warned.clear()
         unfused = torch.ops.pconv_cuda.unfused_partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
     ours = torch.ops.pconv_cuda.partial_conv2d(t.input, t.mask, None, None, t.weight, t.bias, *window)
     for a, b in zip(unfused, ours, strict=True):

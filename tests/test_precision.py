@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pconv_cuda import _precision
+from pconv_cuda.ops import tf32
 
 
 @pytest.fixture(autouse=True)
@@ -20,17 +20,17 @@ def _restored():
 def test_the_new_name_is_read_even_where_the_legacy_flag_raises() -> None:
     torch.backends.cudnn.allow_tf32 = True  # as torch begins; set to False, it agrees with the new one
     torch.backends.cudnn.conv.fp32_precision = "ieee"
-    assert not _precision.tf32_allowed()
+    assert not tf32.tf32_allowed()
     with pytest.raises(RuntimeError):
         assert torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.conv.fp32_precision = "tf32"
-    assert _precision.tf32_allowed()
+    assert tf32.tf32_allowed()
 
 
 def test_the_legacy_flag_is_read_where_there_is_no_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for allowed in (True, False):
         monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=allowed))
-        assert _precision.tf32_allowed() is allowed
+        assert tf32.tf32_allowed() is allowed
     monkeypatch.undo()
 
 
@@ -39,7 +39,7 @@ def test_the_legacy_flag_still_sets_what_we_read() -> None:
     try:
         for allowed in (False, True):
             torch.backends.cudnn.allow_tf32 = allowed
-            assert _precision.tf32_allowed() is allowed
+            assert tf32.tf32_allowed() is allowed
     finally:
         torch.backends.cudnn.allow_tf32 = before
 
@@ -52,9 +52,9 @@ class OnCuda:
 
 
 def test_backward_is_told_the_forwards_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_precision, "Tensor", OnCuda)
+    monkeypatch.setattr(tf32, "Tensor", OnCuda)
     for setting, choice in (("tf32", 1), ("ieee", 0)):
         torch.backends.cudnn.conv.fp32_precision = setting
-        assert _precision.choice_of(OnCuda(), -1) == choice
-        assert _precision.choice_of(OnCuda(), 1 - choice) == 1 - choice  # somebody has chosen already
-    assert _precision.choice_of(torch.zeros(1), -1) == -1  # the CPU knows no tf32
+        assert tf32.choice_of(OnCuda(), -1) == choice
+        assert tf32.choice_of(OnCuda(), 1 - choice) == 1 - choice  # somebody has chosen already
+    assert tf32.choice_of(torch.zeros(1), -1) == -1  # the CPU knows no tf32

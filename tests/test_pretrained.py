@@ -12,13 +12,13 @@ from PIL import Image
 
 from pconv_cuda import FillRefiner, PConvUNet, inpaint
 from pconv_cuda.cli import main
-from pconv_cuda.data.documents import damage_mask, document_pages
-from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.data.packaged import packaged_images, split
+from pconv_cuda.documents import damage_mask, document_pages
 from pconv_cuda.errors import PConvError
+from pconv_cuda.masks import draw_mask
 from pconv_cuda.models import load_network
+from pconv_cuda.models.weights import PRETRAINED
 from pconv_cuda.tensor_files import load_safetensors
-from pconv_cuda.weights import PRETRAINED
 
 NAMES = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
 

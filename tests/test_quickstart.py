@@ -137,6 +137,6 @@ def test_weights_of_vgg_bring_all_terms_at_the_end():
 
 
 def test_no_steps_is_an_error(tmp_path):
-    with pytest.raises(PConvError, match="--steps: expected at least 1, got 0"):
+    with pytest.raises(PConvError, match="steps: expected at least 1, got 0"):
         q.quickstart(tmp_path / "out", steps=0)
     assert not (tmp_path / "out").exists()

@@ -172,7 +172,7 @@ def test_token_files(tmp_path: Path) -> None:
     assert read_token(file) == TOKEN
     for wrong in ("short", "", "two words of a token", "täglich-brot-und-salz"):
         file.write_text(wrong, encoding="utf-8")
-        with pytest.raises(PConvError, match="--token-file.*secrets"):
+        with pytest.raises(PConvError, match="path: .*secrets"):
             read_token(file)
 
 

@@ -106,7 +106,7 @@ def test_errors_are_shown_in_the_page(page: Page, tmp_path: Path) -> None:
     page.open(notes_txt=b"hello")
     assert "notes.txt is none of these" in page.error
     page.open(large_png=bytes(1_100_000))
-    assert "large.png is larger than the 1 MB" in page.error and "--max-upload" in page.error
+    assert "large.png is larger than the 1 MB" in page.error and "allow more" in page.error
     page.open(photo_png=PHOTO)
     assert page.error == ""
     page.click("fill")

@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from pconv_cuda import ops_smooth, smooth
+from pconv_cuda import ops, smooth
 from pconv_cuda.functional import smooth_fill
 
 SHAPES = [(1, 2), (1, 41), (37, 1), (2, 2), (3, 5), (4, 33), (17, 16), (31, 49), (64, 50)]
@@ -23,7 +23,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 def fill(request: pytest.FixtureRequest):
     """smooth_fill on each device, and the reference in plain torch through the same door."""
     if request.param == "reference":
-        request.getfixturevalue("monkeypatch").setattr(ops_smooth, "smooth_fill", smooth.smooth_fill)
+        request.getfixturevalue("monkeypatch").setattr(ops, "smooth_fill", smooth.smooth_fill)
     device = "cpu" if request.param == "reference" else request.param
     return lambda x, mask, **options: smooth_fill(x.to(device), mask.to(device), **options).cpu()
 
@@ -133,7 +133,7 @@ def test_each_iterate_is_the_torch_versions(shape: tuple[int, int], hole: str) -
     for iterations in (1, 2, 4):
         options = (0.3, 0.0, iterations)
         expected = smooth.smooth_fill(x, mask, *options)
-        assert torch.allclose(ops_smooth.smooth_fill(x, mask, *options), expected, rtol=0, atol=1e-11)
+        assert torch.allclose(ops.smooth_fill(x, mask, *options), expected, rtol=0, atol=1e-11)
         assert not torch.allclose(smooth.smooth_fill(x, mask, 0.3, 0.0, 8), expected, rtol=0, atol=1e-7)
 
 
@@ -331,7 +331,7 @@ def test_a_plane_that_is_all_hole_is_an_error() -> None:
     with pytest.raises(ValueError, match="mask: expected at least one valid pixel.*sample 1, channel 2"):
         smooth_fill(torch.zeros(2, 3, 8, 8), mask)
     with pytest.raises(RuntimeError, match="mask: expected at least one valid pixel.*sample 1, channel 2"):
-        ops_smooth.smooth_fill(torch.zeros(2, 3, 8, 8), mask == 1, 0.2, 1e-3, 9)
+        ops.smooth_fill(torch.zeros(2, 3, 8, 8), mask == 1, 0.2, 1e-3, 9)
 
 
 def test_a_gradient_is_refused_and_not_dropped() -> None:
@@ -347,9 +347,9 @@ def test_a_gradient_is_refused_and_not_dropped() -> None:
 def test_opcheck_compile_and_autocast(device: str) -> None:
     x, mask = case(17, 16, 2)
     x, mask = x.float().to(device), mask.to(device)
-    torch.library.opcheck(ops_smooth.smooth_fill, (x, mask, 0.2, 1e-3, 30))
+    torch.library.opcheck(ops.smooth_fill, (x, mask, 0.2, 1e-3, 30))
     last = x.contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(ops_smooth.smooth_fill, (last, mask, 0.2, 1e-3, 30))
+    torch.library.opcheck(ops.smooth_fill, (last, mask, 0.2, 1e-3, 30))
     expected = smooth_fill(x, mask)
     compiled = torch.compile(lambda x, mask: smooth_fill(x, mask) + 1, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x, mask), expected + 1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
+from functools import partial
+from pathlib import Path
 
 import pytest
 from cases import Case, paper_layers
@@ -11,7 +14,7 @@ from cases_upcat import paper_stages
 
 from benchmarks.static_model import launches
 from benchmarks.static_model.devices import GPUS, Gpu
-from pconv_cuda import _extension
+from pconv_cuda.ops import extension
 
 
 def sizes(case: Case) -> tuple[int, ...]:
@@ -20,7 +23,7 @@ def sizes(case: Case) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("gpu", ["h100", "a100", "rtx4090"])
 def test_the_numbers_are_those_of_the_plan_in_words(gpu: str) -> None:
-    of, plans = GPUS[gpu], _extension.load()
+    of, plans = GPUS[gpu], extension.load()
     where = {"arch": of.arch, "multiprocessors": of.multiprocessors, "shared_bytes": of.block_shared}
     asked = []
     for wgmma in {False, of.wgmma}:
@@ -45,7 +48,7 @@ def test_the_numbers_are_those_of_the_plan_in_words(gpu: str) -> None:
 
 
 def test_the_grid_covers_every_pixel_and_channel() -> None:
-    draw, plans = random.Random(2), _extension.load()
+    draw, plans = random.Random(2), extension.load()
     for _ in range(60):
         n, c, h, w, k = (draw.choice([1, 2, 3]), *(8 * draw.randint(2, 24) for _ in range(4)))
         stride = draw.choice([1, 2])
@@ -66,7 +69,7 @@ def test_the_grid_covers_every_pixel_and_channel() -> None:
 
 
 def test_a_stages_grid_covers_every_pixel_of_every_phase() -> None:
-    draw, plans = random.Random(3), _extension.load()
+    draw, plans = random.Random(3), extension.load()
     seen = set()
     for _ in range(60):
         n, low, skip, h, w, k = (draw.choice([1, 2, 6]), *(8 * draw.randint(2, 24) for _ in range(5)))
@@ -92,8 +95,10 @@ def test_transposed_filters_have_a_kernel_of_their_own() -> None:
     assert not made["skip gradient"].transposed and made["skip gradient"].symbol().endswith(", 1>")
 
 
-# Blocks on a multiprocessor that the registers of half types allow; wgmma's tiles stand alone (csrc/cuda/plan/tiles.h).
-MOST_RESIDENT = {"128x128": 2, "256x64": 2, "64x64": 4, "128x8": 4, "128x128 (2 stages)": 2}
+# Blocks on a multiprocessor that the registers of half types allow (csrc/cuda/plan/tiles.h).
+MOST_RESIDENT = {
+    "128x128": 2, "256x64": 2, "64x64": 4, "128x8": 4, "128x128 (2 stages)": 2, "wgmma 128x128": 2, "wgmma 128x64": 3
+}  # fmt: skip
 
 
 def slots(launch: launches.Launch, gpu: Gpu) -> int:
@@ -119,8 +124,8 @@ def test_last_waves_are_full_or_filling_them_costs_more(gpu: str) -> None:
     and 2 to 5 million weights: another split's sums would take longer than what it saves."""
     of, full, looked_at = GPUS[gpu], 0, 0
     for launch in launches.of_network(512, 6, "bfloat16", of, of.wgmma):
-        if launch.special or (launch.pass_name != "wgrad" and launch.splits == 1):
-            continue
+        if launch.special or (launch.pass_name != "wgrad" and (launch.splits == 1 or of.wgmma)):
+            continue  # on wgmma splits are chosen by cycles: the test below
         looked_at += 1
         if launches.Waves(launch.blocks, slots(launch, of)).last >= 0.7:
             full += 1
@@ -133,3 +138,43 @@ def test_last_waves_are_full_or_filling_them_costs_more(gpu: str) -> None:
         else:  # 16 shares at most, of at least four steps
             assert launch.splits >= min(16, int(launch.steps * launch.splits // 4)), (launch.layer, launch.name)
     assert full >= 0.6 * looked_at > 0
+
+
+TILES_H = Path(__file__).parents[1] / "csrc" / "cuda" / "plan" / "tiles.h"
+
+
+def costs() -> dict[str, tuple[int, ...]]:
+    """By tile: cycles of a step alone and together, and of everything else (csrc/cuda/plan/tiles.h)."""
+    named = {"wgmma_128x256": "wgmma 128x256", "wgmma_128x128": "wgmma 128x128", "wgmma_128x64": "wgmma 128x64"}
+    rows = re.findall(r"\{TileId::(\w+), (\d+), (\d+), (\d+), \d+\}", TILES_H.read_text())
+    return {named.get(name, "64x64"): tuple(map(int, numbers)) for name, *numbers in rows}
+
+
+def cycles_of(launch: launches.Launch, gpu: Gpu) -> float:
+    alone, together, once = costs()[launch.tile]
+    step = alone if launch.blocks <= gpu.multiprocessors else together
+    rounds = math.ceil(launch.blocks / slots(launch, gpu))
+    sums = 0.0
+    if launch.splits > 1:
+        bytes_per_cycle, start = map(int, re.findall(r"sum_\w+_cycles? = (\d+)", TILES_H.read_text()))
+        sums = launch.outputs * (8 * launch.splits + 2) / bytes_per_cycle + start
+    return rounds * (once + math.ceil(launch.steps) * step) + sums
+
+
+def test_on_wgmma_no_other_tile_takes_fewer_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan's tile and splits, beside the best splits of every other tile that a layer or stage could take."""
+    of, real = GPUS["h100"], launches.plan
+    network = partial(launches.of_network, 512, 6, "bfloat16", of, True)
+
+    def counted() -> dict[tuple[str, str], tuple[str, float]]:
+        products = [one for one in network() if not one.special and one.pass_name != "wgrad" and one.taps_per_step == 1]
+        return {(one.layer, one.name): (one.tile, cycles_of(one, of)) for one in products if one.tile in costs()}
+
+    planned, tried = counted(), set()
+    for tile in (2, 5, 6, 7):
+        monkeypatch.setattr(launches, "plan", partial(real, tile=tile))
+        for product, (name, cycles) in counted().items():
+            tried.add(name)
+            # Steps of strided input gradients are averages over the parity classes here.
+            assert planned[product][1] <= cycles * 1.05, (product, planned[product], name, cycles)
+    assert len(planned) > 30 and tried == {name for name, _ in planned.values()} == set(costs())

@@ -72,7 +72,7 @@ def test_numbers_are_numbers_however_written(setting):
         ("data.hole_share=0.5", r"data.hole_share: expected a list \[low, high\]"),
         ("data.hole_share=[0.5, 0.5]", r"data.hole_share: expected 0 <= low < high <= 1"),
         ("train.accumulate=4", r"train.batch_size: expected a multiple of train.accumulate \(4\), got 6"),
-        ("train.lr", r"--set: expected key=value, got 'train.lr'"),
+        ("train.lr", r"settings: expected key=value, got 'train.lr'"),
         ("train.lr=[", r"no valid value for train.lr"),
     ],
 )

@@ -22,8 +22,8 @@ from training_support import TINY_RUN
 import pconv_cuda
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import is_out_of_memory, system_error_text
+from pconv_cuda.progress import Progress
 from pconv_cuda.training import load_config, loop, train
-from pconv_cuda.training.progress import Progress
 
 ROOT = Path(pconv_cuda.__file__).parents[1]
 TINY = {**TINY_RUN, "train.steps": 4, "checkpoint.every": 2}
@@ -126,7 +126,7 @@ def test_a_killed_loader_is_one_sentence_with_the_remedy(photos, tmp_path):
     assert child.returncode == 1 and "Traceback" not in error
     last = error.splitlines()[-1]
     assert last.startswith("pconv train: error: data.workers: a loader process ended unexpectedly")
-    assert "--set data.workers=0" in last
+    assert "data.workers=0" in last
 
 
 def test_what_is_done_is_said_on_an_interruption(capsys):
@@ -170,7 +170,7 @@ def test_another_error_is_none_of_memory():
 _LIMITED = """
 import resource, sys
 import torch, accelerate, torchmetrics.functional, matplotlib.figure, PIL.Image, cv2, safetensors.torch, torch._dynamo
-import pconv_cuda.evaluation, pconv_cuda.training, pconv_cuda.data.mask_files
+import pconv_cuda.evaluation, pconv_cuda.training, pconv_cuda.masks.files
 from pconv_cuda.cli import main
 torch.set_num_threads(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -237,7 +237,7 @@ def test_shared_memory_that_is_too_small_for_the_loaders(photos, tmp_path, small
     done = small_disk(Path("/dev/shm"), 500_000, ["train", "--out", str(tmp_path / "run"), *words])
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("pconv train: error: shared memory (/dev/shm)") and "--set data.workers=0" in last
+    assert last.startswith("pconv train: error: shared memory (/dev/shm)") and "data.workers=0" in last
 
 
 @pytest.mark.full("limits of the system")
@@ -294,7 +294,7 @@ def test_the_folder_of_the_run_is_removed(photos, tmp_path, monkeypatch):
         return step(self, number, *args, **keywords)
 
     monkeypatch.setattr(loop._Run, "_step", removing)
-    with pytest.raises(PConvError, match=r"--out: '.*run' was removed or replaced while files were written into it"):
+    with pytest.raises(PConvError, match=r"out: '.*run' was removed or replaced while files were written into it"):
         train(_config(photos), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -8,8 +8,8 @@ import sys
 
 import torch
 
+from pconv_cuda.progress import Progress
 from pconv_cuda.training.logs import RunLog, picture_grid
-from pconv_cuda.training.progress import Progress
 
 
 def test_the_grid_shows_input_mask_output_composite_truth_with_white_holes():

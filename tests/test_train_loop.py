@@ -349,5 +349,5 @@ def test_loaders_in_other_processes_change_nothing_and_report_errors_plainly(pho
 
 def test_out_that_cannot_be_made(photos, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(PConvError, match="--out: cannot make the folder"):
+    with pytest.raises(PConvError, match="out: cannot make the folder"):
         train(_config(photos), tmp_path / "file" / "run")

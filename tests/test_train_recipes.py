@@ -18,13 +18,13 @@ from training_support import TINY_RUN
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.losses.vgg import VGG16Features
 from pconv_cuda.models import FillRefiner, PConvUNet, load_network
 from pconv_cuda.training import build_network, load_config, train
 from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.networks import WeightAverage, build_optimizer
 from pconv_cuda.training.objective import Objective
 from pconv_cuda.training.sources import open_data
-from pconv_cuda.vgg import VGG16Features
 
 SMALL = {**TINY_RUN, "data.size": 24, "train.steps": 6, "train.warmup": 2, "loss.hole_steps": 4, "checkpoint.every": 2}
 
@@ -60,7 +60,7 @@ def test_a_recipe_is_beaten_by_file_settings_and_options(tmp_path, capsys) -> No
     assert main(["train", "--recipe", "small", "--print-config"]) == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert load_config(tmp_path / "printed.yaml") == load_config(recipe="small")
-    with pytest.raises(PConvError, match="--recipe: expected one of paper, small, got 'big'"):
+    with pytest.raises(PConvError, match="recipe: expected one of paper, small, got 'big'"):
         load_config(recipe="big")
 
 

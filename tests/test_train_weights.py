@@ -13,12 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from training_support import TINY_RUN
 
-from pconv_cuda import weights
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings
 from pconv_cuda.evaluation.compare import _is_complete, compare
-from pconv_cuda.models import PConvUNet
+from pconv_cuda.models import PConvUNet, weights
 from pconv_cuda.training import load_config, loop, train
 from pconv_cuda.training.checkpoints import Checkpoints
 
@@ -51,7 +50,10 @@ def test_equal_weights_make_equal_files(tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     exec(code, {"torch": torch, "weights": weights, "folder": tmp_path / "one"})
-    start = "import sys, torch; from pathlib import Path; from pconv_cuda import weights; folder = Path(sys.argv[1])\n"
+    start = (
+        "import sys, torch; from pathlib import Path; from pconv_cuda.models import weights\n"
+        "folder = Path(sys.argv[1])\n"
+    )
     subprocess.run([sys.executable, "-c", start + code, str(tmp_path / "other")], check=True)
     contents = {path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
     assert len(contents) == 1
@@ -107,7 +109,7 @@ def test_an_unfinished_run_is_not_compared(photos, extended, tmp_path):
     root = tmp_path / "r"
     train(_config(photos, 2, **{"model.conv": "plain"}), root / "plain")
     shutil.move(extended, root / "partial")
-    with pytest.raises(PConvError, match=r"--data: .*partial is no complete run \(its weights are of step 2, and its"):
+    with pytest.raises(PConvError, match=r"data: .*partial is no complete run \(its weights are of step 2, and its"):
         compare(root, Settings(images=str(photos)))
     assert _is_complete(root / "plain")
     assert not (root / "eval").exists()

@@ -13,8 +13,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from pconv_cuda import PConvUNet, weights
+from pconv_cuda import PConvUNet
 from pconv_cuda.errors import PConvError
+from pconv_cuda.models import weights
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@
 
 The same network in each pass, once captured as planned and once after a call that measured every layer; the two take
 turns. ``choices`` counts, for each pass, the calls that went to each path: 0 the library's convolution, 1 our kernels
-on mma.sync, 2 on wgmma as well. Choices that other programs left on the machine are read too.
+on mma.sync, 2 on wgmma as well; ``retiled`` those whose tile is not the plan's. Choices that other programs left on the
+machine are read too.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import torch
 
 import pconv_cuda
 from benchmarks.gpu import device, layers, networks
-from pconv_cuda import _extension
+from pconv_cuda.ops import extension
 
 
 def choices() -> dict[str, int]:
     """What was measured so far."""
-    module = _extension.cuda_module()
+    module = extension.cuda_module()
     return {} if module is None else module.measured_choices()
 
 
@@ -38,7 +39,8 @@ def measure(runs: networks.Networks, rounds: int) -> dict[str, Any]:
     made = {key: path for key, path in choices().items() if key not in before}
     return {
         "times": layers.timed(calls, rounds),
-        "choices": {str(path): count for path, count in sorted(Counter(made.values()).items())},
+        "choices": {str(path): count for path, count in sorted(Counter(each % 16 for each in made.values()).items())},
+        "retiled": sum(each > 15 for each in made.values()),
         "measured": made,
     }
 

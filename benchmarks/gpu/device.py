@@ -83,9 +83,9 @@ def take_wgmma(choice: bool) -> None:
     """Which kernels later calls run on sm_90: wgmma's or those of mma.sync. Raises where there are no CUDA kernels."""
     if REHEARSED:
         return
-    from pconv_cuda import _extension  # not above: the run begins before the extension is built
+    from pconv_cuda.ops import extension  # not above: the run begins before the extension is built
 
-    module = _extension.cuda_module()
+    module = extension.cuda_module()
     if module is None:
         raise RuntimeError("this build of pconv_cuda has no CUDA kernels; build it first")
     module.set_wgmma(choice)

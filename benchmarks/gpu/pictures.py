@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import device
-from pconv_cuda.data.masks import draw_mask
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.masks import draw_mask
 from pconv_cuda.models import load_network
 
 SIDES = (256, 1024, 4096)

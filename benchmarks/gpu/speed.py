@@ -24,7 +24,7 @@ COUNTERS = (
 
 
 def measured(session: Session, what: str, seconds: float, *options: Any) -> Result:
-    """``what``: layers, networks, chosen or kernels, by the module of that name."""
+    """``what``: layers, networks, chosen, tiles or kernels, by the module of that name."""
     size = ["--size", 32, "--batch", 1, "--levels", 3, "--rounds", 2, "--dtype", "float32"] if session.rehearse else []
     seconds = min(seconds, session.left() - 5)
     command = [sys.executable, "-m", f"benchmarks.gpu.{what}", session.out / f"{what}.json"]
@@ -70,6 +70,7 @@ def speed(session: Session) -> None:
     session.stage("layers", lambda: measured(session, "layers", 45), least=15)
     session.stage("networks and stages", lambda: measured(session, "networks", 60), least=15)
     session.stage("chosen by measurement", lambda: measured(session, "chosen", 20), least=15)
+    session.stage("every tile", lambda: measured(session, "tiles", 45), least=20)
     session.stage("pictures", lambda: pictures(session), least=15)
     session.stage("ncu", lambda: profile(session), least=15)
     session.stage("networks compiled", lambda: measured(session, "networks", 70, "--compiled"), least=20)

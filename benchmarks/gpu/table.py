@@ -29,6 +29,8 @@ def report(out: Path) -> str:
                 lines += [f"## {title}", "", *table(found[key]), ""]
     if (path := out / "chosen.json").is_file():
         lines += ["## chosen by measurement", "", *chosen(json.loads(path.read_text())["chosen"]), ""]
+    if (path := out / "tiles.json").is_file():
+        lines += ["## every tile", "", *tiles(json.loads(path.read_text())["tiles"]), ""]
     return "\n".join(lines)
 
 
@@ -74,6 +76,17 @@ def chosen(passes: Found) -> list[str]:
         times = [f"{one['times'][name]['median_us']:.1f}" for name in ("planned", "measured")]
         counts = [str(one["choices"].get(path, 0)) for path in "012"]
         lines.append(f"| {' | '.join([what, *times, *counts])} |")
+    return lines
+
+
+def tiles(rows: list[Found]) -> list[str]:
+    """Of each product the tile that the plan takes, and the fastest one."""
+    lines = ["| layer | pass | planned | us | fastest | us |", "|---" * 6 + "|"]
+    for row in rows:
+        times = {tile: each["median_us"] for tile, each in row["times"].items()}
+        best, planned = min(times, key=lambda tile: times[tile]), row["planned"]
+        found = [row["layer"], row["pass"], planned, f"{times[planned]:.1f}", best, f"{times[best]:.1f}"]
+        lines.append(f"| {' | '.join(found)} |")
     return lines
 
 

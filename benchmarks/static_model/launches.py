@@ -13,7 +13,7 @@ from cases import Case, paper_layers
 from cases_upcat import Stage, paper_stages
 
 from benchmarks.static_model.devices import Gpu
-from pconv_cuda import _extension
+from pconv_cuda.ops import extension
 
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 PASSES = {"fprop": 0, "dgrad": 1, "upcat": 3}  # csrc/cuda/plan/tiles.h
@@ -51,6 +51,7 @@ class Launch:
     mask_blocks: int
     steps: float
     flops: float
+    outputs: int  # elements
     bytes: float
     sweeps: tuple[Sweep, ...]
 
@@ -82,7 +83,7 @@ def stages_of(name: str) -> int:
 
 
 def plan(sizes: Sequence[int], dtype: str, gpu: Gpu, wgmma: bool, **options: Any) -> list[dict[str, Any]]:
-    return _extension.load().plan_numbers(
+    return extension.load().plan_numbers(
         *sizes, dtype, arch=gpu.arch, multiprocessors=gpu.multiprocessors, shared_bytes=gpu.block_shared, wgmma=wgmma,
         **options,
     )  # fmt: skip
@@ -136,12 +137,13 @@ def launch_of(layer: str, row: dict[str, Any], element: int, low: int, mask_chan
         sweeps.append(Sweep("sums of splits", out * (4 * row["splits"] + element)))
     if row["pack_input"] and kind != "dgrad":
         sweeps.append(Sweep("input packed", 2 * element * x))
+    outputs = weight if kind == "wgrad" else x if kind == "dgrad" else y
     return Launch(
         layer=layer, name=row["name"], kernel=row["kernel"], pass_name=kind, special=row["special"], tile=row["tile"],
         rows=row["rows"], columns=row["columns"], grid=tuple(row["grid"]), splits=row["splits"],
         patch=(row["patch_h"], row["patch_w"]), taps_per_step=row["taps_per_step"], shared=shared,
         math=row["math"], transposed=row["transposed_filters"], taps=per_block, mask_blocks=mask_blocks,
-        steps=steps / row["splits"], flops=flops, bytes=moved, sweeps=tuple(sweeps),
+        steps=steps / row["splits"], flops=flops, outputs=outputs, bytes=moved, sweeps=tuple(sweeps),
     )  # fmt: skip
 
 

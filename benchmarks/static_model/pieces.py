@@ -33,10 +33,11 @@ class Shape:
 
     @classmethod
     def of(cls, name: str) -> Shape:
-        """From ``Tile<rows, columns, warp rows, warp columns, ...>`` or ``WgmmaTile<columns, ...>`` in a name."""
+        """From ``Tile<rows, columns, warp rows, warp columns, ...>`` or ``WgmmaTile<columns, stages, blocks a
+        multiprocessor, producers, ...>`` in a name."""
         if "WgmmaTile<" in name:
-            columns = int(name.split("WgmmaTile<")[1].split(",")[0])
-            return cls(128, columns, 384, 128, 256, True)
+            columns, _, _, producers = map(int, name.split("WgmmaTile<")[1].split(">")[0].split(",")[:4])
+            return cls(128, columns, 256 + producers, producers, 256, True)
         rows, columns, down, across = map(int, name.split("Tile<")[1].split(">")[0].split(",")[:4])
         threads = 32 * (rows // down) * (columns // across)
         return cls(rows, columns, threads, threads, threads, False)

@@ -48,7 +48,7 @@ inline DType dtype_of(const Tensor& tensor, const char* name) {
     fail(name, ": expected float64, float32, bfloat16 or float16 (masks: bool and uint8 too)");
 }
 
-// The layout that results keep; pconv_cuda/ops.py has the same rule for shapes alone.
+// The layout that results keep; pconv_cuda/ops/layout.py has the same rule for shapes alone.
 inline Layout layout_of(const Tensor& t) {
     const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
     const bool dense_pixels =
@@ -65,7 +65,7 @@ inline Tensor laid_out(const Tensor& tensor, Layout layout) {
 using Ints = std::vector<int64_t>;
 using MaybeTensor = std::optional<Tensor>;
 
-// The functional form has checked all this with better words (pconv_cuda/_arguments.py); what is checked again here
+// The functional form has checked all this with better words (pconv_cuda/checks.py); what is checked again here
 // keeps the raw operators from reading outside their tensors.
 struct ConvolutionArguments {
     Ints stride, padding, dilation;

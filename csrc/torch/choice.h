@@ -14,16 +14,34 @@ namespace pconv::cuda {
 
 inline FamilyChecker family_checker = nullptr;
 inline BenchmarkReader benchmark_reader = nullptr;
-inline thread_local int forced_path = -1;
+inline thread_local int forced_choice = -1;
 inline thread_local unsigned families_used = no_call_yet;
 #ifdef PCONV_EMULATE
-inline double (*emulated_clock)(int path) = nullptr;  // milliseconds that a path is pretended to take
+inline double (*emulated_clock)(int choice) = nullptr;  // milliseconds that a choice is pretended to take
 #endif
 
-struct ForcedPath {
-    explicit ForcedPath(int path) : before(forced_path) { forced_path = path; }
-    ~ForcedPath() { forced_path = before; }
-    ForcedPath(const ForcedPath&) = delete;
+// A choice as one number: the path (0 the library's convolution, 1 our kernels on mma.sync, 2 those on wgmma too) and,
+// from bit 4 on, four bits a pass: the wanted tile's number and one, or 0.
+inline int choice_of(int path, const Tiles& wanted) {
+    int choice = path;
+    for (size_t pass = 0; pass < wanted.size(); ++pass) choice |= (wanted[pass] + 1) << (4 + 4 * pass);
+    return choice;
+}
+
+inline int path_of(int choice) { return choice < 0 ? -1 : choice & 15; }
+
+inline Tiles wanted_of(int choice) {
+    Tiles wanted = any_tiles;
+    if (choice >= 0)
+        for (size_t pass = 0; pass < wanted.size(); ++pass)
+            wanted[pass] = static_cast<signed char>((choice >> (4 + 4 * pass) & 15) - 1);
+    return wanted;
+}
+
+struct ForcedChoice {
+    explicit ForcedChoice(int choice) : before(forced_choice) { forced_choice = choice; }
+    ~ForcedChoice() { forced_choice = before; }
+    ForcedChoice(const ForcedChoice&) = delete;
     int before;
 };
 
@@ -63,7 +81,7 @@ inline bool are_right(unsigned used, DType dtype, const Tensor& tensor, const Cu
 // ---- benchmark mode
 
 inline std::mutex choices_lock;
-inline std::map<std::string, int> choices;  // what was measured: a call's key -> path
+inline std::map<std::string, int> choices;  // what was measured: a call's key -> choice
 
 // Everything that a call's time depends on, but the device's name, which the file of choices has.
 inline std::string key_of(const Layer& call, const char* pass, unsigned wanted, int device) {
@@ -102,11 +120,11 @@ inline std::string key_of(const Backward& call, int device) {
 
 // Milliseconds of one run: after one that is not counted, the shortest of three.
 template <class Run>
-double time_of([[maybe_unused]] int path, [[maybe_unused]] const CudaCallGuard& guard, const Run& run) {
-    const ForcedPath forced(path);
+double time_of([[maybe_unused]] int choice, [[maybe_unused]] const CudaCallGuard& guard, const Run& run) {
+    const ForcedChoice forced(choice);
     run();
 #ifdef PCONV_EMULATE
-    return emulated_clock ? emulated_clock(path) : 0;
+    return emulated_clock ? emulated_clock(choice) : 0;
 #else
     cudaEvent_t events[2];
     for (cudaEvent_t& event : events) cudaEventCreate(&event);
@@ -124,29 +142,42 @@ double time_of([[maybe_unused]] int path, [[maybe_unused]] const CudaCallGuard& 
 #endif
 }
 
-// The path that was measured to be the fastest for calls like this one; -1: the static plan decides.
+// What was measured to be the fastest for calls like this one; -1: the static plan decides. First the paths, then, pass
+// by pass, the tiles that the fastest path could take.
 template <class Call, class Run>
 int benchmarked(
     const Call& call, const Tensor& tensor, const CudaCallGuard& guard, const Device& device, const Run& run) {
-    if (!benchmark_reader || forced_path >= 0 || call.geometry.n == 0 || benchmark_reader() != 1) return -1;
+    if (!benchmark_reader || forced_choice >= 0 || call.geometry.n == 0 || benchmark_reader() != 1) return -1;
     const std::string key = key_of(call, device_index(tensor));
     {
         const std::lock_guard<std::mutex> lock(choices_lock);
         if (const auto found = choices.find(key); found != choices.end()) return found->second;
     }
     if (is_capturing(guard)) return -1;
-    Device plain = device;
-    plain.wgmma = false;
-    const DType dtype = call.geometry.dtype;
-    const unsigned with = families_of(call, device), without = families_of(call, plain);
     int best = 0;
     double least = time_of(0, guard, run);
-    for (const int path : {1, 2}) {
-        const unsigned used = path == 2 ? with : without;
-        if (used == 0 || (path == 2 && with == without) || !are_right(used, dtype, tensor, guard)) continue;
-        const double own = time_of(path, guard, run);
-        if (own < least) best = path, least = own;
-    }
+    std::set<Tiles> tried;
+    const auto attempt = [&](int path, const Tiles& wanted) {
+        Device own = device;
+        own.wgmma = device.wgmma && path == 2;
+        own.wanted = wanted;
+        const Kernels kernels = kernels_of(call, own);
+        // First and last layers have no tile to choose: nothing is tried twice.
+        if (!kernels.families || !tried.insert(kernels.tiles).second) return;
+        if (!are_right(kernels.families, call.geometry.dtype, tensor, guard)) return;
+        const int choice = choice_of(path, wanted);
+        const double time = time_of(choice, guard, run);
+        if (time < least) best = choice, least = time;
+    };
+    for (const int path : {1, 2}) attempt(path, any_tiles);
+    if (const int path = path_of(best); path > 0)
+        for (size_t pass = 0; pass < any_tiles.size(); ++pass) {
+            Tiles wanted = wanted_of(best);
+            for (int tile = 0; tile < tile_count; ++tile) {
+                wanted[pass] = static_cast<signed char>(tile);
+                attempt(path, wanted);
+            }
+        }
     const std::lock_guard<std::mutex> lock(choices_lock);
     choices[key] = best;
     return best;
@@ -156,7 +187,7 @@ int benchmarked(
 template <class Call>
 void say_path(const Call& call, const Tensor& tensor) {
     static const char* const wanted = std::getenv("PCONV_VERBOSE");
-    if (!wanted || std::strcmp(wanted, "1") != 0 || forced_path >= 0) return;
+    if (!wanted || std::strcmp(wanted, "1") != 0 || forced_choice >= 0) return;
     static std::mutex lock;
     static std::set<std::string> said;
     constexpr const char* names[families] = {
@@ -179,9 +210,11 @@ void say_path(const Call& call, const Tensor& tensor) {
 // library's convolution serves.
 template <class Call, class Run>
 bool choose_path(const Call& call, const Tensor& tensor, const CudaCallGuard& guard, Device& device, const Run& run) {
-    const int measured = benchmarked(call, tensor, guard, device, run), path = measured >= 0 ? measured : forced_path;
+    const int measured = benchmarked(call, tensor, guard, device, run);
+    const int choice = measured >= 0 ? measured : forced_choice, path = path_of(choice);
+    device.wanted = wanted_of(choice);
     const auto fused = [&] {
-        families_used = families_of(call, device);
+        families_used = kernels_of(call, device).families;
         return families_used != 0 && (path > 0 || are_right(families_used, call.geometry.dtype, tensor, guard));
     };
     if (path == 1) device.wgmma = false;

@@ -14,7 +14,7 @@ void set_family_checker(int (*checker)(unsigned family, int dtype, int device));
 void set_benchmark_reader(int (*reader)());
 std::map<std::string, int> measured_choices();
 void set_choices(const std::map<std::string, int>& known);
-void force_path(int path);
+void force_path(int choice);
 unsigned last_families();
 }  // namespace pconv::cuda
 
@@ -84,10 +84,11 @@ PYBIND11_MODULE(_C_cuda, m) {
     m.def(
         "set_benchmark_reader", &set_benchmark_reader,
         "A callable that says whether new geometries are timed now, or None.");
-    m.def("measured_choices", &pconv::cuda::measured_choices, "What was timed: key -> path, as force_path takes it.");
+    m.def("measured_choices", &pconv::cuda::measured_choices, "What was timed: key -> choice, as force_path takes it.");
     m.def("set_choices", &pconv::cuda::set_choices, "Choices of an earlier process, in place of those that there are.");
     m.def(
         "force_path", &pconv::cuda::force_path,
-        "This thread's calls: -1 as planned, 0 the library's convolution, 1 fused without wgmma, 2 with it.");
+        "This thread's calls: -1 as planned, 0 the library's convolution, 1 fused without wgmma, 2 with it; more "
+        "bits want a tile (choice.h).");
     m.def("last_families", &pconv::cuda::last_families, "The families of kernels that this thread's last call ran on.");
 }

@@ -163,7 +163,7 @@ py::dict numbers(const char* name, Pass pass, const Plan& plan, const pconv::Geo
     row["special"] = specials[static_cast<int>(plan.special)];
     row["math"] = maths[static_cast<int>(plan.math)];
     row["tile"] = tile.name, row["rows"] = tile.rows, row["columns"] = tile.columns;
-    row["shared_bytes"] = tile.shared_bytes;
+    row["shared_bytes"] = pass == Pass::wgrad ? tile.wgrad_shared_bytes : tile.shared_bytes;
     row["splits"] = plan.splits;
     row["patch_h"] = plan.patch_h, row["patch_w"] = plan.patch_w;
     row["taps_per_step"] = plan.taps_per_step;
@@ -195,12 +195,11 @@ py::list layer_numbers(
 py::list plan_numbers(
     int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t r, int64_t s, int64_t stride,
     const std::string& dtype, int64_t low, const std::vector<int64_t>& mask_channels, bool channels_last, bool tf32,
-    int arch, int multiprocessors, int64_t shared_bytes, bool wgmma) {
+    int arch, int multiprocessors, int64_t shared_bytes, bool wgmma, int tile) {
     const pconv::Geometry g = geometry({n, c, h, w, k}, r, s, stride, dtype, channels_last);
-    const Device device = device_from(arch, multiprocessors, shared_bytes, wgmma);
-    if (low <= 0) {
-        return layer_numbers(g, mask_from(mask_channels, c), false, tf32, device);
-    }
+    Device device = device_from(arch, multiprocessors, shared_bytes, wgmma);
+    device.wanted.fill(static_cast<signed char>(tile));
+    if (low <= 0) return layer_numbers(g, mask_from(mask_channels, c), false, tf32, device);
     if (low >= c || h % 2 || w % 2 || r != 3 || s != 3 || stride != 1)
         throw std::invalid_argument("plan_numbers: a stage has 3x3 windows, even sizes and low_channels below C");
     const pconv::Mask joined_mask = pconv::mask_of(nullptr, 1, 0, 2, low);
@@ -251,6 +250,8 @@ void define_plan(py::module_& m) {
         py::arg("r"), py::arg("s"), py::arg("stride"), py::arg("dtype"), py::kw_only(), py::arg("low_channels") = 0,
         py::arg("mask_channels") = std::vector<int64_t>{}, py::arg("channels_last") = true, py::arg("tf32") = true,
         py::arg("arch") = 90, py::arg("multiprocessors") = 132, py::arg("shared_bytes") = 227 << 10,
-        py::arg("wgmma") = false,
-        "The plans of a layer, or with low_channels of a decoder stage, as dictionaries of numbers.");
+        py::arg("wgmma") = false, py::arg("tile") = -1,
+        "The plans of a layer, or with low_channels of a decoder stage, as dictionaries of numbers. tile: the number "
+        "of "
+        "one that is taken where it can be.");
 }

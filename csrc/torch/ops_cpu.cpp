@@ -1,6 +1,6 @@
 // The operators' schemas, and their CPU kernels: our passes around torch's own convolution (oneDNN), which is called
 // through the dispatcher, for the stable ABI has no other way. Autograd is off by the time we are called: Python's
-// derivative (pconv_cuda/ops.py) calls the two operators below and never looks inside them.
+// derivative (pconv_cuda/ops/convolution.py) calls the two operators below and never looks inside them.
 #include "cpu_stage.h"
 #include "schemas.h"
 

@@ -1,5 +1,5 @@
 // conv3x3: an ordinary 3x3 convolution with its ReLU, and with a gate in front that is the ReLU of its gradient.
-// Frozen networks (the loss' VGG16) are made of it: pconv_cuda/ops_conv3x3.py closes it under differentiation.
+// Frozen networks (the loss' VGG16) are made of it: pconv_cuda/ops/winograd.py closes it under differentiation.
 #include "checks.h"
 #include "schemas.h"
 

@@ -202,7 +202,7 @@ void set_tf32_reader(Tf32Reader reader) { tf32_reader = reader; }
 void set_wgmma(int choice) { wgmma_choice = choice; }
 void set_family_checker(FamilyChecker checker) { family_checker = checker; }
 void set_benchmark_reader(BenchmarkReader reader) { benchmark_reader = reader; }
-void force_path(int path) { forced_path = path; }
+void force_path(int choice) { forced_choice = choice; }
 std::map<std::string, int> measured_choices() {
     const std::lock_guard<std::mutex> lock(choices_lock);
     return choices;
@@ -225,14 +225,16 @@ STABLE_TORCH_LIBRARY(pconv_emulated, m) {
 
 // For ctypes: the tests choose the device that is pretended, and answer for torch's setting.
 extern "C" void pconv_emulated_device(int arch, int multiprocessors, int wgmma, int64_t max_elements) {
-    pconv::cuda::emulated_device = {arch, multiprocessors, 227 << 10, wgmma != 0, max_elements};
+    pconv::cuda::Device& device = pconv::cuda::emulated_device;
+    device.arch = arch, device.multiprocessors = multiprocessors, device.wgmma = wgmma != 0;
+    device.shared_bytes = 227 << 10, device.max_elements = max_elements;
 }
 extern "C" void pconv_emulated_flops_per_byte(int64_t count) { pconv::cuda::emulated_device.flops_per_byte = count; }
 extern "C" void pconv_emulated_family_checker(pconv::cuda::FamilyChecker checker) {
     pconv::cuda::set_family_checker(checker);
     for (auto& state : pconv::cuda::checked_families) state = 0;
 }
-extern "C" void pconv_emulated_benchmark(pconv::cuda::BenchmarkReader reader, double (*clock)(int path)) {
+extern "C" void pconv_emulated_benchmark(pconv::cuda::BenchmarkReader reader, double (*clock)(int choice)) {
     pconv::cuda::set_benchmark_reader(reader);
     pconv::cuda::emulated_clock = clock;
 }
@@ -241,7 +243,7 @@ extern "C" int pconv_emulated_choices(bool clear) {
     if (clear) pconv::cuda::set_choices({});
     return count;
 }
-extern "C" void pconv_emulated_force_path(int path) { pconv::cuda::force_path(path); }
+extern "C" void pconv_emulated_force_path(int choice) { pconv::cuda::force_path(choice); }
 extern "C" unsigned pconv_emulated_last_families() { return pconv::cuda::last_families(); }
 extern "C" void pconv_emulated_tf32_reader(int (*reader)()) { pconv::cuda::set_tf32_reader(reader); }
 

@@ -28,19 +28,20 @@ void set_family_checker(FamilyChecker checker);
 using BenchmarkReader = int (*)();
 void set_benchmark_reader(BenchmarkReader reader);
 
-// What was measured: a call's key (choice.h) and the path that it takes.
+// What was measured: a call's key and its choice (choice.h).
 std::map<std::string, int> measured_choices();
 void set_choices(const std::map<std::string, int>& known);
 
 // What this thread's calls run on from now on, for tests and the check itself: -1 the plan's choice among what was
-// checked; 0 the library's convolution; 1 fused kernels without wgmma, 2 with it, both unchecked.
-void force_path(int path);
+// checked; 0 the library's convolution; 1 fused kernels without wgmma, 2 with it, both unchecked, and from bit 4 on a
+// tile for each pass.
+void force_path(int choice);
 
 // The families that this thread's last call ran on; 0: the library's convolution.
 constexpr unsigned no_call_yet = 1u << 31;
 unsigned last_families();
 
-// The operators of pconv_cuda/_extension.py in torch's own operators, called through the dispatcher.
+// The operators of pconv_cuda/ops/fallback.py in torch's own operators, called through the dispatcher.
 template <class Result, class... Arguments>
 Result unfused(const char* name, const Arguments&... arguments) {
     using torch::stable::detail::from, torch::stable::detail::to;

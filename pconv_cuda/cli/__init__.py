@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pconv_cuda import __version__
-from pconv_cuda.cli._process import Interrupted, end_now, ending_signals, standard_streams
-from pconv_cuda.cli._threads import spin_briefly
+from pconv_cuda.cli.process import Interrupted, end_now, ending_signals, standard_streams
+from pconv_cuda.cli.threads import spin_briefly
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
-from pconv_cuda.text import printable
+from pconv_cuda.text import printable, rename_arguments
 
-# verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int
+# verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int, and perhaps
+# ARGUMENTS: what the library calls otherwise than the options are called
 VERBS = {
     "info": "versions, what was built, devices, and what is missing",
     "selftest": "check the kernels against the library's convolution on this machine",
@@ -64,8 +65,20 @@ def build_parser() -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         module = importlib.import_module(f"pconv_cuda.cli.{name}")
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, options={**options_of(sub), **getattr(module, "ARGUMENTS", {})})
     return parser
+
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What the verb calls the library's arguments: its options have their names, but for what ARGUMENTS says."""
+    names: dict[str, str] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                names |= options_of(sub)
+        else:
+            names[action.dest] = action.option_strings[0] if action.option_strings else str(action.metavar)
+    return names
 
 
 def _report_thread(failure: threading.ExceptHookArgs) -> None:
@@ -113,12 +126,14 @@ def _run(args: argparse.Namespace) -> int:
     if args.verb != "bench":  # which measures what a Python program has
         spin_briefly()
     # People read these: no file, no line number, no source.
-    warnings.formatwarning = lambda message, *_, **__: printable(f"pconv {args.verb}: warning: {message}\n")  # type: ignore
+    warnings.formatwarning = lambda message, *_, **__: printable(  # type: ignore
+        f"pconv {args.verb}: warning: {rename_arguments(str(message), args.options)}\n"
+    )
     threading.excepthook = _report_thread
     try:
         return args.run(args)
     except PConvError as error:
-        _complain(args, f"error: {error}")
+        _complain(args, f"error: {rename_arguments(str(error), args.options)}")
     except ImportError as error:
         # Without its core (torch, numpy, the extension) no verb works, and a traceback helps nobody.
         if (error.name or "").partition(".")[0] not in ("torch", "torchvision", "numpy", "pconv_cuda", ""):

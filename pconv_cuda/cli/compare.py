@@ -14,6 +14,9 @@ examples:
 Each stage goes on where it was stopped. The split by picture is yours; a file that stands in both folders is refused.
 """
 
+# "config:" begins what is wrong with a key, whichever option set it
+ARGUMENTS = {"path": "--config", "settings": "--set", "images": "--test", "config": "config"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -67,9 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report. Exit code 1 where the compiled operators cannot be loaded."""
     if args.plan:
-        from pconv_cuda.cli import _plan
+        from pconv_cuda.cli import plan
 
-        return _plan.show(args.plan, low=args.low, mask_channels=args.mask_channels, wgmma=args.wgmma)
+        return plan.show(args.plan, low=args.low, mask_channels=args.mask_channels, wgmma=args.wgmma)
     for option in ("low", "mask_channels", "wgmma"):
         if getattr(args, option) is not None:
             name = option.replace("_", "-")
@@ -113,10 +113,10 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
         else:
             rows.append((name, _version(name)))
 
-    from pconv_cuda import _extension
-
     try:
-        built = _extension.load().build_info()
+        from pconv_cuda.ops import extension
+
+        built = extension.load().build_info()
     except ImportError as error:
         rows.append(("CPU operators", "not loaded"))
         remedies.append(str(error))
@@ -136,14 +136,14 @@ def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
 
 
 def _cuda_kernels(torch: Any, built: dict[str, Any], remedies: list[str]) -> str:
-    from pconv_cuda import _extension
+    from pconv_cuda.ops import extension
 
-    cuda = _extension.cuda_module()
+    cuda = extension.cuda_module()
     if cuda is not None:
         # A build in place without kernels leaves the file of an earlier one where it is.
         earlier = f"; of an earlier build, the last one made none ({built['no_cuda']})" if built["no_cuda"] else ""
         return f"for {cuda.architectures}{earlier}"
-    reason = _extension.no_cuda_reason()
+    reason = extension.no_cuda_reason()
     if torch.version.cuda is None:
         return f"none: {reason}"
     remedies.append(

@@ -6,17 +6,21 @@ import argparse
 import contextlib
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pconv_cuda.devices import DEVICE_HELP
 from pconv_cuda.named import DEFAULT, NAMED
-from pconv_cuda.text import printable
+from pconv_cuda.text import printable, rename_arguments
 
 if TYPE_CHECKING:
     from pconv_cuda.inpainting.batch import Job
     from pconv_cuda.inpainting.masks import MaskRule
     from pconv_cuda.named import Filler
+
+ARGUMENTS = {"output": "-o", "colour": "--mask-color", "invert": "--invert-mask", "resize": "--resize-mask"}
+ARGUMENTS |= {"alpha": "--mask alpha"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_jobs(args.image, mask, args.out, recursive=args.recursive)
     jobs = plan.jobs
     for note in plan.notes:
-        print(printable(f"warning: {args.image}: {note}"), file=sys.stderr)
+        print(printable(f"warning: {args.image}: {rename_arguments(note, args.options)}"), file=sys.stderr)
     skipped = [job for job in jobs if args.skip_existing and job.output.exists()]
     if skipped:
         print(f"{len(skipped)} of {len(jobs)} skipped: their outputs exist (--skip-existing)")
@@ -122,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with contextlib.ExitStack() as stack:
         if args.image.is_dir():  # single pictures may go into one folder from many processes
-            stack.enter_context(folder_lock(args.out, "-o"))
+            stack.enter_context(folder_lock(args.out))
         for folder in {job.output.parent for job in jobs}:
             remove_leftovers(folder)
         return _restore_all(jobs, rule, args)
@@ -133,10 +137,10 @@ def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> i
     from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
 
     filler = load_filler(args.weights, args.device)
-    line = _StatusLine()
+    line = _StatusLine(args.options)
     tiled = not isinstance(filler, SmoothFiller)
     if args.tile is not None and not tiled:
-        line.warn(f"--{NO_TILES}")
+        line.warn(NO_TILES)
     failures = 0
     for number, job in enumerate(jobs, 1):
         line.count = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
@@ -150,7 +154,8 @@ def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> i
         try:
             run_job(job, filler, rule, report, args.tile, args.max_pixels)
         except Exception as error:  # the other pictures of a folder are still worth doing
-            line.complain(f"pconv inpaint: error: {_describe(error, job.image, tiled)}")
+            text = rename_arguments(_describe(error, job.image, tiled), args.options)
+            line.complain(f"pconv inpaint: error: {text}")
             failures += 1
     if failures and len(jobs) > 1:
         line.complain(f"pconv inpaint: {failures} of {len(jobs)} pictures failed")
@@ -174,12 +179,9 @@ def _peak_memory(filler: Filler) -> str:
     """The most memory that was in use until now: the GPU's where the work is done there, and the process's."""
     import torch
 
-    from pconv_cuda.inpainting.smooth_holes import SmoothFiller
-
     texts = []
-    device = filler.device if isinstance(filler, SmoothFiller) else next(filler.parameters()).device
-    if device.type == "cuda":
-        texts.append(f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB on the GPU")
+    if filler.device.type == "cuda":
+        texts.append(f"{torch.cuda.max_memory_allocated(filler.device) / 2**20:.0f} MiB on the GPU")
     try:
         import resource
     except ImportError:  # not on Windows
@@ -192,8 +194,9 @@ def _peak_memory(filler: Filler) -> str:
 class _StatusLine:
     """How far the present picture is: a bar on a terminal, else a plain line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Mapping[str, str]) -> None:
         self.name = self.count = ""
+        self._options = options
         self._bar = sys.stderr.isatty()
         self._last = time.monotonic()
 
@@ -212,7 +215,7 @@ class _StatusLine:
         print(printable(self.count + text), flush=True)
 
     def warn(self, text: str) -> None:
-        self.complain(f"warning: {text}")
+        self.complain(f"warning: {rename_arguments(text, self._options)}")
 
     def complain(self, text: str) -> None:
         self._clear()

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
-    from pconv_cuda.data.mask_files import make_masks
+    from pconv_cuda.masks.files import make_masks
 
     made = make_masks(args.out, size=args.size, count=args.count, seed=args.seed, kind=args.kind)
     there = f", {made['kept']} of them were there" if made["kept"] else ""
@@ -69,7 +69,7 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _stats(args: argparse.Namespace) -> int:
-    from pconv_cuda.data.mask_stats import mask_stats, table
+    from pconv_cuda.masks.stats import mask_stats, table
 
     stats = mask_stats(args.folder, args.polarity)
     if stats.unsure:
@@ -82,7 +82,7 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _from_video(args: argparse.Namespace) -> int:
-    from pconv_cuda.data.video import masks_from_video
+    from pconv_cuda.masks.video import masks_from_video
 
     made = masks_from_video(args.video, args.out, every=args.every, size=args.size)
     text = (

@@ -21,13 +21,14 @@ def run(args: argparse.Namespace) -> int:
     """Print a row for each family and dtype. Exit code 1 where anything is wrong."""
     import torch
 
-    from pconv_cuda import __version__, _extension, selftest
+    from pconv_cuda import __version__, selftest
+    from pconv_cuda.ops import extension
 
     device = pick_device(args.device)
     if device.type not in ("cpu", "cuda"):
         raise PConvError(f"--device: expected cpu or cuda, which have kernels of ours, got {args.device}")
-    if device.type == "cuda" and _extension.cuda_module() is None:
-        raise PConvError(f"--device: no CUDA kernels to check: {_extension.no_cuda_reason()}")
+    if device.type == "cuda" and extension.cuda_module() is None:
+        raise PConvError(f"--device: no CUDA kernels to check: {extension.no_cuda_reason()}")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     print(f"pconv-cuda {__version__}, torch {torch.__version__}, {device} ({name})")
     print(f"{'kernels':24}{'dtype':10}{'cases':>6}  worst error over what is allowed")

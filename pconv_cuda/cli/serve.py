@@ -10,6 +10,7 @@ from pconv_cuda.devices import DEVICE_HELP
 from pconv_cuda.named import DEFAULT, NAMED
 from pconv_cuda.text import printable
 
+ARGUMENTS = {"path": "--token-file", "megapixels": "--max-megapixels", "upload": "--max-upload"}
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
 
 

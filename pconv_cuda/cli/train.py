@@ -12,6 +12,9 @@ examples:
   torchrun --nproc-per-node 4 -m pconv_cuda train --data photos/ --out runs/first --config run.yaml
 """
 
+# "config:" begins what is wrong with a key, whichever option set it
+ARGUMENTS = {"path": "--config", "settings": "--set", "config": "config"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pconv_cuda import weights
 from pconv_cuda.convert.folding import fold
 from pconv_cuda.convert.formats import FORMATS, recognise
 from pconv_cuda.convert.keras import read_keras
 from pconv_cuda.convert.reading import H5_SUFFIXES, read_h5, read_tensors
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
-from pconv_cuda.models import PConvUNet
+from pconv_cuda.models import PConvUNet, weights
 
 __all__ = ["Conversion", "convert"]
 
@@ -49,20 +48,21 @@ def convert(
     """
     path = Path(file)
     if format not in ("auto", *FORMATS):
-        raise PConvError(f"--format: expected auto or one of {', '.join(FORMATS)}, got {format!r}")
+        raise PConvError(f"format: expected auto or one of {', '.join(FORMATS)}, got {format!r}")
     h5 = path.suffix.lower() in H5_SUFFIXES
     if h5 and format not in ("auto", "keras") or not h5 and format == "keras":
-        raise PConvError(f"--format {format}: {'.h5 files are keras' if h5 else 'expected an .h5 file'}, got {path}")
+        wanted = "expected auto or keras for an .h5 file" if h5 else "expected an .h5 file for keras"
+        raise PConvError(f"format: {wanted}, got {format!r} and {path}")
     network = read_keras(read_h5(path)) if h5 else recognise(read_tensors(path), format, levels)
     if levels is not None and network.source != "tanimutomo":
-        raise PConvError(f"--levels: the file tells how many levels {network.source}'s network has; leave it out")
+        raise PConvError(f"levels: the file tells how many levels {network.source}'s network has; leave it out")
     config, state = fold(network)
     bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
-        raise PConvError(f"FILE: {path} holds NaN or infinity in {', '.join(bad[:3])}")
+        raise PConvError(f"file: {path} holds NaN or infinity in {', '.join(bad[:3])}")
     negative = [name for name, tensor in state.items() if name.endswith("running_var") and bool((tensor < 0).any())]
     if negative:
-        raise PConvError(f"FILE: {path} has a negative variance in {', '.join(negative[:3])}")
+        raise PConvError(f"file: {path} has a negative variance in {', '.join(negative[:3])}")
     if out is not None:
         _write(Path(out), path, network.source, config, state, network.notes)
     return Conversion(network.source, config, state, network.notes)
@@ -79,4 +79,4 @@ def _write(
             text = json.dumps({"file": file.name, "format": source, "notes": notes}, indent=2)
             partial.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise PConvError(f"-o: {out} cannot be written ({os_error_text(error)})") from error
+        raise PConvError(f"out: {out} cannot be written ({os_error_text(error)})") from error

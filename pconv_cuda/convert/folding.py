@@ -36,7 +36,7 @@ def fold(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with torch.device("meta"):  # for its shapes alone
             model = PConvUNet(**config)
     except (ValueError, RuntimeError) as error:  # of sizes beyond 64 bits
-        raise PConvError(f"FILE: a network that PConvUNet cannot be: {error}") from error
+        raise PConvError(f"file: a network that PConvUNet cannot be: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state: dict[str, Tensor] = {}
     for side, layers in (("encoder", encoder), ("decoder", decoder)):
@@ -54,9 +54,9 @@ def fold(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if name not in state or tuple(state[name].shape) != shape:
             found = tuple(state[name].shape) if name in state else "none"
             layer_name = named.get(".".join(name.split(".")[:2]), "the head")
-            raise PConvError(f"FILE: {layer_name}: expected {name.split('.', 2)[-1]} of shape {shape}, got {found}")
+            raise PConvError(f"file: {layer_name}: expected {name.split('.', 2)[-1]} of shape {shape}, got {found}")
     if superfluous := sorted(set(state) - set(shapes)):
-        raise PConvError(f"FILE: {named[superfluous[0].rsplit('.', 2)[0]]}: {superfluous[0]} has no place in PConvUNet")
+        raise PConvError(f"file: {named[superfluous[0].rsplit('.', 2)[0]]}: {superfluous[0]} has no place in PConvUNet")
     if network.reversed_channels:
         _reverse(state, len(decoder), first.shape[1])
     return model.config, state
@@ -67,7 +67,7 @@ def _folded(layer: ForeignLayer, network: ForeignNetwork, has_norm: bool) -> dic
     bias = None if layer.bias is None else layer.bias.double()
     state = {"conv.weight": weight}
     if layer.norm is not None and not has_norm:
-        raise PConvError(f"FILE: {layer.name} has a batch norm, which the first and the last layer of PConvUNet lack")
+        raise PConvError(f"file: {layer.name} has a batch norm, which the first and the last layer of PConvUNet lack")
     if not has_norm:
         return state if bias is None else {**state, "conv.bias": bias}
     norm = {part: tensor.double() for part, tensor in (layer.norm or {}).items()}

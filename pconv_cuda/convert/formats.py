@@ -71,20 +71,22 @@ def recognise(state: Mapping[str, Tensor], wanted: str = "auto", levels: int | N
         PConvError: no format fits, or the one that was asked for does not; the keys are named.
     """
     if any(re.fullmatch(r"encoder\.0\.conv\.weight", key) for key in state):
-        raise PConvError("FILE: these are weights of this package: give the run's folder to --weights as it is")
+        raise PConvError(
+            "file: these are weights of this package, which need no conversion: load the run's folder as it is"
+        )
     for name, names in _NAMES.items():
         own = {key.removeprefix(names.prefix): value for key, value in state.items() if key.startswith(names.prefix)}
         if names.prefix and not own:
             own = dict(state)  # the bare generator
         fits = sum(bool(re.fullmatch(names.conv, key)) for key in own) >= 2
         if wanted == name and not fits:
-            raise PConvError(f"--format {name}: no key such as {_example(names.conv)}; found {_some(state)}")
+            raise PConvError(f"format: {name}: no key such as {_example(names.conv)}; found {_some(state)}")
         strangers = [
             key for key in own if not any(re.fullmatch(one, key) for one in (names.conv, names.norm, names.ones))
         ]
         if wanted == name or (wanted == "auto" and fits and not strangers):
             if strangers:
-                raise PConvError(f"--format {name}: keys that it does not have: {_some(strangers)}")
+                raise PConvError(f"format: {name}: keys that it does not have: {_some(strangers)}")
             network = _SPECIAL[name](_layers(name, own, names, levels))
             dropped = len(state) - len(own)
             if dropped:
@@ -110,7 +112,7 @@ def _layers(source: str, state: Mapping[str, Tensor], names: _Names, levels: int
     for key, tensor in state.items():
         if re.fullmatch(names.ones, key):
             if not bool((tensor == 1).all()):
-                raise PConvError(f"FILE: {key} is expected to hold ones alone: its masks are not counts")
+                raise PConvError(f"file: {key} is expected to hold ones alone: its masks are not counts")
             continue
         for kind, pattern in (("", names.conv), ("norm.", names.norm)):
             if match := re.fullmatch(pattern, key):
@@ -119,11 +121,11 @@ def _layers(source: str, state: Mapping[str, Tensor], names: _Names, levels: int
                 break
     depth = max(number for _, number in parts)
     if levels is not None and not 1 <= levels <= depth:
-        raise PConvError(f"--levels: expected 1 to {depth}, the levels in the file, got {levels}")
+        raise PConvError(f"levels: expected 1 to {depth}, the levels in the file, got {levels}")
     used = range(1, (levels or depth) + 1)
     missing = [f"{side} {number}" for side in ("enc", "dec") for number in used if (side, number) not in parts]
     if missing:
-        raise PConvError(f"FILE: layers are missing: {', '.join(missing)}")
+        raise PConvError(f"file: layers are missing: {', '.join(missing)}")
     encoder = [_layer(f"enc {number}", parts["enc", number]) for number in used]
     decoder = [_layer(f"dec {number}", parts["dec", number]) for number in reversed(used)]
     return ForeignNetwork(source, encoder, decoder, details={"depth": depth, "asked": levels})
@@ -131,10 +133,10 @@ def _layers(source: str, state: Mapping[str, Tensor], names: _Names, levels: int
 
 def _layer(name: str, parts: Mapping[str, Tensor]) -> ForeignLayer:
     if "weight" not in parts:
-        raise PConvError(f"FILE: layer {name} has no weight")
+        raise PConvError(f"file: layer {name} has no weight")
     norm = {part: parts[f"norm.{part}"] for part in NORM_PARTS if f"norm.{part}" in parts}
     if norm and len(norm) != len(NORM_PARTS):
-        raise PConvError(f"FILE: the batch norm of layer {name} is expected to have {', '.join(NORM_PARTS)}")
+        raise PConvError(f"file: the batch norm of layer {name} is expected to have {', '.join(NORM_PARTS)}")
     return ForeignLayer(name, parts["weight"], parts.get("bias"), norm or None)
 
 
@@ -166,7 +168,7 @@ def _tanimutomo(network: ForeignNetwork) -> ForeignNetwork:
     network.mean, network.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if asked is None and depth > levels:
         network.notes.append(
-            f"the file has {depth} levels of which its predict.py uses {levels}: so does this; --levels"
+            f"the file has {depth} levels of which its predict.py uses {levels}: so does this; `levels`"
         )
     network.notes += [
         "its batch norms were never registered, so it has none: ours become the identity",

@@ -32,10 +32,10 @@ def read_keras(state: Mapping[str, Tensor]) -> ForeignNetwork:
     strangers = sorted({key.partition("/")[0] for key in state} - known)
     if strangers or len(convs) < 2 or len(convs) % 2:
         what = f"layers {', '.join(strangers[:4])}" if strangers else f"{len(convs)} partial convolutions"
-        raise PConvError(f"FILE: no U-Net of PConv-Keras (p_conv2d_N, EncBNN, batch_normalization_N, {_HEAD}): {what}")
+        raise PConvError(f"file: no U-Net of PConv-Keras (p_conv2d_N, EncBNN, batch_normalization_N, {_HEAD}): {what}")
     levels = len(convs) // 2
     if len(norms) != 2 * levels - 2:
-        raise PConvError(f"FILE: expected {2 * levels - 2} batch norms for {levels} levels, found {len(norms)}")
+        raise PConvError(f"file: expected {2 * levels - 2} batch norms for {levels} levels, found {len(norms)}")
     layers = [_conv(state, name) for name in convs]
     for layer, name in zip(layers[1:-1], norms, strict=True):
         layer.norm = {ours: _tensor(state, f"{name}/{theirs}") for theirs, ours in _NORM.items()}
@@ -78,11 +78,11 @@ def _numbered(state: Mapping[str, Tensor], pattern: str) -> list[str]:
 def _conv(state: Mapping[str, Tensor], name: str) -> ForeignLayer:
     kernel = _tensor(state, f"{name}/img_kernel")
     if kernel.dim() != 4:
-        raise PConvError(f"FILE: {name}/img_kernel: expected (R, S, C, K), got {tuple(kernel.shape)}")
+        raise PConvError(f"file: {name}/img_kernel: expected (R, S, C, K), got {tuple(kernel.shape)}")
     return ForeignLayer(name, kernel.permute(3, 2, 0, 1), state.get(f"{name}/bias"))
 
 
 def _tensor(state: Mapping[str, Tensor], key: str) -> Tensor:
     if key not in state:
-        raise PConvError(f"FILE: {key} is missing")
+        raise PConvError(f"file: {key} is missing")
     return state[key]

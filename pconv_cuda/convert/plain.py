@@ -25,7 +25,7 @@ def read_plain(state: Mapping[str, Tensor]) -> ForeignNetwork:
     """
     if any(key in ("fc.weight", "classifier.0.weight", "classifier.6.weight") for key in state):
         raise PConvError(
-            "FILE: this is a classification network; NVIDIA's with partial convolution padding need no conversion: "
+            "file: this is a classification network; NVIDIA's with partial convolution padding need no conversion: "
             "pconv_cuda.nn.use_partial_padding(torchvision's model) has the same keys"
         )
     layers: list[ForeignLayer] = []
@@ -40,14 +40,14 @@ def read_plain(state: Mapping[str, Tensor]) -> ForeignNetwork:
         elif layers and part in NORM_PARTS and tensor.shape == layers[-1].weight.shape[:1]:
             layers[-1].norm = {**(layers[-1].norm or {}), part: tensor}
         else:
-            raise PConvError(f"FILE: no known network: {key} {tuple(tensor.shape)} fits no convolution before it")
+            raise PConvError(f"file: no known network: {key} {tuple(tensor.shape)} fits no convolution before it")
     if len(layers) < 2 or len(layers) % 2:
         raise PConvError(
-            f"FILE: no known network: expected as many convolutions up as down, found {len(layers)} in all"
+            f"file: no known network: expected as many convolutions up as down, found {len(layers)} in all"
         )
     for layer in layers:
         if layer.norm is not None and len(layer.norm) != len(NORM_PARTS):
-            raise PConvError(f"FILE: the batch norm after {layer.name} is expected to have {', '.join(NORM_PARTS)}")
+            raise PConvError(f"file: the batch norm after {layer.name} is expected to have {', '.join(NORM_PARTS)}")
     levels = len(layers) // 2
     encoder, decoder = layers[:levels], _deepest_first(layers[levels:], layers[0].weight.shape[1])
     notes = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.tensor_files import describe, load_safetensors, load_torch
+from pconv_cuda.tensor_files import describe, load_tensors
 
 __all__ = ["H5_SUFFIXES", "read_h5", "read_tensors"]
 
@@ -28,15 +28,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         PConvError: no such file, no checkpoint, one with Python objects beside its tensors, or without tensors.
     """
-    if not path.is_file():
-        raise PConvError(f"FILE: expected a checkpoint, but {path} is no file")
+    content = load_tensors(path, "file")
     if path.suffix == ".safetensors":
-        return load_safetensors(path, "FILE")
-    content = load_torch(path, "FILE")
+        return content
     found = list(_state_dicts(content, ()))
     if not found:
-        kinds = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
-        raise PConvError(f"FILE: no state_dict of convolutions in {path}; it holds {kinds}")
+        kinds = ", ".join(map(str, list(content)[:6]))
+        raise PConvError(f"file: no state_dict of convolutions in {path}; it holds {kinds}")
     # The named nests first; of several the one with the most convolutions (an EMA copy has as many: the first wins).
     _, state = min(found, key=lambda entry: (_rank(entry[0]), -_convolutions(entry[1])))
     return {_bare(name): tensor for name, tensor in state.items()}
@@ -48,7 +46,7 @@ def _refuse_code(file: Any, path: Path) -> None:
     text = config.decode("utf-8", "replace") if isinstance(config, bytes) else str(config)
     if re.search(r'"class_name":\s*"Lambda"', text):
         raise PConvError(
-            f"FILE: {path} holds Python code (a Lambda layer), which is not run here; save the weights alone with "
+            f"file: {path} holds Python code (a Lambda layer), which is not run here; save the weights alone with "
             "save_weights()"
         )
 
@@ -87,7 +85,7 @@ def read_h5(path: Path) -> dict[str, Tensor]:
     """
     h5py = require("h5py", "convert", why="reading .h5")
     if not path.is_file():
-        raise PConvError(f"FILE: expected a checkpoint, but {path} is no file")
+        raise PConvError(f"file: expected a checkpoint, but {path} is no file")
     tensors: dict[str, Tensor] = {}
     size, declared = path.stat().st_size, 0
 
@@ -96,13 +94,13 @@ def read_h5(path: Path) -> dict[str, Tensor]:
         parts = name.split("/")
         if isinstance(item, h5py.Dataset) and len(parts) >= 2 and "optimizer_weights" not in parts:
             if item.is_virtual or item.external:
-                raise PConvError(f"FILE: {path}: {name} refers to another file; expected numbers in this one")
+                raise PConvError(f"file: {path}: {name} refers to another file; expected numbers in this one")
             if item.dtype.kind not in "fiu":
-                raise PConvError(f"FILE: {path}: {name}: expected numbers, got {item.dtype}")
+                raise PConvError(f"file: {path}: {name}: expected numbers, got {item.dtype}")
             declared += item.nbytes
             if declared > _COMPRESSION * size:
                 raise PConvError(
-                    f"FILE: {path} has {size:,} bytes and declares {declared:,} in {name} and before: it is damaged or "
+                    f"file: {path} has {size:,} bytes and declares {declared:,} in {name} and before: it is damaged or "
                     "made to harm"
                 )
             tensors[f"{parts[-2]}/{parts[-1].partition(':')[0]}"] = torch.from_numpy(item[()])
@@ -114,7 +112,7 @@ def read_h5(path: Path) -> dict[str, Tensor]:
     except (OSError, TypeError, ValueError, RuntimeError, KeyError, MemoryError) as error:
         what = describe(path)
         reason = f"it is {what}" if what and "HDF5" not in what else str(error)
-        raise PConvError(f"FILE: {path} is not a readable HDF5 file of numbers ({reason})") from error
+        raise PConvError(f"file: {path} is not a readable HDF5 file of numbers ({reason})") from error
     if not tensors:
-        raise PConvError(f"FILE: no weights in {path}")
+        raise PConvError(f"file: no weights in {path}")
     return tensors

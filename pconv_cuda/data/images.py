@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from pconv_cuda.data.draws import Stream, generator
 from pconv_cuda.data.find import CONTACT_SHEET, IMAGE_SUFFIXES, MANIFEST, FileSet, find_files
 from pconv_cuda.errors import MissingExtra, PConvError, require
 from pconv_cuda.files import is_out_of_memory
+from pconv_cuda.rng import Stream, generator
 
 __all__ = [
     "CONTACT_SHEET",

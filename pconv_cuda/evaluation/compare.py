@@ -12,11 +12,11 @@ from pconv_cuda.data.images import find_files
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.run import Settings, evaluate
 from pconv_cuda.locks import folder_lock
+from pconv_cuda.models.weights import FILE, saved_step
 from pconv_cuda.text import brief, parse_json
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.config import TrainingConfig, flatten, load_config
 from pconv_cuda.training.loop import train
-from pconv_cuda.weights import FILE, saved_step
 
 __all__ = ["compare"]
 
@@ -66,7 +66,7 @@ def compare(
                 continue
             if data is None and not _is_complete(folder):
                 raise PConvError(
-                    f"--data: expected training pictures, since {folder} is no complete run{_state(folder)}, got none"
+                    f"data: expected training pictures, since {folder} is no complete run{_state(folder)}, got none"
                 )
             say(f"{folder}: training with {kind} convolutions")
             train(replace(base, model=replace(base.model, conv=kind)), folder)
@@ -100,15 +100,15 @@ def _check_apart(training: str, test: str) -> None:
     """No picture that was trained on is tested on: the same file, whatever its name, in both folders."""
     if not (Path(training).is_dir() and Path(test).is_dir()):
         return  # drawn or packaged pictures, or a folder that is elsewhere by now
-    tested = find_files(test, "--test")
+    tested = find_files(test, "images")
     sizes = {path.stat().st_size for path in tested}
     # files of another size need not be read: training folders may hold millions
-    seen = {_digest(path): path for path in find_files(training, "--data") if path.stat().st_size in sizes}
+    seen = {_digest(path): path for path in find_files(training, "data") if path.stat().st_size in sizes}
     both = [(seen[digest], path) for path in tested if seen and (digest := _digest(path)) in seen]
     if both:
         lines = [f"{one} and {other}" for one, other in both[:5]] + ["..."] * (len(both) > 5)
         raise PConvError(
-            f"--test: expected pictures that were not trained on, got {len(both)} that were:\n  " + "\n  ".join(lines)
+            f"images: expected pictures that were not trained on, got {len(both)} that were:\n  " + "\n  ".join(lines)
         )
 
 
@@ -136,9 +136,9 @@ def _check_alike(root: Path, test: str) -> None:
         try:
             network = dict(parse_json(file.read_bytes()))
         except (ValueError, TypeError) as error:
-            raise PConvError(f"--out: {file} is not the configuration of a network ({error})") from error
+            raise PConvError(f"out: {file} is not the configuration of a network ({error})") from error
         if network.get("conv") != kind:
-            raise PConvError(f"--out: {root / kind} holds a network of {network.get('conv')} convolutions")
+            raise PConvError(f"out: {root / kind} holds a network of {network.get('conv')} convolutions")
         side |= {f"network {key}": value for key, value in network.items() if key != "conv"}
     one, two = sides
     lines = [
@@ -147,7 +147,7 @@ def _check_alike(root: Path, test: str) -> None:
         if one.get(key) != two.get(key)
     ]
     if lines:
-        raise PConvError(f"--out: the runs in {root} differ in more than model.conv:\n  " + "\n  ".join(lines))
+        raise PConvError(f"out: the runs in {root} differ in more than model.conv:\n  " + "\n  ".join(lines))
 
 
 def _content(run: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pconv_cuda.contact_sheet import contact_sheet
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.evaluation.methods import Method
 from pconv_cuda.evaluation.metrics import COLUMNS
@@ -61,30 +62,17 @@ def write_sheet(
     path: Path, examples: Sequence[tuple[str, Pair]], methods: Sequence[Method], restored: Callable[[Pair], Any]
 ) -> None:
     """A row an example: the picture with its holes white, each method's, the truth."""
-    pil_image, draw = require("PIL.Image", "eval", why="the sheet"), require("PIL.ImageDraw", "eval")
-    rows = []
+    rows, labels = [], []
     for label, pair in examples:
         try:
             truth, valid, composites = restored(pair)
         except PConvError:
             continue  # the file is gone since it was measured
-        holed = np.where(valid[..., None], truth, np.uint8(255))
-        rows.append(
-            (printable(f"{label} of {methods[0].name} ({pair.cell.key})", keep=""), [holed, *composites, truth])
-        )
+        rows.append([np.where(valid[..., None], truth, np.uint8(255)), *composites, truth])
+        labels.append(printable(f"{label} of {methods[0].name} ({pair.cell.key})", keep=""))
     if not rows:
         return
     headings = ["holes", *(printable(method.name, keep="") for method in methods), "truth"]
-    side, gap, head = min(_LARGEST, rows[0][1][0].shape[0]), 6, 18
-    sheet = pil_image.new("RGB", (gap + len(headings) * (side + gap), len(rows) * (2 * head + side + gap)), "white")
-    pen = draw.Draw(sheet)
-    for number, (label, pictures) in enumerate(rows):
-        top = number * (2 * head + side + gap)
-        pen.text((gap, top + 3), label, fill="black")
-        for column, (heading, picture) in enumerate(zip(headings, pictures, strict=True)):
-            left = gap + column * (side + gap)
-            pen.text((left, top + head + 3), heading, fill="black")
-            small = pil_image.fromarray(picture).resize((side, side), pil_image.Resampling.BOX)
-            sheet.paste(small, (left, top + 2 * head))
+    sheet = contact_sheet(rows, min(_LARGEST, rows[0][0].shape[0]), headings=headings, labels=labels)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pconv_cuda.errors import MissingExtra, PConvError, require
+from pconv_cuda.losses.vgg import VGG16Features, feature_distance
 from pconv_cuda.models import IMAGENET_MEAN, IMAGENET_STD
-from pconv_cuda.tensor_files import load_torch
-from pconv_cuda.vgg import VGG16Features, feature_distance
+from pconv_cuda.tensor_files import load_tensors
 
 __all__ = [
     "FeatureDistance",
@@ -72,16 +72,16 @@ def find_perceptual(wanted: str) -> tuple[Perceptual | None, str]:
         paths = {net: _cache() / file for net, file in _BACKBONES.items()}
         net = next((net for net, path in paths.items() if path.is_file()), None)
         if net is None:
-            return None, f"LPIPS left out: no {' or '.join(_BACKBONES.values())} in {_cache()}; name one with --lpips"
+            return None, f"LPIPS left out: no {' or '.join(_BACKBONES.values())} in {_cache()}; name one with `lpips`"
         path = paths[net]
     else:
         path, net = Path(wanted), ""
-    state = _tensors(path, "--lpips")
+    state = load_tensors(path, "lpips")
     if not net:
         shape = list(state["features.0.weight"].shape) if "features.0.weight" in state else []
         net = "alex" if shape == [64, 3, 11, 11] else "vgg" if shape == [64, 3, 3, 3] else ""
         if not net:
-            raise PConvError(f"--lpips: expected torchvision's weights of AlexNet or VGG16, but {path} holds others")
+            raise PConvError(f"lpips: expected torchvision's weights of AlexNet or VGG16, but {path} holds others")
     try:
         module = require("torchmetrics.functional.image.lpips", "eval", why="LPIPS")
     except MissingExtra as error:
@@ -96,13 +96,13 @@ def find_perceptual(wanted: str) -> tuple[Perceptual | None, str]:
     }
     missing = [name for name in layers if f"features.{name}" not in state]
     if missing:
-        raise PConvError(f"--lpips: {path} lacks features.{missing[0]}")
+        raise PConvError(f"lpips: {path} lacks features.{missing[0]}")
     try:
         for slice_ in network.net.children():
             if isinstance(slice_, nn.Sequential):
                 slice_.load_state_dict({name: state[f"features.{name}"] for name in slice_.state_dict()})
     except RuntimeError as error:
-        raise PConvError(f"--lpips: {path} does not fit: {error}") from error
+        raise PConvError(f"lpips: {path} does not fit: {error}") from error
     about = f"LPIPS on {'AlexNet' if net == 'alex' else 'VGG16'} ({path.name}), torchmetrics' linear weights"
     return Perceptual(network.eval(), about, f"{net} {_digest(path)}"), about
 
@@ -131,22 +131,13 @@ def find_features(wanted: str) -> tuple[FeatureDistance | None, str]:
         return None, "the VGG16 feature distance was not asked for"
     path = _cache() / _BACKBONES["vgg"] if wanted == "auto" else Path(wanted)
     if wanted == "auto" and not path.is_file():
-        return None, f"VGG16 feature distance left out: no {path.name} in {_cache()}; name one with --vgg"
+        return None, f"VGG16 feature distance left out: no {path.name} in {_cache()}; name one with `vgg`"
     if not path.is_file():
-        raise PConvError(f"--vgg: expected a file of weights, but {path} is no file")
+        raise PConvError(f"vgg: expected a file of weights, but {path} is no file")
     about = (
         f"VGG16 feature distance ({path.name}): the sum over pool1 to pool3 of mean |difference| / mean |true feature|"
     )
     return FeatureDistance(VGG16Features(path), about, _digest(path)), about
-
-
-def _tensors(path: Path, argument: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise PConvError(f"{argument}: expected a file of weights, but {path} is no file")
-    state = load_torch(path, argument)
-    if not isinstance(state, dict):
-        raise PConvError(f"{argument}: expected a file of weights, but {path} holds {type(state).__name__}")
-    return state
 
 
 @dataclass
@@ -169,8 +160,8 @@ def find_inception(wanted: str) -> tuple[Inception | None, str]:
         return None, "FID was not asked for"
     path = _cache() / _INCEPTION if wanted == "auto" else Path(wanted)
     if wanted == "auto" and not path.is_file():
-        return None, f"FID left out: no {_INCEPTION} in {_cache()}; name one with --fid"
-    _tensors(path, "--fid")
+        return None, f"FID left out: no {_INCEPTION} in {_cache()}; name one with `fid`"
+    load_tensors(path, "fid")
     try:
         require("torch_fidelity", "eval", why="FID")
         module = require("torchmetrics.image.fid", "eval", why="FID")
@@ -181,7 +172,7 @@ def find_inception(wanted: str) -> tuple[Inception | None, str]:
             name="inception-v3-compat", features_list=[str(_FEATURES)], feature_extractor_weights_path=str(path)
         )
     except (RuntimeError, KeyError, ValueError) as error:
-        raise PConvError(f"--fid: {path} does not hold the weights of FID's Inception network: {error}") from error
+        raise PConvError(f"fid: {path} does not hold the weights of FID's Inception network: {error}") from error
     about = f"FID on {_FEATURES} Inception features ({path.name}); biased upwards with few pictures, without interval"
     return Inception(network.eval(), about, _digest(path)), about
 

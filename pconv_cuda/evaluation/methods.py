@@ -81,7 +81,7 @@ def check_baselines(names: Sequence[str]) -> None:
     """PConvError where one is unknown; MissingExtra where its package is not there, before hours of work."""
     for name in names:
         if name not in BASELINES:
-            raise PConvError(f"--baselines: expected some of {', '.join(BASELINES)}, or none, got {name!r}")
+            raise PConvError(f"baselines: expected some of {', '.join(BASELINES)}, or none, got {name!r}")
         require(BASELINES[name][1], "eval", why=f"the baseline {name}")
 
 
@@ -108,13 +108,11 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
         if len(name) > 100 or name in (".", "..", "truth") or any(one in name for one in "/\\\0"):
             # it names a folder of features too
             raise PConvError(
-                f"--weights: expected a name of at most 100 characters, without / and \\, and not ., .. or truth, "
+                f"weights: expected a name of at most 100 characters, without / and \\, and not ., .. or truth, "
                 f"got {name[:99]!r}; give it another one with NAME={path}"
             )
         if not name or name in BASELINES or any(name == other.name for other in found):
-            raise PConvError(
-                f"--weights: {text}: {name!r} is taken or empty; give it a name of its own with NAME={path}"
-            )
+            raise PConvError(f"weights: {text}: {name!r} is taken or empty; give it a name of its own with NAME={path}")
         found.append(_network(name, path, place))
     return found
 
@@ -122,7 +120,7 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
 def _network(name: str, path: Path, device: torch.device) -> Method:
     model = load_network(path, device=device)
     if model.in_channels != 3:
-        raise PConvError(f"--weights: {path}: expected a network for RGB, got in_channels={model.in_channels}")
+        raise PConvError(f"weights: {path}: expected a network for RGB, got in_channels={model.in_channels}")
     digest = hashlib.sha256(repr(sorted(model.config.items())).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -131,5 +129,5 @@ def _network(name: str, path: Path, device: torch.device) -> Method:
         about = f"{type(model).__name__} on the {model.prefill} fill, {about}"
     identity = f"{about}, {digest.hexdigest()[:16]}"  # before fuse(), which changes no answer but for rounding
     if model.conv == "partial":
-        model.fuse()
+        model = model.fuse()
     return Method(name, about, identity, lambda holed, valid: inpaint(model, holed, ~valid))

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pconv_cuda.data.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.data.find import FileSet, find_files
 from pconv_cuda.data.images import load_rgb
-from pconv_cuda.data.mask_values import THRESHOLD, mask_grey
-from pconv_cuda.data.masks import POLARITIES, hole_pixels
-from pconv_cuda.data.masks.shares import Limits
-from pconv_cuda.data.testset import PAPER_SHARES, paper_mask
+from pconv_cuda.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import is_out_of_memory
+from pconv_cuda.masks import hole_pixels
+from pconv_cuda.masks.polarity import INVERTED_SHARE, check_polarity, hole_where, other_polarity
+from pconv_cuda.masks.shares import Limits
+from pconv_cuda.masks.testset import PAPER_SHARES, paper_mask
+from pconv_cuda.masks.values import THRESHOLD, mask_grey
 
 __all__ = ["PAIRING", "Cell", "MaskSet", "Pages", "Pair", "Pictures", "open_masks", "open_pictures", "plan_pairs"]
 
-_MUCH = 0.6  # masks with more hole than this are usually the wrong way round
 PAIRING = "pair k of a cell is picture k modulo the number of pictures under the cell's mask k modulo their number"
 
 
@@ -59,7 +59,7 @@ class Pictures:
 
     def __init__(self, folder: str | Path, size: int) -> None:
         self.size = size
-        self._set = FileSet(folder, find_files(folder, "--images"), "--images", whole=True)
+        self._set = FileSet(folder, find_files(folder, "images"), "images", whole=True)
         self.identity = self._set.names_fingerprint
 
     def __len__(self) -> int:
@@ -146,8 +146,7 @@ def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[
     Raises:
         PConvError: no folder, no mask in any cell, an unknown polarity.
     """
-    if polarity not in POLARITIES:
-        raise PConvError(f"--polarity: expected {' or '.join(POLARITIES)}, got {polarity!r}")
+    check_polarity(polarity)
     if masks == "paper":
 
         def draw(cell: Cell, number: int) -> np.ndarray:
@@ -158,7 +157,7 @@ def open_masks(masks: str, size: int, seed: int, polarity: str, cells: Sequence[
 
 
 def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> MaskSet:
-    files = FileSet(root, find_files(root, "--masks"), "--masks", whole=True)
+    files = FileSet(root, find_files(root, "masks"), "masks", whole=True)
     count = len(files.files)
     by_name = {cell.key: cell for cell in ALL_CELLS}
     laid_out = [
@@ -189,14 +188,13 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
             found[cell].append(number)
     if shares and not any(shares):
         raise PConvError(
-            f"--masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
+            f"masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
             f"when read as {polarity} (from brightness {THRESHOLD} on a pixel is white)"
         )
-    if shares and np.mean(shares) > _MUCH:
-        other = POLARITIES[1 - POLARITIES.index(polarity)]
+    if shares and np.mean(shares) > INVERTED_SHARE:
         warnings.warn(
-            f"--masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the "
-            f"other way round, add --polarity {other}",
+            f"masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the "
+            f"other way round, add `polarity={other_polarity(polarity)}`",
             stacklevel=2,
         )
     notes: list[str] = []
@@ -210,9 +208,9 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
     if empty := [cell.key for cell in cells if not found[cell]]:
         notes.append(f"no mask for {', '.join(empty)}")
     if not any(found.values()):
-        raise PConvError(f"--masks: no mask in {root} has a hole share that was asked for; {'; '.join(notes)}")
+        raise PConvError(f"masks: no mask in {root} has a hole share that was asked for; {'; '.join(notes)}")
     for note in notes:
-        warnings.warn(f"--masks: {note}", stacklevel=2)
+        warnings.warn(f"masks: {note}", stacklevel=2)
 
     def load(cell: Cell, number: int) -> np.ndarray:
         return _read(files, found[cell][number], size, polarity).valid
@@ -239,8 +237,8 @@ def _read(files: FileSet, index: int, size: int, polarity: str) -> _Read:
     pil_image = require("PIL.Image", "inpaint", why="reading masks")
     grey, scaled = mask_grey(_load(files, index))
     resized = pil_image.fromarray(grey).resize((size, size), pil_image.Resampling.NEAREST)
-    white = np.asarray(resized) >= THRESHOLD
-    return _Read(~white if polarity == "white-hole" else white, (grey.shape[0], grey.shape[1]), scaled)
+    hole = hole_where(np.asarray(resized) >= THRESHOLD, polarity)
+    return _Read(~hole, (grey.shape[0], grey.shape[1]), scaled)
 
 
 def cell_of(valid: np.ndarray) -> Cell | None:
@@ -260,7 +258,7 @@ def plan_pairs(images: int, masks: MaskSet, count: int | None) -> list[Pair]:
     By default as many as there are pictures, or masks in the cell if those are more, so that each is used.
     """
     if count is not None and count < 1:
-        raise PConvError(f"--count: expected at least 1, got {count}")
+        raise PConvError(f"count: expected at least 1, got {count}")
     pairs = []
     for cell, available in masks.counts.items():
         if available != 0:

@@ -19,7 +19,7 @@ from pconv_cuda.evaluation.pairs import ALL_CELLS, MaskSet, Pages, Pair, Picture
 from pconv_cuda.evaluation.report import write_report
 from pconv_cuda.evaluation.store import Store
 from pconv_cuda.locks import folder_lock
-from pconv_cuda.training.progress import Progress
+from pconv_cuda.progress import Progress
 
 __all__ = ["Settings", "evaluate"]
 
@@ -60,16 +60,16 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
     for module in ("torchmetrics", "matplotlib", "PIL"):
         require(module, "eval", why="evaluating")  # now, not after hours
     if settings.size < SSIM_WINDOW:
-        raise PConvError(f"--size: expected at least {SSIM_WINDOW} px, SSIM's window, got {settings.size}")
+        raise PConvError(f"size: expected at least {SSIM_WINDOW} px, SSIM's window, got {settings.size}")
     if settings.seed < 0 or settings.resamples < 1:
-        raise PConvError(f"--seed, --resamples: expected >= 0, >= 1, got {settings.seed}, {settings.resamples}")
+        raise PConvError(f"seed, resamples: expected >= 0, >= 1, got {settings.seed}, {settings.resamples}")
     cells = [cell for cell in ALL_CELLS if not settings.shares or cell.key.split("/")[0] in settings.shares]
     names = {cell.key.split("/")[0] for cell in ALL_CELLS}
     if unknown := [share for share in settings.shares if share not in names]:
-        raise PConvError(f"--shares: expected some of {', '.join(sorted(names))}, got {', '.join(unknown)}")
+        raise PConvError(f"shares: expected some of {', '.join(sorted(names))}, got {', '.join(unknown)}")
     methods = networks(settings.weights, settings.device) + baselines(settings.baselines)
     if not methods:
-        raise PConvError("--weights: expected a network or some --baselines to evaluate, got neither")
+        raise PConvError("weights: expected a network or some `baselines` to evaluate, got neither")
     pictures = open_pictures(settings.images, settings.size, settings.seed)
     masks = open_masks(settings.masks, settings.size, settings.seed, settings.polarity, cells)
     perceptual, about_lpips = find_perceptual(settings.lpips)
@@ -142,8 +142,8 @@ class _Work:
         if replaced:
             names = [*list(replaced)[:5], *["..."] * (len(replaced) > 5)]
             raise PConvError(
-                f"--out: {self.store.folder} holds results of files with other content: {', '.join(names)}; take "
-                "another --out"
+                f"out: {self.store.folder} holds results of files with other content: {', '.join(names)}; take "
+                "another `out`"
             )
 
     def _load(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:

@@ -49,21 +49,19 @@ class Store:
                 known = dict(old["methods"])
                 before, now = dict(old["settings"]), dict(settings)
             except (ValueError, KeyError, TypeError) as error:
-                raise PConvError(f"--out: {file} is not the settings of an evaluation ({error})") from error
+                raise PConvError(f"out: {file} is not the settings of an evaluation ({error})") from error
             differing = [(key, before.get(key), now.get(key)) for key in sorted({*before, *now})]
             differing += [(f"weights of {name}", known[name], methods[name]) for name in methods if name in known]
             lines = [f"{key}: {brief(old)} there, {new!r} now" for key, old, new in differing if old != new]
             if lines:
                 raise PConvError(
-                    f"--out: {folder} holds results of other settings:\n  "
-                    + "\n  ".join(lines)
-                    + "\ntake another --out"
+                    f"out: {folder} holds results of other settings:\n  " + "\n  ".join(lines) + "\ntake another `out`"
                 )
         elif there := [name for name in (self.path.name, *REPORT_FILES) if (folder / name).exists()]:
             # settings.json is written first: without it no file of these names is an evaluation's
             raise PConvError(
-                f"--out: {folder} holds {', '.join(there)} and no {file.name}, so they are not from pconv eval, which "
-                "would replace them; take another --out"
+                f"out: {folder} holds {', '.join(there)} and no {file.name}, so they are not from pconv eval, which "
+                "would replace them; take another `out`"
             )
         for place in (folder, *(folder / "features").glob("*")):
             remove_leftovers(place)
@@ -72,7 +70,7 @@ class Store:
                 text = json.dumps({"settings": dict(settings), "methods": {**known, **methods}}, indent=2)
                 temporary.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            raise PConvError(f"--out: {folder} cannot be written ({os_error_text(error)})") from error
+            raise PConvError(f"out: {folder} cannot be written ({os_error_text(error)})") from error
         self.records: dict[Key, dict[str, Any]] = {}
         self._read()
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pconv_cuda._unet_options import column
+from pconv_cuda.models.options import column
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.models import InpaintingNetwork

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda._stages import Stage
-from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD, per_channel
+from pconv_cuda.models.stage import Stage
+from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pconv_cuda.errors import PConvError
 from pconv_cuda.export.plain_fill import PlainSmoothFill
 from pconv_cuda.models import FillRefiner, InpaintingNetwork, PConvUNet

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pconv_cuda.data.mask_values import THRESHOLD, brightness, is_set
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.arrays import ArrayPicture
 from pconv_cuda.inpainting.fill import fill_holes
 from pconv_cuda.inpainting.patches import Progress
-from pconv_cuda.inpainting.pictures import Picture
+from pconv_cuda.inpainting.pictures import ArrayPicture, Picture, pillow
 from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
+from pconv_cuda.masks.polarity import BLACK_HOLE, WHITE_HOLE, check_polarity, hole_where
+from pconv_cuda.masks.values import THRESHOLD, brightness, is_coloured, is_set, looks_like_a_picture
 from pconv_cuda.named import load_named
 
 if TYPE_CHECKING:
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["inpaint", "restore"]
 
 
-def inpaint(model: InpaintingNetwork | str, image: Any, mask: Any, *, tile: int | None = None) -> Any:
+def inpaint(
+    model: InpaintingNetwork | str, image: Any, mask: Any, *, polarity: str | None = None, tile: int | None = None
+) -> Any:
     """Fill the holes of a picture of any size; every pixel outside them is returned exactly as it came.
 
-    **The mask's polarity**: for PIL pictures and numpy arrays white (True, non-zero) is the hole, as in every
-    file; for torch tensors the mask is 1 where the picture is *valid*, as in the network.
+    **The mask's polarity** goes by the image's type: for PIL pictures and numpy arrays white (True, 255) is the hole,
+    as in every file; for torch tensors the mask is 1 where the picture is *valid*, as in the network. ``polarity``
+    says it for all of them.
 
     Args:
         model: a network of :mod:`pconv_cuda.models` for RGB, used in eval mode, on the device where it lies; or the
@@ -41,10 +44,14 @@ def inpaint(model: InpaintingNetwork | str, image: Any, mask: Any, *, tile: int 
         image: a PIL picture (modes 1, L, LA, P, PA, RGB, RGBA, CMYK, YCbCr, I;16); a numpy array (H, W) or
             (H, W, 1|2|3|4), or a tensor (C, H, W) or (N, C, H, W): uint8, floating in [0, 1], numpy also
             uint16. What lies in the hole is not looked at, NaN included. An alpha channel is kept as it is.
-            An orientation tag is not applied.
-        mask: for PIL a picture or array of the same size; for numpy (H, W); for tensors (H, W), (1, H, W), or
-            (N|1, 1, H, W) with a batch. One rule for all: bool as it is; values within 0..1 count from 0.5 on, so 0
-            and 1 are exact; within 0..255 from 128 on; within 0..65535 from 32768 on. NaN is a hole.
+            A PIL picture's orientation tag is applied, as the command does: the result is upright and has none.
+        mask: for PIL a picture or array of the upright picture's size; for numpy (H, W); for tensors (H, W),
+            (1, H, W), or (N|1, 1, H, W) with a batch. One rule for all: bool as it is; values within 0..1 count from
+            0.5 on, so 0 and 1 are exact; within 0..255 from 128 on; within 0..65535 from 32768 on. NaN is a hole. A PIL
+            picture or an array of integers that has colours, or more than two values most of which are grey, is no
+            mask and is refused.
+        polarity: ``"white-hole"``: what is set (white, True, 1) is the hole; ``"black-hole"``: it is valid. None: as
+            above.
         tile: the largest side in px that the network sees at once; default: as the memory allows. ``"smooth"`` needs
             none and warns.
 
@@ -52,10 +59,14 @@ def inpaint(model: InpaintingNetwork | str, image: Any, mask: Any, *, tile: int 
         A new picture, array or tensor of the image's type, shape, dtype and device.
 
     Raises:
-        PConvError: a type, shape or range that does not fit; a hole that covers the whole picture.
+        PConvError: a type, shape or range that does not fit; a photograph in the mask's place; a hole that covers the
+            whole picture.
 
     A mask without a hole gives a copy and a warning.
     """
+    check_polarity(polarity, also=(None,))
+    if mask is image:
+        raise PConvError("mask: expected a black and white mask beside the image, got the image itself")
     if isinstance(model, str):
         filler = load_named(model, image.device if isinstance(image, Tensor) else torch.device("cpu"))
     else:
@@ -66,11 +77,12 @@ def inpaint(model: InpaintingNetwork | str, image: Any, mask: Any, *, tile: int 
     elif int(filler.config["in_channels"]) != 3:
         raise PConvError(f"model: expected a network for RGB, but its in_channels is {filler.config['in_channels']}")
     if isinstance(image, Tensor):
-        return _inpaint_tensor(filler, image, mask, tile)
+        return _inpaint_tensor(filler, image, mask, polarity or BLACK_HOLE, tile)
+    polarity = polarity or WHITE_HOLE
     if isinstance(image, np.ndarray):
-        return _inpaint_array(filler, image, _as_hole(mask, image.shape[:2]), tile)
+        return _inpaint_array(filler, image, _as_hole(mask, image.shape[:2], polarity), tile)
     if hasattr(image, "getexif"):
-        return _inpaint_pil(filler, image, mask, tile)
+        return _inpaint_pil(filler, image, mask, polarity, tile)
     raise PConvError(f"image: expected a PIL picture, a numpy array or a torch tensor, but got {type(image)}")
 
 
@@ -105,15 +117,29 @@ def restore(
         picture.paint(patch.box, patch.colours.permute(1, 2, 0).numpy(), hole[patch.box.slices], opaque=opaque)
 
 
-def _as_hole(mask: Any, size: tuple[int, ...]) -> np.ndarray:
+def _as_hole(mask: Any, size: tuple[int, ...], polarity: str) -> np.ndarray:
     """A PIL or array mask as bool (H, W), true in the hole."""
     if hasattr(mask, "getexif"):
-        hole = brightness(mask, "the picture given as mask").values >= THRESHOLD
+        mask = _upright(mask)
+        grey = brightness(mask, "the picture given as mask").values
+        if is_coloured(mask) or looks_like_a_picture(grey):
+            what = "with colours" if is_coloured(mask) else "that is mostly grey"
+            raise PConvError(
+                f"mask: expected a black and white mask, got a picture {what} (mode {mask.mode}, {mask.width} x "
+                f"{mask.height} px); mask.convert('L').point(lambda v: 255 * (v >= {THRESHOLD})) takes what is bright"
+            )
+        hole = _hole_of(grey >= THRESHOLD, None, polarity)
     elif isinstance(mask, np.ndarray):
         values = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
-        hole = is_set(values)
-        if values.dtype.kind == "f":
-            hole = hole | np.isnan(values)
+        if values.dtype in (np.uint8, np.uint16) and values.ndim == 2:
+            most = int(values.max(initial=0))
+            if looks_like_a_picture((values >> (8 if most > 255 else 0)).astype(np.uint8)):
+                limit = THRESHOLD * (256 if most > 255 else 1)
+                raise PConvError(
+                    f"mask: expected a black and white mask, got {values.dtype} {values.shape} that is mostly grey, as "
+                    f"a picture is; mask >= {limit} takes what is bright"
+                )
+        hole = _hole_of(is_set(values), values, polarity)
     else:
         raise PConvError(f"mask: expected a PIL picture or a numpy array, but got {type(mask)}")
     if hole.shape != tuple(size):
@@ -123,13 +149,34 @@ def _as_hole(mask: Any, size: tuple[int, ...]) -> np.ndarray:
     return hole
 
 
+def _hole_of(is_set: np.ndarray, values: np.ndarray | None, polarity: str) -> np.ndarray:
+    """Where the hole is, of what is set; NaN among ``values`` is hole either way."""
+    hole = hole_where(is_set, polarity)
+    return hole | np.isnan(values) if values is not None and values.dtype.kind == "f" else hole
+
+
+def _orientation(image: PillowImage.Image) -> int:
+    return int(image.getexif().get(0x0112, 1))
+
+
+def _upright(image: PillowImage.Image) -> PillowImage.Image:
+    """A copy with the orientation tag applied, and gone."""
+    return image.copy() if _orientation(image) == 1 else pillow("PIL.ImageOps").exif_transpose(image)
+
+
 def _warn_of_no_hole() -> None:
     warnings.warn("the mask has no hole: the image is returned as it came", UserWarning, stacklevel=4)
 
 
-def _inpaint_pil(filler: Filler, image: PillowImage.Image, mask: Any, tile: int | None) -> Any:
-    hole = _as_hole(mask, (image.height, image.width))
-    picture = Picture(image.copy(), str(image.format))
+def _inpaint_pil(filler: Filler, image: PillowImage.Image, mask: Any, polarity: str, tile: int | None) -> Any:
+    upright, turned = _upright(image), _orientation(image) != 1
+    hole = _as_hole(mask, (upright.height, upright.width), polarity)
+    has_tag = hasattr(mask, "getexif") and _orientation(mask) != 1
+    if turned and not has_tag and image.size == upright.size:  # of another size, a mask that is not turned is refused
+        warnings.warn(
+            "image: it is turned by its orientation tag; the mask, which has none, is not turned", stacklevel=3
+        )
+    picture = Picture(upright, str(image.format))
     if hole.any():
         restore(filler, picture, hole, tile=tile)
     return picture.image
@@ -151,7 +198,7 @@ def _inpaint_array(filler: Filler, image: np.ndarray, hole: np.ndarray, tile: in
     return result.reshape(image.shape).astype(image.dtype, copy=False)
 
 
-def _inpaint_tensor(filler: Filler, image: Tensor, mask: Any, tile: int | None) -> Tensor:
+def _inpaint_tensor(filler: Filler, image: Tensor, mask: Any, polarity: str, tile: int | None) -> Tensor:
     batch = image[None] if image.ndim == 3 else image
     if batch.ndim != 4 or not 1 <= batch.shape[1] <= 4:
         raise PConvError(
@@ -171,7 +218,9 @@ def _inpaint_tensor(filler: Filler, image: Tensor, mask: Any, tile: int | None) 
     if not len(batch):
         return image.clone()
     plain = masks.float() if masks.dtype == torch.bfloat16 else masks  # numpy knows no bfloat16
-    holes = ~torch.from_numpy(is_set(plain.cpu().numpy())).to(image.device).expand(len(batch), 1, *size)
+    values = plain.cpu().numpy()
+    found = torch.from_numpy(_hole_of(is_set(values), values, polarity))
+    holes = found.to(image.device).expand(len(batch), 1, *size)
     if not bool(holes.any()):
         _warn_of_no_hole()
     results = []

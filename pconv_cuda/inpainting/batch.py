@@ -14,8 +14,9 @@ from pconv_cuda.inpainting.api import restore
 from pconv_cuda.inpainting.folders import MaskFolder, read_folder
 from pconv_cuda.inpainting.masks import MaskRule
 from pconv_cuda.inpainting.patches import Progress
-from pconv_cuda.inpainting.pictures import FORMATS, MAX_PIXELS, READ_ONLY, read_picture
+from pconv_cuda.inpainting.pictures import FORMATS, MAX_PIXELS, READ_ONLY, read_picture, save_picture
 from pconv_cuda.inpainting.smooth_holes import SmoothFiller
+from pconv_cuda.masks.polarity import INVERTED_SHARE
 from pconv_cuda.named import load
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Plan", "Reporter", "load_filler", "plan_jobs", "run_job"]
 
-_MUCH = 0.6  # a hole's share from which an inverted mask is more likely than such a hole
 _LARGE = 8_000_000  # pixels from which the memory that was used is worth a word
 
 
@@ -56,7 +56,7 @@ class Reporter:
 
 
 def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool = False) -> Plan:
-    """What is to be done for IMAGE (a file or a folder).
+    """What is to be done for ``image``, a file or a folder.
 
     Masks of a folder are found by :class:`~pconv_cuda.inpainting.folders.MaskFolder`. A picture whose mask is missing
     or ambiguous becomes a job with a problem, so that the others are done.
@@ -65,13 +65,13 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
         PConvError: a path that does not exist, no picture at all, or an output that is none.
     """
     if not image.exists():
-        raise PConvError(f"IMAGE: expected a picture or a folder, but {image} does not exist")
+        raise PConvError(f"image: expected a picture or a folder, but {image} does not exist")
     if mask is not None and not mask.exists():
-        raise PConvError(f"--mask: expected a picture, a folder or the word alpha, but {mask} does not exist")
+        raise PConvError(f"mask: expected a picture, a folder or the word alpha, but {mask} does not exist")
     notes = []
     if image.is_dir():
         if output.is_file():
-            raise PConvError(f"-o: IMAGE is a folder, so expected a folder, but {output} is a file")
+            raise PConvError(f"output: the pictures are in a folder, so expected a folder, but {output} is a file")
         found = read_folder(image, recursive, leave_out=[output, *([mask] if mask else [])])
         inputs, outputs = found.pictures, [_target(output / path.relative_to(image)) for path in found.pictures]
         if found.left_out:
@@ -79,14 +79,16 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
         if found.masks and (mask is None or not mask.is_dir() or mask.resolve() != image.resolve()):
             notes.append(f"left out, since they are named as masks of other pictures: {_names(found.masks)}")
         if not inputs:
-            below = "" if recursive else " (its subfolders are searched with --recursive)"
-            notes.insert(0, f"IMAGE: no picture ({', '.join((*FORMATS, *READ_ONLY))}) in {image}{below}")
+            below = "" if recursive else " (its subfolders are searched with `recursive=True`)"
+            notes.insert(0, f"image: no picture ({', '.join((*FORMATS, *READ_ONLY))}) in {image}{below}")
             raise PConvError("; ".join(notes))
     else:
         inputs = [image]
         outputs = [_target(output / image.name) if output.is_dir() else output]
         if outputs[0].suffix.lower() not in FORMATS:
-            raise PConvError(f"-o: expected an existing folder or a name ending in {', '.join(FORMATS)}, got {output}")
+            raise PConvError(
+                f"output: expected an existing folder or a name ending in {', '.join(FORMATS)}, got {output}"
+            )
     root = image if image.is_dir() else image.parent
     names = [path.relative_to(root) for path in inputs]
     masks = MaskFolder(mask, recursive, root, names) if mask is not None and mask.is_dir() else None
@@ -95,9 +97,9 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
     for path, name, target in zip(inputs, names, outputs, strict=True):
         one, problem = masks.of(name) if masks else (mask, "")
         if target.resolve() in (path.resolve(), one.resolve() if one else None):
-            problem = f"-o: {target} would overwrite its own input"
+            problem = f"output: {target} would overwrite its own input"
         elif target in taken:
-            problem = f"-o: {target} is written for {taken[target]} already"
+            problem = f"output: {target} is written for {taken[target]} already"
         taken.setdefault(target, path)
         jobs.append(Job(path, one, target, problem and f"{problem} (for {path})"))
     return Plan(jobs, notes)
@@ -115,7 +117,7 @@ def _names(paths: list[Path]) -> str:
 
 
 def load_filler(weights: str, device: str) -> Filler:
-    """What fills holes, by ``--weights`` and ``--device``, made ready for inference.
+    """What fills holes, by name or path and device, made ready for inference.
 
     Raises:
         PConvError: no such weights or device.
@@ -123,7 +125,7 @@ def load_filler(weights: str, device: str) -> Filler:
     filler = load(weights, pick_device(device))
     if isinstance(filler, SmoothFiller) or filler.conv != "partial":
         return filler
-    return filler.fuse()  # nobody trains it here
+    return filler.fuse()
 
 
 def run_job(
@@ -151,10 +153,10 @@ def run_job(
         report.warn(f"{job.image}: {note}")
     for note in hole.notes:
         report.warn(note)
-    if share > _MUCH:
+    if share > INVERTED_SHARE:
         report.warn(
             f"{job.image}: {_percent(share)} of the picture is hole; is the mask inverted? Then add or leave "
-            "out --invert-mask"
+            "out `invert=True`"
         )
     if share > 0:
         restore(
@@ -171,7 +173,7 @@ def run_job(
     # the same ending keeps the format that the content has, even where the ending is wrong about it
     ending = job.output.suffix.lower()
     same = ending == job.image.suffix.lower() and picture.format in FORMATS.values()
-    picture.save(job.output, picture.format if same else FORMATS[ending])
+    save_picture(picture, job.output, picture.format if same else FORMATS[ending])
     memory = f", peak memory {report.peak_memory()}" if height * width >= _LARGE else ""
     report.say(f"{line}; {time.perf_counter() - started:.1f} s{memory} -> {job.output}")
 

@@ -20,7 +20,7 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.inpainting.patches import Patch, Patches, Progress, as_unit_range, known_pixels
 from pconv_cuda.inpainting.smooth_holes import SmoothFiller
-from pconv_cuda.inpainting.windows import Box, Piece, hole_boxes, mask_reach, pieces_of, spread
+from pconv_cuda.inpainting.tiling import Box, Piece, hole_boxes, pieces_of, spread
 from pconv_cuda.smooth import REACH
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ class _Filler:
     ) -> None:
         self.model, self.notify, self.progress = model, notify, progress
         self.grid, self.context = model.grid, model.context
-        self.mask_reach = mask_reach(model.levels)
-        parameter = next(model.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        self.mask_reach = model.mask_reach
+        self.device, self.dtype = model.device, model.dtype
         if tile is not None and tile < self.grid:
             raise PConvError(f"tile: expected at least {self.grid} px, one cell of this network's grid, but got {tile}")
         side = tile if tile is not None else self._affordable_side()

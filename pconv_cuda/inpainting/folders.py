@@ -35,7 +35,7 @@ def read_folder(folder: Path, recursive: bool, leave_out: Iterable[Path] = ()) -
     unwanted = {path.resolve() for path in leave_out} - {folder.resolve()}
     found: list[Path] = []
     left_out: list[Path] = []
-    for path in all_files(folder, "IMAGE", recursive):
+    for path in all_files(folder, "image", recursive):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if (
             hidden
@@ -96,7 +96,7 @@ class MaskFolder:
                 self.by_name[key].append(path)
         if not files and not (beside and inside.pictures):
             kinds = ", ".join((*FORMATS, *READ_ONLY))
-            raise PConvError(f"--mask: no picture ({kinds}) in {folder}")
+            raise PConvError(f"mask: no picture ({kinds}) in {folder}")
         self.beside = beside
         # pictures of one name in several folders: a mask by name alone could be meant for another of them
         self.places = Counter(_key(path.stem) for path in pictures)
@@ -113,13 +113,13 @@ class MaskFolder:
             return found[0], ""
         if not found and self.beside:
             return None, (
-                f"--mask: expected a mask beside the picture, named {wanted}_mask.*, {wanted}-mask.* or "
+                f"mask: expected a mask beside the picture, named {wanted}_mask.*, {wanted}-mask.* or "
                 f"{wanted}.mask.*, since a picture cannot be its own mask"
             )
         if not found:
-            return None, f"--mask: expected a mask named {wanted}.* or {wanted}_mask.* in {self.folder}, found none"
+            return None, f"mask: expected a mask named {wanted}.* or {wanted}_mask.* in {self.folder}, found none"
         names = ", ".join(str(path) for path in found)
-        return None, f"--mask: expected one mask for {wanted}, found {len(found)}: {names}"
+        return None, f"mask: expected one mask for {wanted}, found {len(found)}: {names}"
 
 
 def _exact(found: list[Path], picture: Path) -> list[Path]:

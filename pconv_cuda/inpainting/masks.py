@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pconv_cuda.data.mask_values import (
+from pconv_cuda.errors import PConvError
+from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, Picture16, open_pillow, pillow
+from pconv_cuda.inpainting.tiling import spread
+from pconv_cuda.masks.values import (
     THRESHOLD,
     brightness,
     is_coloured,
     looks_like_a_picture,
     transparent_share,
 )
-from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, open_pillow, pillow
-from pconv_cuda.inpainting.windows import spread
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
-
-    from pconv_cuda.inpainting.deep import DeepPicture
 
 __all__ = ["Hole", "MaskRule", "parse_colour"]
 
@@ -39,7 +37,7 @@ def parse_colour(text: str) -> tuple[int, int, int]:
     try:
         return pillow("PIL.ImageColor").getrgb(text)[:3]
     except ValueError as error:
-        raise PConvError(f"--mask-color: expected a colour such as '#ff00ff', but got {text!r}") from error
+        raise PConvError(f"colour: expected a colour such as '#ff00ff', but got {text!r}") from error
 
 
 @dataclass
@@ -77,9 +75,9 @@ class MaskRule:
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit <= 255:
-            raise PConvError(f"--threshold: expected 1 to 255, but got {self.threshold}")
+            raise PConvError(f"threshold: expected 1 to 255, but got {self.threshold}")
         if self.dilate is not None and self.dilate < 0:
-            raise PConvError(f"--dilate: expected a number of px from 0 on, but got {self.dilate}")
+            raise PConvError(f"dilate: expected a number of px from 0 on, but got {self.dilate}")
 
     @property
     def limit(self) -> int:
@@ -94,7 +92,7 @@ class MaskRule:
         light, dark = ("transparent", "opaque") if self.alpha else ("white", "black")
         return f"{dark if self.invert else light} is the hole"
 
-    def hole(self, picture: Picture | DeepPicture, path: Path, mask: Path | None) -> Hole:
+    def hole(self, picture: Picture | Picture16, path: Path, mask: Path | None) -> Hole:
         """The hole of the upright ``picture``, which was read from ``path``.
 
         Raises:
@@ -106,7 +104,7 @@ class MaskRule:
         if self.alpha:
             alpha = picture.alpha()
             if alpha is None:
-                raise PConvError(f"--mask alpha: {path} has no transparency")
+                raise PConvError(f"mask: {path} has no transparency")
             grey = 255 - alpha
         elif mask is not None and self.colour is None:
             grey = self._grey_values(picture, path, mask, notes)
@@ -116,7 +114,7 @@ class MaskRule:
             colours = picture.rgb() if mask is None else _opaque_colours(self._fitting(mask, picture, path)[0])
             pixels = _has_colour(colours, self.colour)
         else:
-            raise PConvError("--mask: expected a mask file, a folder of masks or the word alpha")
+            raise PConvError("mask: expected a mask file, a folder of masks or the word alpha")
         if self.invert:
             pixels = ~pixels
         growth, about = self.dilate or 0, self.describe()
@@ -127,10 +125,10 @@ class MaskRule:
             pixels = spread(torch.from_numpy(pixels), growth).numpy()
         return Hole(pixels, about, notes)
 
-    def _grey_values(self, picture: Picture | DeepPicture, path: Path, mask: Path, notes: list[str]) -> np.ndarray:
+    def _grey_values(self, picture: Picture | Picture16, path: Path, mask: Path, notes: list[str]) -> np.ndarray:
         """The brightness (H, W), uint8, of a mask file; what to be careful about is added to ``notes``."""
         if mask.samefile(path):
-            raise PConvError(f"--mask: {mask} is the picture itself; expected a black and white mask")
+            raise PConvError(f"mask: {mask} is the picture itself; expected a black and white mask")
         image, has_orientation = self._fitting(mask, picture, path)
         found = brightness(image, str(mask))
         self._check_kind(image, found.values, mask, picture, path)
@@ -144,7 +142,7 @@ class MaskRule:
             notes.append(f"{mask}: its brightest value is {brightest}, below the threshold {self.limit}")
         return found.values
 
-    def _fitting(self, mask: Path, picture: Picture | DeepPicture, path: Path) -> tuple[PillowImage.Image, bool]:
+    def _fitting(self, mask: Path, picture: Picture | Picture16, path: Path) -> tuple[PillowImage.Image, bool]:
         """The mask file, upright and of the picture's size, and whether an orientation tag of its own turned it."""
         image, has_orientation = _upright(mask, self.max_pixels)
         height, width = picture.size
@@ -152,13 +150,13 @@ class MaskRule:
             return image, has_orientation
         if self.resize:
             return image.resize((width, height), pillow().Resampling.NEAREST), has_orientation
-        problem = f"--mask: {mask} is {image.width} x {image.height} px, but {path} is {width} x {height}"
+        problem = f"mask: {mask} is {image.width} x {image.height} px, but {path} is {width} x {height}"
         if picture.orientation >= 5 and image.size == (height, width):
             raise PConvError(f"{problem} after its orientation tag is applied; turn the mask in the same way")
-        raise PConvError(f"{problem}; --resize-mask resizes the mask to the nearest pixel")
+        raise PConvError(f"{problem}; `resize` resizes the mask to the nearest pixel")
 
     def _check_kind(
-        self, image: PillowImage.Image, grey: np.ndarray, mask: Path, picture: Picture | DeepPicture, path: Path
+        self, image: PillowImage.Image, grey: np.ndarray, mask: Path, picture: Picture | Picture16, path: Path
     ) -> None:
         """Refuses a mask that is a picture: this one, or any, unless a threshold was asked for."""
         # of a blank or bilevel picture the same content proves nothing
@@ -166,27 +164,27 @@ class MaskRule:
             rgb = picture.rgb()
             if rgb.dtype == np.uint8 and np.array_equal(np.asarray(image.convert("RGB")), rgb):
                 hint = f"; {_use_alpha(mask)}" if 0 < transparent_share(image) < 1 else ""
-                raise PConvError(f"--mask: {mask} is the picture {path} itself; expected a black and white mask{hint}")
+                raise PConvError(f"mask: {mask} is the picture {path} itself; expected a black and white mask{hint}")
         if self.threshold is not None:
             return
         coloured = is_coloured(image)
         if not coloured and not looks_like_a_picture(grey):
             return
         what = "has colours" if coloured else "is mostly grey"
-        advice = ["--threshold T takes it by brightness"]
+        advice = ["`threshold=T` takes it by brightness"]
         share = transparent_share(image)
         if 0 < share < 1:
             advice.insert(0, _use_alpha(mask))
         elif coloured and (common := _commonest_colour(image)):
-            advice.insert(0, f"if one colour marks the hole, name it, such as --mask-color '{common}'")
+            advice.insert(0, f"if one colour marks the hole, name it, such as `colour='{common}'`")
         raise PConvError(
-            f"--mask: {mask} {what}, so it looks like a picture; expected a black and white mask, white in the hole "
+            f"mask: {mask} {what}, so it looks like a picture; expected a black and white mask, white in the hole "
             f"({'; '.join(advice)})"
         )
 
 
 def _use_alpha(mask: Path) -> str:
-    return f"if its transparent pixels are the hole, give {mask} as IMAGE with --mask alpha"
+    return f"if its transparent pixels are the hole, give {mask} as the picture, with `alpha=True`"
 
 
 def _is_soft(grey: np.ndarray, hole: np.ndarray) -> bool:
@@ -200,13 +198,13 @@ def _is_soft(grey: np.ndarray, hole: np.ndarray) -> bool:
 
 def _upright(path: Path, max_pixels: int) -> tuple[PillowImage.Image, bool]:
     """The mask file turned by its orientation tag, and whether it has one."""
-    image = open_pillow(path, "--mask", max_pixels)
+    image = open_pillow(path, "mask", max_pixels)
     try:
         with image:
             has_orientation = image.getexif().get(0x0112, 1) != 1
             return pillow("PIL.ImageOps").exif_transpose(image), has_orientation
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError ...
-        raise PConvError(f"--mask: {path} cannot be decoded ({error or type(error).__name__})") from error
+        raise PConvError(f"mask: {path} cannot be decoded ({error or type(error).__name__})") from error
 
 
 def _opaque_colours(image: PillowImage.Image) -> np.ndarray:

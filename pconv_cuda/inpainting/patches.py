@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.windows import Box
+from pconv_cuda.inpainting.tiling import Box
 
 __all__ = ["Patch", "Patches", "Progress", "as_unit_range", "known_pixels"]
 

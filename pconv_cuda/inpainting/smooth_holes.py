@@ -14,7 +14,7 @@ from torch import Tensor
 from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.inpainting.patches import Patch, Progress, as_unit_range, known_pixels
-from pconv_cuda.inpainting.windows import Box, hole_boxes
+from pconv_cuda.inpainting.tiling import Box, hole_boxes
 from pconv_cuda.smooth import REACH
 
 __all__ = ["NO_TILES", "SmoothFiller"]

@@ -6,13 +6,22 @@ from pathlib import Path
 
 import torch
 
-from pconv_cuda import weights
-from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD
+from pconv_cuda.models import weights
 from pconv_cuda.models.base import InpaintingNetwork
+from pconv_cuda.models.fused import FusedUNet
+from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD
 from pconv_cuda.models.refiner import FillRefiner
 from pconv_cuda.models.unet import PConvUNet
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "InpaintingNetwork", "FillRefiner", "PConvUNet", "load_network"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "FillRefiner",
+    "FusedUNet",
+    "InpaintingNetwork",
+    "PConvUNet",
+    "load_network",
+]
 
 _KINDS: dict[str, type[InpaintingNetwork]] = {kind.kind: kind for kind in (PConvUNet, FillRefiner)}
 

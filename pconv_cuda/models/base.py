@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pconv_cuda import hub, weights
-from pconv_cuda._unet_options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
+from pconv_cuda import hub
+from pconv_cuda.models import weights
+from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,6 +68,11 @@ class InpaintingNetwork(nn.Module, abc.ABC):
 
     @property
     @abc.abstractmethod
+    def mask_reach(self) -> int:
+        """About how far, in pixels, one run fills into a hole; holes that are nearer than twice this share a box."""
+
+    @property
+    @abc.abstractmethod
     def bytes_per_pixel(self) -> int:
         """Memory of a float32 run for inference, measured; for choosing the size of what is filled at once."""
 
@@ -91,9 +98,23 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically."""
         return weights.save(self.state_dict(), self.config, Path(folder))
 
-    def fuse(self) -> Self:
-        """For inference: prepare what need not be done in every call. Returns the model."""
+    def fuse(self) -> InpaintingNetwork:
+        """The network for inference: one with less to do in every call, or itself where there is none."""
         return self
+
+    def _tensor(self) -> Tensor:
+        """One of its weights."""
+        return next(itertools.chain(self.parameters(), self.buffers()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self._tensor().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return self._tensor().dtype
 
     def push_to_hub(
         self,

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda._arguments import as_valid, check_binary, padded_mask
-from pconv_cuda._unet_options import check_sizes
+from pconv_cuda.checks import as_valid, check_binary, padded_mask
 from pconv_cuda.functional import partial_conv2d_sources
 from pconv_cuda.models.base import InpaintingNetwork, initialise
+from pconv_cuda.models.options import check_sizes
 from pconv_cuda.models.prefill import filled
 
 __all__ = ["FillRefiner"]
@@ -95,6 +95,10 @@ class FillRefiner(InpaintingNetwork):
     @property
     def grid(self) -> int:
         return 2 ** (self.levels - 1)
+
+    @property
+    def mask_reach(self) -> int:
+        return 2 ** (self.levels + 1) + 4  # no hole is too wide: it decides alone which holes share a box
 
     @property
     def context(self) -> int:

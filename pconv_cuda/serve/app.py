@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pconv_cuda import __version__
 from pconv_cuda.files import is_out_of_memory, os_error_text, system_error_text, temporary_folder
-from pconv_cuda.inpainting.pictures import FORMATS, pillow
+from pconv_cuda.inpainting.pictures import FORMATS
 from pconv_cuda.serve import work
 from pconv_cuda.serve.guard import Guard
 from pconv_cuda.serve.queue import Line
@@ -133,16 +133,10 @@ class _Site:
 
     @contextlib.asynccontextmanager
     async def running(self, app: object) -> AsyncIterator[None]:
-        Image = pillow()
-        # The pictures' reader has a limit of its own, and changing Pillow's is not safe in several threads.
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            with temporary_folder("pconv-serve-") as self.place:
-                yield
-                self.line.close()
-                self.looking.shutdown(wait=False, cancel_futures=True)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+        with temporary_folder("pconv-serve-") as self.place:
+            yield
+            self.line.close()
+            self.looking.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.contextmanager
     def folder(self) -> Any:

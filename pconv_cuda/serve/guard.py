@@ -85,9 +85,7 @@ class Guard:
         if name in self.names or _is_address(name, loopback=self.loopback):
             return host.lower()
         shown = printable(host[:100], keep="")
-        raise Refusal(
-            403, f"Host: this server does not go by the name {shown!r}; start it with --name if that is meant"
-        )
+        raise Refusal(403, f"Host: this server does not go by the name {shown!r}; whoever starts it can add names")
 
     def _check_origin(self, scope: Scope, headers: Headers, host: str) -> None:
         origins = headers.getlist("origin")
@@ -104,7 +102,7 @@ class Guard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode()):
             return
-        text = "Authorization: expected 'Bearer TOKEN' with the token of the server's --token-file"
+        text = "Authorization: expected 'Bearer TOKEN' with the token that the server was started with"
         raise Refusal(401, text, {"WWW-Authenticate": "Bearer"})
 
 

@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         listening = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:
-        raise PConvError(f"--host: expected an address of this machine, got {host!r} ({error})") from error
+        raise PConvError(f"host: expected an address of this machine, got {host!r} ({error})") from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -42,13 +42,13 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            text = f"--port: {port} on {host} is taken by another program; name another, or 0 for any that is free"
+            text = f"port: {port} on {host} is taken by another program; name another, or 0 for any that is free"
         elif error.errno in (errno.EACCES, errno.EPERM):
-            text = f"--port: {port} needs more rights than this user has; name one from 1024 on"
+            text = f"port: {port} needs more rights than this user has; name one from 1024 on"
         elif error.errno == errno.EADDRNOTAVAIL:
-            text = f"--host: expected an address of this machine, got {host!r}; 127.0.0.1 is this machine alone"
+            text = f"host: expected an address of this machine, got {host!r}; 127.0.0.1 is this machine alone"
         else:
-            text = f"--port: cannot listen on {host}, port {port} ({os_error_text(error)})"
+            text = f"port: cannot listen on {host}, port {port} ({os_error_text(error)})"
         raise PConvError(text) from error
     return listening
 

@@ -37,9 +37,9 @@ class Limits:
     longest: float = 600
 
     def __post_init__(self) -> None:
-        for option, value in (("--max-megapixels", self.megapixels), ("--max-upload", self.upload)):
+        for name, value in (("megapixels", self.megapixels), ("upload", self.upload)):
             if not 0 < value < 1e6:
-                raise PConvError(f"{option}: expected a number above 0 and below 1000000, but got {value}")
+                raise PConvError(f"{name}: expected a number above 0 and below 1000000, but got {value}")
 
     @property
     def pixels(self) -> int:
@@ -71,7 +71,7 @@ def is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise PConvError(f"--host: expected an address of this machine, got {host!r} ({error})") from error
+        raise PConvError(f"host: expected an address of this machine, got {host!r} ({error})") from error
     return all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)
 
 
@@ -85,11 +85,9 @@ def read_token(path: Path) -> str:
     try:
         token = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        raise PConvError(f"--token-file: {path} does not exist{make}") from None
+        raise PConvError(f"path: {path} does not exist{make}") from None
     except UnicodeDecodeError:
-        raise PConvError(f"--token-file: {path} holds other characters than ASCII's{make}") from None
+        raise PConvError(f"path: {path} holds other characters than ASCII's{make}") from None
     if len(token) < _SHORTEST_TOKEN or not all(33 <= ord(one) <= 126 for one in token):
-        raise PConvError(
-            f"--token-file: expected one line of at least {_SHORTEST_TOKEN} visible characters in {path}{make}"
-        )
+        raise PConvError(f"path: expected one line of at least {_SHORTEST_TOKEN} visible characters in {path}{make}")
     return token

@@ -69,9 +69,7 @@ async def read_form(
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise Refusal(415, "Content-Type: expected multipart/form-data with a boundary, as curl -F sends it")
-    too_large = Refusal(
-        413, f"the request is larger than the {limits.upload:g} MB that this server takes (--max-upload); send less"
-    )
+    too_large = Refusal(413, f"the request is larger than the {limits.upload:g} MB that this server takes; send less")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limits.bytes:
         raise too_large

@@ -15,9 +15,10 @@ import numpy as np
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.batch import Job, Reporter, load_filler, run_job
 from pconv_cuda.inpainting.masks import MaskRule, parse_colour
-from pconv_cuda.inpainting.pictures import FORMATS, READ_ONLY, Picture, pillow, read_picture
+from pconv_cuda.inpainting.pictures import FORMATS, READ_ONLY, Picture, PictureTooLarge, pillow, read_picture
 from pconv_cuda.named import NAMED
 from pconv_cuda.serve.settings import Limits, Refusal
+from pconv_cuda.text import rename_arguments
 
 if TYPE_CHECKING:
     from pconv_cuda.named import Filler
@@ -42,8 +43,8 @@ class Fillers:
     """The networks that a client may choose from, by name; the first is taken where none is named.
 
     Args:
-        weights: as ``--weights`` takes them.
-        device: as ``--device`` takes it.
+        weights: names, files or folders.
+        device: as :func:`~pconv_cuda.devices.pick_device` takes it.
 
     Raises:
         PConvError: weights that cannot be read, two of one name, or no such device.
@@ -55,7 +56,7 @@ class Fillers:
         for one in weights:
             name = one if one in NAMED else _name_of(Path(one))
             if name in self.loaded:
-                raise PConvError(f"--weights: two of them are called {name}; rename a file")
+                raise PConvError(f"weights: two of them are called {name}; rename a file")
             self.loaded[name] = load_filler(one, device)
             self.about[name] = NAMED[one].about if one in NAMED else "a network that this server was started with"
 
@@ -83,7 +84,7 @@ def rule_of(texts: Mapping[str, str], limits: Limits) -> MaskRule:
         raise Refusal(400, f"mask: expected a picture file or the word alpha, got the text {mask!r}")
     if mask and colour:
         raise Refusal(400, "mask-color: cannot be combined with mask=alpha")
-    with _refusing():
+    with _refusing(limits):
         return MaskRule(
             alpha=mask == "alpha",
             colour=parse_colour(colour) if colour else None,
@@ -111,7 +112,7 @@ def _yes(texts: Mapping[str, str], name: str) -> bool:
 
 def look(upload: Upload, limits: Limits) -> Answer:
     """A PNG of the upright picture for a browser, shrunk where it is large, and what the picture is."""
-    with _refusing(upload):
+    with _refusing(limits, upload):
         picture = read_picture(upload.path, limits.pixels)
         colours, alpha = picture.rgb(), picture.alpha()
     if colours.dtype == np.uint16:
@@ -136,7 +137,7 @@ def find_hole(form: Form, limits: Limits) -> Answer:
     """The hole that ``pconv inpaint`` would find, gzipped: rows of bits, eight pixels a byte, the first one highest."""
     upload, mask = form.files["picture"], form.files.get("mask")
     rule = rule_of(form.texts, limits)
-    with _refusing(upload, mask):
+    with _refusing(limits, upload, mask):
         picture = read_picture(upload.path, limits.pixels)
         hole = rule.hole(picture, upload.path, mask.path if mask else None)
     height, width = hole.pixels.shape
@@ -161,7 +162,7 @@ def fill(
     warnings: list[str] = []
     lines: list[str] = []
     report = Reporter(say=lines.append, warn=warnings.append, progress=progress, peak_memory=lambda: "not measured")
-    with _refusing(upload, mask):
+    with _refusing(limits, upload, mask):
         run_job(Job(upload.path, mask.path if mask else None, target), filler, rule, report, None, limits.pixels)
     done = lines[0].removeprefix(f"{upload.path}: ").partition(" -> ")[0].partition(", peak memory")[0]
     say(done)
@@ -169,22 +170,28 @@ def fill(
     return Answer(about, path=target)
 
 
-# ---- texts: no path of this machine, the fields' names instead of the command's options
+# ---- texts: no path of this machine, and what is asked of the library by the names of the request's fields
+
+_FIELDS = {"image": "picture", "output": "picture", "colour": "mask-color", "invert": "invert-mask"}
+_FIELDS |= {"resize": "resize-mask", "alpha": "mask=alpha"}
 
 
 class _refusing:
     """In the block what the user can put right is a refusal that names the client's files."""
 
-    def __init__(self, *uploads: Upload | None) -> None:
-        self.uploads = uploads
+    def __init__(self, limits: Limits, *uploads: Upload | None) -> None:
+        self.limits, self.uploads = limits, uploads
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PictureTooLarge):
+            limit = f"this server takes {self.limits.pixels / 1e6:g} megapixels"
+            text = _fit(f"{error.place} is {error.size}, and {limit}; shrink it", *self.uploads)
+            raise Refusal(413, text) from error
         if isinstance(error, PConvError):
-            text = _fit(str(error), *self.uploads)
-            raise Refusal(413 if "--max-megapixels" in text else 422, text) from error
+            raise Refusal(422, _fit(str(error), *self.uploads)) from error
 
 
 def _texts(texts: Sequence[str], *uploads: Upload | None) -> list[str]:
@@ -195,11 +202,4 @@ def _fit(text: str, *uploads: Upload | None) -> str:
     for upload in uploads:
         if upload is not None:
             text = text.replace(str(upload.path), upload.name)
-    text, found = re.subn(
-        r"--max-pixels allows (\d+)(.*?)(; give a greater number.*)?$",
-        lambda match: f"this server takes {int(match[1]) / 1e6:g} megapixels (--max-megapixels){match[2]}; shrink it",
-        text,
-    )
-    if not found:
-        text = re.sub(r"--(mask-color|mask|threshold|dilate|invert-mask|resize-mask)\b", r"\1", text)
-    return re.sub(r"^(IMAGE|OUT): ", "picture: ", text.replace("--mask: ", "mask: "))
+    return rename_arguments(text, _FIELDS)

@@ -3,10 +3,8 @@
 from pconv_cuda.training.config import TrainingConfig, flatten, load_config, to_yaml
 from pconv_cuda.training.loop import TrainingResult, train
 from pconv_cuda.training.networks import build_network
-from pconv_cuda.training.progress import Progress
 
 __all__ = [
-    "Progress",
     "TrainingConfig",
     "TrainingResult",
     "build_network",

@@ -18,10 +18,10 @@ import torch
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_link, atomic_path, is_out_of_memory, os_error_text, remove_leftovers
+from pconv_cuda.models.weights import BEST, CONFIG, FILE, save_file
 from pconv_cuda.text import brief, load_error_text
 from pconv_cuda.training.checksum import append_checksum, check
 from pconv_cuda.training.logs import LOG, last_step
-from pconv_cuda.weights import BEST, CONFIG, FILE, save_file
 
 __all__ = ["CONFIGURATION", "Checkpoints"]
 
@@ -188,7 +188,7 @@ class Checkpoints:
                 warnings.warn(f"{str(foreign[0])!r} is of another run ({lines}); {path.name} is taken", stacklevel=2)
             return path, state
         if paths and foreign is None:
-            raise PConvError(f"--resume auto: none of the checkpoints in {str(self.folder)!r} can be read")
+            raise PConvError(f"resume: none of the checkpoints in {str(self.folder)!r} can be read")
         return foreign
 
     def refuse_replacing(self, resume: str, every: int) -> None:
@@ -208,8 +208,8 @@ class Checkpoints:
             names += [CONFIGURATION, LOG]
         if there := [name for name in names if (run / name).exists()]:
             raise PConvError(
-                f"--resume {resume}: {str(run)!r} holds {', '.join(there)} and no checkpoint of its own; the training "
-                "would replace them. Take --resume never if that is wanted, or another --out"
+                f"resume: {resume!r}, but {str(run)!r} holds {', '.join(there)} and no checkpoint of its own; the "
+                "training would replace them. Take `resume=never` if that is wanted, or another `out`"
             )
 
     def make_folder(self) -> None:
@@ -217,7 +217,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PConvError(f"--out: cannot make the folder {str(self.folder)!r}: {os_error_text(error)}") from error
+            raise PConvError(f"out: cannot make the folder {str(self.folder)!r}: {os_error_text(error)}") from error
 
     def to_resume(self, resume: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """The checkpoint that ``resume`` (auto, never or a path) asks for, or None to start afresh.
@@ -233,16 +233,16 @@ class Checkpoints:
         elif (path := Path(resume)).is_dir():
             found = Checkpoints(path, 1).newest()
             if found is None:
-                raise PConvError(f"--resume: no checkpoint in {str(path / 'checkpoints')!r}; looked for step-*.pt")
+                raise PConvError(f"resume: no checkpoint in {str(path / 'checkpoints')!r}; looked for step-*.pt")
         elif path.is_file():
             found = path, _load(path)
         else:
-            raise PConvError(f"--resume: expected auto, never, a checkpoint or a run, got {resume!r}")
+            raise PConvError(f"resume: expected auto, never, a checkpoint or a run, got {resume!r}")
         own = found is not None and found[0].resolve().parent == self.folder.resolve()
         if self.paths() and not own:
             raise PConvError(
-                f"--resume {resume}: {str(self.folder.parent)!r} holds checkpoints of a run already; "
-                "take --resume auto to go on with it, or another --out"
+                f"resume: {resume!r}, but {str(self.folder.parent)!r} holds checkpoints of a run already; "
+                "take `resume=auto` to go on with it, or another `out`"
             )
         if found is None:
             return None
@@ -251,7 +251,7 @@ class Checkpoints:
             raise PConvError(
                 f"the configuration does not fit {str(path)!r}:\n  "
                 + "\n  ".join(differing)
-                + "\ntake the checkpoint's values, or another --out"
+                + "\ntake the checkpoint's values, or another `out`"
             )
         # another run's best is no checkpoint of this one
         return state if own else {**state, "best_step": 0, "best_score": float("inf"), "losses": [0.0, 0]}

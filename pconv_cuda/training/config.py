@@ -140,17 +140,17 @@ def _check_features(config: TrainingConfig) -> None:
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
-    yaml = require("yaml", "train", why="--config")
+    yaml = require("yaml", "train", why="reading a configuration")
     try:
         content = parse_yaml(read_limited(Path(path)))
     except OSError as error:
-        raise PConvError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
+        raise PConvError(f"path: cannot read {str(path)!r}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # also UnicodeDecodeError
-        raise PConvError(f"--config: {str(path)!r} is no valid YAML: {error}") from error
+        raise PConvError(f"path: {str(path)!r} is no valid YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise PConvError(f"--config: expected sections such as 'train:' in {str(path)!r}, got {brief(content)}")
+        raise PConvError(f"path: expected sections such as 'train:' in {str(path)!r}, got {brief(content)}")
     flat = {}
     for section, values in content.items():
         if section not in _sections():
@@ -166,11 +166,11 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
 def _setting_value(key: str, text: str) -> Any:
     if key in _fields() and _fields()[key][1] is str:
         return text  # a folder's name may look like YAML: 'a: b', '[x]', '#1'
-    yaml = require("yaml", "train", why="--set")
+    yaml = require("yaml", "train", why="reading a setting")
     try:
         return parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise PConvError(f"--set: {brief(text)} is no valid value for {key}: {error}") from error
+        raise PConvError(f"settings: {brief(text)} is no valid value for {key}: {error}") from error
 
 
 def load_config(
@@ -192,12 +192,12 @@ def load_config(
         PConvError: no such recipe, unreadable file, unknown key (the nearest ones are named), wrong type or value.
     """
     if recipe not in RECIPES:
-        raise PConvError(f"--recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}")
+        raise PConvError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}")
     flat = {**RECIPES[recipe], **(_read_yaml(path) if path is not None else {})}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise PConvError(f"--set: expected key=value, got {setting!r}")
+            raise PConvError(f"settings: expected key=value, got {setting!r}")
         flat[key.strip()] = _setting_value(key.strip(), text)
     flat.update(overrides or {})
     return _from_flat({key: _checked(key, value) for key, value in flat.items()})
@@ -205,7 +205,7 @@ def load_config(
 
 def to_yaml(config: TrainingConfig) -> str:
     """The configuration as YAML with a comment on each key; reading it back gives the same one."""
-    yaml = require("yaml", "train", why="--print-config")
+    yaml = require("yaml", "train", why="writing a configuration")
     fields, lines, section = _fields(), [], ""
     for key, value in flatten(config).items():
         if not key.startswith(f"{section}.") or not section:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pconv_cuda._arguments import as_valid
+from pconv_cuda.checks import as_valid
 from pconv_cuda.errors import require
 from pconv_cuda.files import atomic_path, open_append
 from pconv_cuda.text import parse_json

@@ -15,20 +15,19 @@ from typing import Any
 
 import torch
 
-from pconv_cuda import weights
-from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
 from pconv_cuda.locks import folder_lock
-from pconv_cuda.models import InpaintingNetwork
+from pconv_cuda.models import InpaintingNetwork, weights
 from pconv_cuda.models.prefill import filled
+from pconv_cuda.progress import Progress
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.conditions import check_depth, make_accelerator, memory_errors
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, picture_grid
 from pconv_cuda.training.networks import WeightAverage, build_network, build_optimizer, freeze_encoder_bn
 from pconv_cuda.training.objective import Objective, mean_over_samples, mean_terms
-from pconv_cuda.training.progress import Progress
+from pconv_cuda.training.pairs import Pairs
 from pconv_cuda.training.sources import RunData, loader_errors, open_data, training_batches
 
 __all__ = ["TrainingResult", "train"]
@@ -97,7 +96,7 @@ class _Run:
                 if self.accelerator.scaler is not None and state["scaler"] is not None:
                     self.accelerator.scaler.load_state_dict(state["scaler"])
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise PConvError(f"--resume: the checkpoint of step {state['step']} does not fit: {error}") from error
+                raise PConvError(f"resume: the checkpoint of step {state['step']} does not fit: {error}") from error
             self.best_step, self.best_score = state["best_step"], state["best_score"]
             self.losses = list(state["losses"])
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from pconv_cuda.data.pairs import Pairs
 from pconv_cuda.losses import InpaintingLoss
+from pconv_cuda.losses.vgg import VGG16Features, feature_distance
 from pconv_cuda.training.options import TrainingConfig
-from pconv_cuda.vgg import VGG16Features, feature_distance
+from pconv_cuda.training.pairs import Pairs
 
 __all__ = ["Objective", "mean_over_samples", "mean_terms"]
 

@@ -21,7 +21,7 @@ def read_limited(path: Path) -> str:
     with open(path, "rb") as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
-        raise PConvError(f"--config: expected at most {_MOST_BYTES} bytes, {str(path)!r} has more")
+        raise PConvError(f"path: expected at most {_MOST_BYTES} bytes, {str(path)!r} has more")
     return data.decode("utf-8")
 
 

@@ -11,14 +11,14 @@ from types import TracebackType
 
 import torch
 
-from pconv_cuda.data.documents import DamageMasks, DocumentPages
 from pconv_cuda.data.images import FolderImages, ImageSource, MemoryImages
-from pconv_cuda.data.masks import KINDS, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
 from pconv_cuda.data.packaged import packaged_images, split
-from pconv_cuda.data.pairs import Pairs, StepBatches
+from pconv_cuda.documents import DamageMasks, DocumentPages
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
+from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
 from pconv_cuda.training.options import TrainingConfig
+from pconv_cuda.training.pairs import Pairs, StepBatches
 
 __all__ = ["RunData", "loader_errors", "open_data", "training_batches"]
 

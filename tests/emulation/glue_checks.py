@@ -10,14 +10,15 @@ import torch
 from cases import BY_NAME, CASES, KERNEL_CASES, Case, make_tensors, operands, spread_mask
 from conftest import assert_as_good_as_torch
 
-from pconv_cuda import _extension, _precision, ops, reference
+from pconv_cuda import ops, reference
+from pconv_cuda.ops import convolution, fallback, tf32
 
 LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
 library = ctypes.CDLL(LIBRARY)
 emulated = torch.ops.pconv_emulated
-torch.library.register_fake("pconv_emulated::partial_conv2d", ops._forward_fake)
-torch.library.register_fake("pconv_emulated::partial_conv2d_backward", ops._backward_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d", convolution._forward_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d_backward", convolution._backward_fake)
 
 asked = 0
 
@@ -26,7 +27,7 @@ asked = 0
 def reader() -> int:
     global asked
     asked += 1
-    return int(_precision.tf32_allowed())
+    return int(tf32.tf32_allowed())
 
 
 library.pconv_emulated_tf32_reader(reader)
@@ -171,7 +172,7 @@ def test_a_device_before_sm_80_runs_the_unfused_reference() -> None:
     t = make_tensors(case).to(torch.float32)
     forward = (t.input, t.mask, None, None, t.weight, t.bias, *window(case))
     library.pconv_emulated_device(75, 40, 0, ctypes.c_int64(2**31 - 1))
-    _extension._warned.clear()
+    fallback._warned.clear()
     with pytest.warns(UserWarning, match="unfused reference"):
         unfused = emulated.partial_conv2d(*forward)
     backward = (t.grad, *forward[:5], unfused[2], *window(case), False, True, False, True, True)

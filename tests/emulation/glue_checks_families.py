@@ -28,11 +28,11 @@ GEMM, WGMMA, FIRST, LAST, STAGE, STAGE_WGMMA, LAST_STAGE = (1 << bit for bit in 
 # Small enough for the emulator, on a device of one multiprocessor, which large tiles fill.
 SMALL = {
     "gemm": (selftest.Case(8, 16, 9),),
-    "wgmma": (selftest.Case(64, 72, 8),),
+    "wgmma": (selftest.Case(64, 136, 8, tile=5), selftest.Case(64, 72, 8, tile=6), selftest.Case(64, 40, 8, tile=7)),
     "first layer": (selftest.Case(3, 16, 12),),
     "last layer": (selftest.Case(16, 3, 12),),
     "decoder stage": (selftest.Case(8, 16, 8, skip=8),),
-    "decoder stage on wgmma": (selftest.Case(8, 72, 8, skip=64),),
+    "decoder stage on wgmma": (selftest.Case(8, 136, 8, skip=64, tile=5), selftest.Case(8, 40, 8, skip=64, tile=7)),
     "last decoder stage": (selftest.Case(16, 3, 12, skip=3),),
 }
 
@@ -94,12 +94,13 @@ def test_each_case_runs_its_family_and_is_right(family: str, monkeypatch: pytest
 
 
 def layer(dtype: torch.dtype, k: int = 16):
-    t = make_tensors(Case("layer", n=1, c=64, h=8, w=8, k=k), dtype).to(dtype, torch.channels_last)
+    t = make_tensors(Case("layer", n=1, c=64, h=16, w=16, k=k), dtype).to(dtype, torch.channels_last)
     window = ([1, 1], [1, 1], [1, 1], 1)
     return (t.input, t.mask, None, None, t.weight, t.bias, *window), t.grad
 
 
 def test_a_family_is_asked_for_once_and_what_is_wrong_is_not_used(asked) -> None:
+    library.pconv_emulated_device(80, 1, 0, ctypes.c_int64(2**31 - 1))
     given, grad = layer(torch.bfloat16)
     seen = asked(GEMM)
     output, _, ratio = emulated.partial_conv2d(*given)
@@ -143,15 +144,16 @@ CLOCK = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int)
 
 @pytest.fixture
 def timed() -> Iterator[Callable[..., list[int]]]:
-    """Benchmark mode with a pretended time for each path: 0 the library, 1 mma.sync, 2 wgmma."""
+    """Benchmark mode with a pretended time for each path: 0 the library, 1 mma.sync, 2 wgmma; ``tiles``: for choices of
+    a path and a tile, which else take as long as the path does."""
     kept: list[object] = []
 
-    def start(*times: float, wanted: int = 1) -> list[int]:
+    def start(*times: float, wanted: int = 1, tiles: dict[int, float] | None = None) -> list[int]:
         measured: list[int] = []
 
-        def clock(path: int) -> float:
-            measured.append(path)
-            return times[path]
+        def clock(choice: int) -> float:
+            measured.append(choice)
+            return (tiles or {}).get(choice, times[choice % 16])
 
         kept[:] = READER_TYPE(lambda: wanted), CLOCK(clock)
         library.pconv_emulated_benchmark(*kept)
@@ -163,6 +165,10 @@ def timed() -> Iterator[Callable[..., list[int]]]:
     library.pconv_emulated_choices(True)
 
 
+def measured_path(used: int) -> int:
+    return {0: 0, GEMM: 1, WGMMA: 2}[used]
+
+
 @pytest.mark.parametrize(
     ("times", "used"), [((3, 2, 1), WGMMA), ((3, 1, 2), GEMM), ((1, 2, 3), 0), ((1, 1, 1), 0)], ids=str
 )
@@ -172,15 +178,42 @@ def test_the_fastest_way_is_taken(timed, times: tuple[int, ...], used: int) -> N
     measured = timed(*times)
     for _ in range(2):
         output, _, ratio = emulated.partial_conv2d(*given)
-        assert families() == used and measured == [0, 1, 2]
-    library.pconv_emulated_force_path({0: 0, GEMM: 1, WGMMA: 2}[used])
+        assert families() == used and measured[:3] == [0, 1, 2]
+        assert len(set(measured)) == len(measured) and {each % 16 for each in measured[3:]} <= {measured_path(used)}
+    library.pconv_emulated_force_path(measured_path(used))
     assert torch.equal(output, emulated.partial_conv2d(*given)[0])
     library.pconv_emulated_force_path(-1)
     emulated.partial_conv2d_backward(grad, *given[:5], ratio, *given[6:], False, True, False, True, True)
-    assert len(measured) == 6 and library.pconv_emulated_choices(False) == 2
+    assert measured.count(0) == 2 and library.pconv_emulated_choices(False) == 2
     smaller = (given[0][:, :, 1:], given[1][:, :, 1:], *given[2:])
     emulated.partial_conv2d(*smaller)
-    assert len(measured) == 9  # another geometry
+    assert measured.count(0) == 3  # another geometry
+
+
+FPROP, DGRAD, WGRAD = 4, 8, 12  # where a choice has a pass' tile
+LARGE, WIDE, SMALL_TILE, LEAN, WGMMA_64, WGMMA_TILES = 1, 2, 3, 5, 8, (6, 7, 8)  # a tile's number and one
+
+
+def test_the_fastest_tile_of_each_pass_is_taken(timed) -> None:
+    given, grad = layer(torch.bfloat16, k=136)
+    library.pconv_emulated_family_checker(None)
+    narrow, mixed = 2 | WGMMA_64 << FPROP, 2 | LARGE << DGRAD | SMALL_TILE << WGRAD
+    measured = timed(4, 3, 2, tiles={narrow: 1.5, 2 | LARGE << DGRAD: 1.5, mixed: 1, 2 | SMALL_TILE << WGRAD: 1.2})
+    output, _, ratio = emulated.partial_conv2d(*given)
+    # Neither path's own tile is timed twice (large is mma.sync's), and one of 8 columns is no candidate for 136.
+    assert measured[:3] == [0, 1, 2] and families() == WGMMA
+    tried = {each >> FPROP for each in measured[3:]}
+    assert len(tried) == len(measured) - 3 == 5 and tried < {WIDE, SMALL_TILE, LEAN, *WGMMA_TILES}
+    wanted = (grad, *given[:5], ratio, *given[6:], False, True, False, True, False)
+    del measured[:]
+    gradients = emulated.partial_conv2d_backward(*wanted)
+    assert mixed in measured and families() == GEMM
+    again = emulated.partial_conv2d(*given)[0]
+    library.pconv_emulated_force_path(narrow)
+    assert torch.equal(output, emulated.partial_conv2d(*given)[0]) and torch.equal(output, again)
+    library.pconv_emulated_force_path(mixed)
+    for ours, forced in zip(gradients, emulated.partial_conv2d_backward(*wanted), strict=True):
+        assert torch.equal(ours, forced)
 
 
 def test_nothing_is_timed_unless_it_is_wanted(timed) -> None:
@@ -223,7 +256,7 @@ def test_verbose_says_once_what_runs() -> None:
         assert done.returncode == 0, done.stderr
         lines = [line for line in done.stderr.splitlines() if line.startswith("pconv_cuda:")]
         assert [line.rpartition(": ")[2] for line in lines] == expected, done.stderr
-        assert all("forward input 1x64x8x8, weight 72x64x3x3" in line for line in lines)
+        assert all("forward input 1x64x16x16, weight 72x64x3x3" in line for line in lines)
 
 
 PLANTED = """

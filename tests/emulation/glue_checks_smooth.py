@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pconv_cuda import ops_smooth, smooth
+from pconv_cuda import smooth
+from pconv_cuda.ops import fill
 
 LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
 library = ctypes.CDLL(LIBRARY)
 emulated = torch.ops.pconv_emulated.smooth_fill.default
-torch.library.register_fake("pconv_emulated::smooth_fill", ops_smooth._fake)
+torch.library.register_fake("pconv_emulated::smooth_fill", fill._fake)
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 MORE = pytest.mark.full("the operators' glue in more cases")
 

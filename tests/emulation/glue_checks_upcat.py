@@ -10,15 +10,16 @@ import torch
 from cases_upcat import BY_NAME, STAGES, WINDOW, Stage, assert_no_worse, errors, make_tensors
 from torch import Tensor
 
-from pconv_cuda import _extension, ops, reference
+from pconv_cuda import reference
+from pconv_cuda.ops import convolution, fallback
 
 LIBRARY = os.environ["PCONV_EMULATED_LIBRARY"]
 torch.ops.load_library(LIBRARY)
 library = ctypes.CDLL(LIBRARY)
 emulated = torch.ops.pconv_emulated
-torch.library.register_fake("pconv_emulated::partial_conv2d", ops._forward_fake)
-torch.library.register_fake("pconv_emulated::partial_conv2d_backward", ops._backward_fake)
-torch.library.register_fake("pconv_emulated::upcat_phases", ops._phases_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d", convolution._forward_fake)
+torch.library.register_fake("pconv_emulated::partial_conv2d_backward", convolution._backward_fake)
+torch.library.register_fake("pconv_emulated::upcat_phases", convolution._phases_fake)
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -187,7 +188,7 @@ def test_errors_name_the_argument() -> None:
 def test_a_device_before_sm_80_runs_the_unfused_reference() -> None:
     t = make_tensors(BY_NAME["phases"], torch.float32).to(torch.float32)
     library.pconv_emulated_device(75, 40, 0, ctypes.c_int64(2**31 - 1))
-    _extension._warned.clear()
+    fallback._warned.clear()
     with pytest.warns(UserWarning, match="unfused reference"):
         unfused = ours_of(t)
     truth, _, gradients = t.call(reference.partial_conv2d_upcat)

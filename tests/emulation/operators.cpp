@@ -125,7 +125,7 @@ void run_case(
     forward.new_mask = static_cast<uint8_t*>(new_mask.data());
     forward.y = y.data();
     // What the library's convolution is left to is refused.
-    if (!cuda::families_of(forward, device)) {
+    if (!cuda::kernels_of(forward, device).families) {
         ++comparisons;
         if (g.n > 0 && cuda::run_forward(forward, device, nullptr, nullptr).error != cudaErrorNotSupported)
             std::printf("MISMATCH %s: not refused\n", what.c_str()), ++failures;
@@ -259,6 +259,7 @@ int main(int argc, char** argv) {
                     // Doubles take the same kernels on every device.
                     if (multiprocessors > 1 && options.quick && kind.dtype == DType::f64) continue;
                     device.multiprocessors = multiprocessors;
+                    if (device.wgmma) device.wanted = multiprocessors < 40 ? cuda::wgmma_tiles : cuda::any_tiles;
                     run_case(spec, problem, truth, kind, layout, device);
                 }
                 if (options.quick || spec.g.n < 2) continue;

@@ -51,7 +51,7 @@ FOR_BOUNDS = {
     "no_mask,mask_of_batch_1,empty_batch,first_of_two_channels,tiles_of_256,last_layer,two_blocks,two_blocks_of_odd_size,"
     "blocks_beyond_the_taps,deep,stride_beyond_the_image,channel_masks_of_many,holes_on_top,"
     "first_of_odd_sizes,last_in_tiles,last_of_odd_blocks,last_of_8_filters",
-    "90": "wgmma_256,wgmma_dilated,wgmma_two_blocks,wgmma_split,wgmma_past_the_image",
+    "90": "wgmma_64,wgmma_256,wgmma_dilated,wgmma_two_blocks,wgmma_split,wgmma_past_the_image",
 }
 # Ragged ends, every kind of mask and way, small: for both layouts, other schedules and AddressSanitizer.
 STAGES = "smallest,ragged,odd_channels,width_4,row,masks_of_batch_1,empty_batch,last,last_of_four"
@@ -85,7 +85,7 @@ def calls_of(
 # Between them these run every instantiation; fp16 differs from bf16 in an instruction and two conversions, and takes
 # fewer cases. 99 KiB a block, as on sm_86, sm_89 and sm_120: there is a tile for those.
 LITTLE = ("--shared", "101376")
-FOR_F16_ON_90 = f"{FOR_BOUNDS['90']},wgmma_two_tiles_across,wgmma_pointwise"
+FOR_F16_ON_90 = f"{FOR_BOUNDS['90']},wgmma_two_tiles_across,wgmma_pointwise,wgmma_256_strided,wgmma_64_strided"
 HALVES, SHORT_TYPES = ("bf16", "f16"), ("bf16", "f16", "tf32")
 SHORT = {
     "operators": [

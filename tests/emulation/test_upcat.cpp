@@ -104,7 +104,7 @@ void run_case(
     call.phases = phases;
     call.y = y.data(), call.ratio = ratio.data(), call.new_mask = static_cast<uint8_t*>(new_mask.data());
     call.negative_slope = negative_slope;
-    if (!cuda::families_of(call, device)) {
+    if (!cuda::kernels_of(call, device).families) {
         ++comparisons;
         if (g.n > 0 && cuda::run_forward(call, device, nullptr, nullptr).error != cudaErrorNotSupported)
             report(what, "not refused");
@@ -146,6 +146,7 @@ void run_devices(
         for (const int64_t operations : {0, 1 << 20}) {  // a byte: phases always pay, or never
             if (multiprocessors == 2 && !device.wgmma) continue;
             device.multiprocessors = multiprocessors;
+            if (device.wgmma) device.wanted = multiprocessors < 40 ? cuda::wgmma_tiles : cuda::any_tiles;
             device.flops_per_byte = operations;
             run_case(spec, problem, truth, kind, t, device, nullptr, multiprocessors == 1 ? 1 : 0.2);
             if (kind.dtype == DType::f64) return;  // materialised: nothing differs

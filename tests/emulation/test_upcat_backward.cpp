@@ -55,7 +55,7 @@ struct Run {
         };
         const Outputs ours(g, low), again(g, low);
         tell(ours);
-        if (!cuda::families_of(call, device)) {
+        if (!cuda::kernels_of(call, device).families) {
             ++comparisons;
             if (cuda::run_backward(call, device, nullptr, nullptr).error != cudaErrorNotSupported)
                 report(what, "not refused");
@@ -99,6 +99,7 @@ void run_devices(const Run& run, const Options& options) {
             device.arch = options.arch, device.wgmma = options.arch == 90;
             device.shared_bytes = options.shared_bytes;
             device.multiprocessors = multiprocessors;
+            if (device.wgmma) device.wanted = multiprocessors < 40 ? cuda::wgmma_tiles : cuda::any_tiles;
             device.flops_per_byte = operations;
             run(device, 15);
             if (options.quick) continue;

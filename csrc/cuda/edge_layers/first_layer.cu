@@ -82,15 +82,21 @@ PCONV_DEV void multiply_patch(
                     a[i], patch + (i * p.conv.window.stride_h + r) * patch_pitch + step * 32, pixel_step, lane);
                 a[i][0] &= near_mask, a[i][1] &= near_mask, a[i][2] &= far_mask, a[i][3] &= far_mask;
             }
+            // All filters are asked for before the first product: one latency for all. Few filters: no work for columns
+            // that are not there.
+            uint32_t b[Layer::pairs][4];
+#pragma unroll
+            for (int pair = 0; pair < Layer::pairs; ++pair)
+                if (pair < pairs)
+                    ldmatrix_x4(b[pair], filters + pair * 16 * p.filter_pitch + (r * p.steps_per_row + step) * 32);
 #pragma unroll
             for (int pair = 0; pair < Layer::pairs; ++pair) {
-                if (pair >= pairs) break;  // few filters: no work for columns that are not there
-                uint32_t b[4];
-                ldmatrix_x4(b, filters + pair * 16 * p.filter_pitch + (r * p.steps_per_row + step) * 32);
+                if (pair >= pairs) break;
 #pragma unroll
                 for (int i = 0; i < tile_rows_per_warp; ++i)
 #pragma unroll
-                    for (int half = 0; half < 2; ++half) Math::multiply(sums[i][pair * 2 + half], a[i], &b[half * 2]);
+                    for (int half = 0; half < 2; ++half)
+                        Math::multiply(sums[i][pair * 2 + half], a[i], &b[pair][half * 2]);
             }
         }
     }

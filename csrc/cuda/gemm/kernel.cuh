@@ -135,7 +135,8 @@ Status launch_tile(TileId tile, const typename Gather<pass, Math, Small, filters
             if constexpr (pass == Pass::fprop) return launch_gemm<pass, Math, Thin, filters>(name, p, stream);
             break;
         case TileId::wgmma_128x256:
-        case TileId::wgmma_128x128: break;
+        case TileId::wgmma_128x128:
+        case TileId::wgmma_128x64: break;
     }
     return {cudaErrorInvalidValue, name};
 }

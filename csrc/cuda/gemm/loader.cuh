@@ -70,8 +70,13 @@ template <class Tile, class T>
 PCONV_DEV void copy_rows(
     uint32_t place, const T* source, const int (&offset)[Tile::rows_per_thread], int shift, uint32_t bits) {
 #pragma unroll
-    for (int i = 0; i < Tile::rows_per_thread; ++i)
-        cp_async_ca_16(place + i * (Tile::row_step * 128), source + (offset[i] + shift), bits >> i & 1);
+    for (int i = 0; i < Tile::rows_per_thread; ++i) {
+        const uint32_t to = place + i * (Tile::row_step * 128);
+        if (Tile::gathers_through_l1)
+            cp_async_ca_16(to, source + (offset[i] + shift), bits >> i & 1);
+        else
+            cp_async_cg_16(to, source + (offset[i] + shift), bits >> i & 1);
+    }
 }
 
 // K-major filters, rows of shared memory are columns of the product; `left` of them exist from this thread's first on.

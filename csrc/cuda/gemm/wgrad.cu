@@ -92,7 +92,9 @@ static_assert(has_room<Bf16, Small>(TileId::small) && has_room<Tf32, SmallRoomy>
 
 }  // namespace
 
-Status gemm_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t stream) {
+Status gemm_wgrad(MathId math, TileId tile, const WgradParams& call, cudaStream_t stream) {
+    WgradParams p = call;
+    p.by_p = divisor_of(p.p), p.by_q = divisor_of(p.q);
     if (is_wgmma(tile)) return sm90_wgrad(math, tile, p, stream);
     const char* const name = gemm_name(Pass::wgrad, tile);
     if (math == MathId::ieee) return launch_wgrad<Ieee, SmallRoomy>(name, p, stream);

@@ -44,7 +44,13 @@ constexpr unsigned last_stage = 64;   // the decoder's last stage
 }  // namespace family
 constexpr int families = 7;
 
-unsigned families_of(const Forward& call, const Device& device);
+// The kernels that a call would run on. Tiles: of the products in the order of their launches, -1: no product.
+struct Kernels {
+    unsigned families = 0;
+    Tiles tiles = any_tiles;
+};
+
+Kernels kernels_of(const Forward& call, const Device& device);
 
 int64_t forward_workspace(const Forward& call, const Device& device);  // bytes
 Status run_forward(const Forward& call, const Device& device, void* workspace, cudaStream_t stream);
@@ -61,7 +67,7 @@ struct Backward : Layer {
     const void* scaled;
 };
 
-unsigned families_of(const Backward& call, const Device& device);
+Kernels kernels_of(const Backward& call, const Device& device);
 
 int64_t backward_workspace(const Backward& call, const Device& device);  // bytes
 Status run_backward(const Backward& call, const Device& device, void* workspace, cudaStream_t stream);

@@ -102,13 +102,16 @@ int64_t backward_workspace(const Backward& call, const Device& device) {
     return workspace.used();
 }
 
-unsigned families_of(const Backward& call, const Device& device) {
-    if (call.low_channels > 0) return stage_families_of(call, device);
+Kernels kernels_of(const Backward& call, const Device& device) {
+    if (call.low_channels > 0) return stage_kernels_of(call, device);
     Workspace workspace(nullptr);
     const Buffers b = allocate_workspace(call, device, workspace);
-    if ((call.dx && !b.dgrad.fast) || (call.dw && !b.wgrad.fast)) return 0;
-    const unsigned found = (call.dx ? family_of(b.dgrad) : 0) | (call.dw ? family_of(b.wgrad) : 0);
-    return found ? found : family::gemm;  // the bias alone
+    Kernels found;
+    if ((call.dx && !b.dgrad.fast) || (call.dw && !b.wgrad.fast)) return found;
+    if (call.dx) add_product(b.dgrad, 0, found);
+    if (call.dw) add_product(b.wgrad, 1, found);
+    if (!found.families) found.families = family::gemm;  // the bias alone
+    return found;
 }
 
 Status run_backward(const Backward& call, const Device& device, void* memory, cudaStream_t stream) {
@@ -116,7 +119,7 @@ Status run_backward(const Backward& call, const Device& device, void* memory, cu
     const Geometry& g = call.geometry;
     Workspace workspace(memory);
     const Buffers buffers = allocate_workspace(call, device, workspace);
-    if (!families_of(call, device)) return {cudaErrorNotSupported, "backward"};
+    if (!kernels_of(call, device).families) return {cudaErrorNotSupported, "backward"};
     Status status;
     if (!call.is_scaled)
         status = scale_gradient(

@@ -199,13 +199,20 @@ int64_t forward_workspace(const Forward& call, const Device& device) {
     return workspace.used();
 }
 
-unsigned families_of(const Forward& call, const Device& device) {
+Kernels kernels_of(const Forward& call, const Device& device) {
     Workspace workspace(nullptr);
     const Plan plan = allocate_workspace(call, device, workspace).plan;
-    if (call.geometry.n == 0 || !plan.fast) return 0;
-    if (call.low_channels == 0) return family_of(plan);
-    if (plan.special == Special::last) return family::last_stage;
-    return is_wgmma(plan.tile) ? family::stage_wgmma : family::stage;
+    Kernels found;
+    if (call.geometry.n == 0 || !plan.fast) return found;
+    if (call.low_channels == 0) {
+        add_product(plan, 0, found);
+    } else if (plan.special == Special::last) {
+        found.families = family::last_stage;
+    } else {
+        found.families = is_wgmma(plan.tile) ? family::stage_wgmma : family::stage;
+        found.tiles[0] = static_cast<signed char>(plan.tile);
+    }
+    return found;
 }
 
 Status run_forward(const Forward& call, const Device& device, void* memory, cudaStream_t stream) {

@@ -136,12 +136,17 @@ Status run_materialised(const Backward& call, const Buffers& b, const Device& de
 
 }  // namespace
 
-unsigned stage_families_of(const Backward& call, const Device& device) {
+Kernels stage_kernels_of(const Backward& call, const Device& device) {
     Workspace workspace(nullptr);
     const Buffers b = allocate_workspace(call, device, workspace);
-    const unsigned rest = families_of(b.materialised ? joined_backward(call, b) : skip_backward(call, nullptr), device);
-    if (rest == 0) return 0;
-    return rest | family::stage | (b.materialised ? 0 : family_of(b.fprop) | family_of(b.wgrad));
+    Kernels found = kernels_of(b.materialised ? joined_backward(call, b) : skip_backward(call, nullptr), device);
+    if (found.families == 0) return found;
+    found.families |= family::stage;
+    if (!b.materialised) {
+        if (call.dx) add_product(b.fprop, 2, found);
+        if (call.dw) add_product(b.wgrad, 3, found);
+    }
+    return found;
 }
 
 int64_t stage_backward_workspace(const Backward& call, const Device& device) {
@@ -154,7 +159,7 @@ Status run_stage_backward(const Backward& call, const Device& device, void* memo
     const Geometry& g = call.geometry;
     Workspace workspace(memory);
     const Buffers b = allocate_workspace(call, device, workspace);
-    if (!stage_families_of(call, device)) return {cudaErrorNotSupported, "backward"};
+    if (!stage_kernels_of(call, device).families) return {cudaErrorNotSupported, "backward"};
     if (b.materialised) return run_materialised(call, b, device, stream);
     Status status = scale_gradient(
         g, call.grad, dense(g.layout, g.k, g.h, g.w), call.ratio, call.ratio_n, 1, b.k_padded, b.scaled, call.db,

@@ -37,11 +37,13 @@ inline bool lies_as_krsc(const Layer& layer) {
            (g.r == 1 || at[2] == g.s * g.c) && (g.k == 1 || at[0] == g.r * g.s * g.c);
 }
 
-// Of a layer with one source.
-inline unsigned family_of(const Plan& plan) {
-    if (plan.special == Special::first) return family::first_layer;
-    if (plan.special == Special::last) return family::last_layer;
-    return is_wgmma(plan.tile) ? family::wgmma : family::gemm;
+// Adds a product of one source.
+inline void add_product(const Plan& plan, int number, Kernels& kernels) {
+    if (plan.special == Special::none) kernels.tiles[number] = static_cast<signed char>(plan.tile);
+    kernels.families |= plan.special == Special::first  ? family::first_layer
+                        : plan.special == Special::last ? family::last_layer
+                        : is_wgmma(plan.tile)           ? family::wgmma
+                                                        : family::gemm;
 }
 
 inline bool has_mask(const Layer& stage) { return stage.mask.bytes || stage.skip_mask.bytes; }
@@ -54,7 +56,7 @@ inline Mask joined_mask_of(const Layer& stage, const void* bytes) {
 }
 
 // The decoder stage's backward, which run_backward.cpp leaves to run_stage_backward.cpp.
-unsigned stage_families_of(const Backward& call, const Device& device);
+Kernels stage_kernels_of(const Backward& call, const Device& device);
 int64_t stage_backward_workspace(const Backward& call, const Device& device);
 Status run_stage_backward(const Backward& call, const Device& device, void* memory, cudaStream_t stream);
 

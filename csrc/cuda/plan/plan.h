@@ -5,7 +5,13 @@
 #include "../problem.h"
 #include "tiles.h"
 
+#include <array>
+
 namespace pconv::cuda {
+
+// A tile for each pass, by its number; -1: none in particular; -2: one of wgmma's.
+using Tiles = std::array<signed char, 4>;
+constexpr Tiles any_tiles{-1, -1, -1, -1}, wgmma_tiles{-2, -2, -2, -2};
 
 // What the choice depends on besides the problem.
 struct Device {
@@ -19,6 +25,7 @@ struct Device {
     // That tensor cores make from half types in the time of a byte of memory: 200 on an A100 (310 TFLOP/s, 1.55 TB/s)
     // and on an H100 (600 reached, 3.0).
     int64_t flops_per_byte = 200;
+    Tiles wanted = any_tiles;  // taken where they can be, whatever the rules say of sizes: to be timed
 };
 
 // Kernels of their own for a network's ends (edge_layer_kernels.h), in place of the general product.

@@ -16,6 +16,7 @@ struct Tile {
                          threads = 32 * warps;
     static constexpr int copy_threads = threads, store_threads = threads;  // every thread has every role
     static constexpr int row_bytes = 128;                                  // of a K step
+    static constexpr bool gathers_through_l1 = true;                       // where taps of neighbouring pixels meet
     // The gather: 8 threads fill a row, so a thread serves every row_step-th row. row_step is a multiple of 8: the
     // swizzle depends on row % 8 and is then one constant a thread.
     static constexpr int row_step = threads / 8, rows_per_thread = Rows / row_step;

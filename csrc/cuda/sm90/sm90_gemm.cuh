@@ -63,7 +63,7 @@ template <Pass pass, class Math, class Tile, Filters order>
 PCONV_DEV void consume(
     const Output& output, const Tables<Tile>& tables, const Ring<Tile>& ring, uint8_t* shared, int column0, int split,
     Steps steps) {
-    const int consumer = warpgroup_index() - 1, thread = threadIdx.x - Tile::producers;
+    const int consumer = warpgroup_index(), thread = threadIdx.x;
     float* const staging = reinterpret_cast<float*>(shared);
     if (steps.begin < steps.end) {
         const WgmmaProduct<Math, Tile, k_major, order == Filters::k_major ? k_major : mn_major> product(ring, consumer);
@@ -102,11 +102,11 @@ PCONV_DEV void run_wgmma_gemm(const WgmmaCall<pass, Math, Tile, order>& call, ui
 
     const int all = LoopPlace<Math, Tile>(p, tables).steps();
     const Steps steps{part.begin(all), part.end(all)};
-    if (warpgroup_index() == 0) {
-        registers_decrease<Tile::producer_registers>();
-        produce<Side, Tile, order>(call, tables, ring, column0, threadIdx.x, steps);
+    if (is_producer<Tile>()) {
+        if constexpr (Tile::moves_registers) registers_decrease<Tile::producer_registers>();
+        produce<Side, Tile, order>(call, tables, ring, column0, threadIdx.x - Tile::consumers, steps);
     } else {
-        registers_increase<Tile::consumer_registers>();
+        if constexpr (Tile::moves_registers) registers_increase<Tile::consumer_registers>();
         consume<pass, Math, Tile, order>(p.output, tables, ring, shared, column0, part.split, steps);
     }
 }
@@ -149,6 +149,7 @@ Status launch_wgmma(MathId math, TileId tile, const Params& p, cudaStream_t stre
     return by_half_math(math, name, [&](auto type) {
         using Math = typename decltype(type)::type;
         if (tile == TileId::wgmma_128x256) return launch_wgmma_gemm<pass, Math, Wgmma256, order>(name, p, stream);
+        if (tile == TileId::wgmma_128x64) return launch_wgmma_gemm<pass, Math, Wgmma64, order>(name, p, stream);
         return launch_wgmma_gemm<pass, Math, Wgmma128, order>(name, p, stream);
     });
 }

@@ -1,7 +1,7 @@
-// What the sm_90a kernels (wgmma) have in common: the shape of a block's work and the ring of stages through which one
-// warpgroup, the producer, hands tiles to two others, the consumers.
+// What the sm_90a kernels (wgmma) have in common: the shape of a block's work and the ring of stages through which its
+// last warps, the producers, hand tiles to two warpgroups, the consumers.
 //
-//   producer    waits until a stage is empty, gathers the left operand by cp.async, lets TMA bring the other one
+//   producers   wait until a stage is empty, gather one operand by cp.async, let TMA bring the other one
 //   consumers   wait until it is full, multiply 64 rows each, and give the stage back when the product has been made
 //
 // A stage is a tile of 128-byte rows with the 128-byte swizzle for either operand, the left one first.
@@ -12,12 +12,13 @@
 
 namespace pconv::cuda {
 
-// 128 rows, since two consumers of 64 rows read the right operand's tile twice and no more. The register counts are
-// those after setmaxnreg; their sum over the warpgroups is what the block got at its start.
-template <int Columns, int Stages, int BlocksPerSm, int ProducerRegisters, int ConsumerRegisters>
+// 128 rows, since two consumers of 64 rows read the right operand's tile twice and no more. Register counts: those
+// after setmaxnreg, whose sum over the warpgroups is what the block got at its start; none: every thread keeps what it
+// got.
+template <int Columns, int Stages, int BlocksPerSm, int Producers, int ProducerRegisters = 0, int ConsumerRegisters = 0>
 struct WgmmaTile {
     static constexpr int rows = 128, columns = Columns, stages = Stages, blocks_per_sm = BlocksPerSm;
-    static constexpr int producers = 128, consumers = 256, threads = producers + consumers, warps = threads / 32;
+    static constexpr int producers = Producers, consumers = 256, threads = producers + consumers, warps = threads / 32;
     static constexpr int producer_registers = ProducerRegisters, consumer_registers = ConsumerRegisters;
     static constexpr int copy_threads = producers, store_threads = consumers;
     static constexpr int row_step = producers / 8, rows_per_thread = rows / row_step;  // of the gather, as in tile.h
@@ -27,21 +28,32 @@ struct WgmmaTile {
         Stages * stage_bytes > rows * staging_pitch * 4 ? Stages * stage_bytes : rows * staging_pitch * 4;
     static constexpr int barrier_bytes = 2 * Stages * 8;
     static constexpr int registers_at_start = 65536 / (threads * BlocksPerSm) / 8 * 8;
+    static constexpr bool moves_registers = ProducerRegisters > 0;
+    // L1 and shared memory are one memory, whose bandwidth bounds these kernels: through L1 a byte crosses it twice
+    // more.
+    static constexpr bool gathers_through_l1 = false;
     static_assert(
-        ProducerRegisters + 2 * ConsumerRegisters <= 3 * registers_at_start, "setmaxnreg would wait for ever");
-    static_assert(Columns == 128 || Columns == 256, "a width of wgmma, and whole panels of 64 columns");
+        !moves_registers || (Producers == 128 && ProducerRegisters + 2 * ConsumerRegisters <= 3 * registers_at_start),
+        "setmaxnreg is for whole warpgroups, and would wait for ever");
+    static_assert(
+        registers_at_start >= Columns / 2 + 26, "ptxas wants as many for one wgmma, whatever setmaxnreg says");
+    static_assert(
+        Columns == 64 || Columns == 128 || Columns == 256, "a width of wgmma, and whole panels of 64 columns");
 };
 
-// Not as many stages as fit: what shared memory does not take is L1, where the taps of neighbouring pixels meet. Two
-// blocks of the narrow tile on a multiprocessor would leave 80 registers a thread, and wgmma m64n128 needs 90.
-using Wgmma256 = WgmmaTile<256, 3, 1, 56, 224>;
-using Wgmma128 = WgmmaTile<128, 4, 1, 56, 224>;
-// The weight gradient's producer keeps the offsets and mask bytes of a step ahead in registers.
-using Wgmma256Wgrad = WgmmaTile<256, 3, 1, 88, 208>;
-using Wgmma128Wgrad = WgmmaTile<128, 4, 1, 88, 208>;
+// The narrow tiles are there twice or three times on a multiprocessor: one block's products then hide the others'
+// waits.
+using Wgmma256 = WgmmaTile<256, 3, 1, 128, 56, 224>;
+using Wgmma128 = WgmmaTile<128, 3, 2, 64>;
+using Wgmma64 = WgmmaTile<64, 2, 3, 64>;
+// The weight gradient's producers keep the offsets and mask bytes of a step ahead in registers. It gathers through L1,
+// where few channels find their neighbours, and what shared memory does not take is L1.
+using Wgmma256Wgrad = WgmmaTile<256, 3, 1, 128, 88, 208>;
+using Wgmma128Wgrad = WgmmaTile<128, 4, 1, 128, 88, 208>;
 
 static_assert(tile_shapes[static_cast<int>(TileId::wgmma_128x256)].columns == Wgmma256::columns, "as in tiles.h");
 static_assert(tile_shapes[static_cast<int>(TileId::wgmma_128x128)].columns == Wgmma128::columns, "as in tiles.h");
+static_assert(tile_shapes[static_cast<int>(TileId::wgmma_128x64)].columns == Wgmma64::columns, "as in tiles.h");
 
 // Barriers of the stages, behind each other in shared memory. Both sides walk the ring in the same order.
 template <class Tile>
@@ -77,8 +89,14 @@ PCONV_DEV void wait_empty(const Ring<Tile>& ring, const Turn<Tile>& turn) {
     mbarrier_wait(ring.empty(turn.stage), turn.parity ^ 1);
 }
 
-// The same number in every lane of a warp, and known to be so: descriptors then stay in uniform registers.
+// Consumers come first, for a warpgroup begins at a multiple of 128 threads. The same number in every lane of a warp,
+// and known to be so: descriptors then stay in uniform registers.
 PCONV_DEV int warpgroup_index() { return __shfl_sync(0xffffffffu, int(threadIdx.x) / 128, 0); }
+
+template <class Tile>
+PCONV_DEV bool is_producer() {
+    return warpgroup_index() >= Tile::consumers / 128;
+}
 
 // Whether the kernel that this device would run is the sm_90a one. In a build without that architecture it would be
 // another one's empty body, which takes few registers and leaves the output as it was.
@@ -90,7 +108,7 @@ cudaError_t check_body(Kernel* kernel) {
     cudaFuncAttributes attributes{};
     const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
     if (error != cudaSuccess) return cudaGetLastError();  // not to be taken for someone else's
-    return attributes.numRegs >= 100 ? cudaSuccess : cudaErrorNoKernelImageForDevice;  // m64n128 alone needs 90
+    return attributes.numRegs >= 56 ? cudaSuccess : cudaErrorNoKernelImageForDevice;  // m64n64 alone needs 58
 #endif
 }
 

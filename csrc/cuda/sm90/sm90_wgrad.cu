@@ -36,7 +36,7 @@ PCONV_DEV void produce(
     const WgmmaWgrad& call, WgradTables<Math>& tables, const Ring<Tile>& ring, int row0, int column0, int begin,
     int end) {
     const WgradParams& p = call.wgrad;
-    const int thread = threadIdx.x, last_pixel = min(p.n * p.p * p.q, end * pixels_per_step);
+    const int thread = threadIdx.x - Tile::consumers, last_pixel = min(p.n * p.p * p.q, end * pixels_per_step);
     WgradLoader<Math, Tile> loader(p, tables, thread, row0, column0, last_pixel);
     loader.locate(begin * pixels_per_step, 0);
     named_barrier(producers_barrier, Tile::producers);
@@ -87,12 +87,12 @@ PCONV_DEV void run_wgmma_wgrad(const WgmmaWgrad& call, uint8_t* shared) {
               end = int(int64_t(steps) * (blockIdx.z + 1) / p.splits);
     if (threadIdx.x == 0) ring.initialise();
     __syncthreads();
-    if (warpgroup_index() == 0) {
+    if (is_producer<Tile>()) {
         registers_decrease<Tile::producer_registers>();
         produce<Math, Tile>(call, tables, ring, row0, column0, begin, end);
     } else {
         registers_increase<Tile::consumer_registers>();
-        const int consumer = warpgroup_index() - 1, thread = threadIdx.x - Tile::producers;
+        const int consumer = warpgroup_index(), thread = threadIdx.x;
         const WgmmaProduct<Math, Tile, mn_major, mn_major> product(ring, consumer);
         float sums[Tile::columns / 2];
         product.run(sums, end - begin, thread);

@@ -87,7 +87,7 @@ const openAll = guarded(async (files) => {
     const name = given.name || "pasted.png";
     if (limits && given.size > limits.max_upload_mb * 1e6) {
       throw new Refused(`${name} is larger than the ${limits.max_upload_mb} MB that this server takes. `
-        + "Make it smaller, or start the server with a greater --max-upload.");
+        + "Make it smaller, or ask whoever starts the server to allow more.");
     }
     say(`Opening ${name} …`);
     try {
