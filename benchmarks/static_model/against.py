@@ -42,7 +42,7 @@ class Compared:
 
 def measurements(card: str, folder: Path = RESULTS) -> dict[str, Any]:
     """The newest ``*_speed.json`` of a card."""
-    return json.loads(sorted(folder.glob(f"*_{card}*_speed.json"))[-1].read_text(encoding="utf-8"))
+    return json.loads(sorted(folder.glob(f"*_{card}_speed.json"))[-1].read_text(encoding="utf-8"))
 
 
 def total(model: Model, launches: Iterable[Launch], backward: bool) -> float | None:
@@ -83,7 +83,7 @@ PROFILED = ("enc1", "enc2", "dec4", "dec1")  # what ncu looked at, in its order
 
 def profiled(model: Model, card: str, folder: Path = RESULTS) -> list[Compared]:
     """ncu's times of single kernels, where the plan still launches the same one with the same grid."""
-    files = sorted(folder.glob(f"*_{card}*_ncu.csv"))
+    files = sorted(folder.glob(f"*_{card}_ncu.csv"))
     if not files:
         return []
     cases = {case.name: case for case in paper_layers(512, 6)}
@@ -108,8 +108,9 @@ def profiled(model: Model, card: str, folder: Path = RESULTS) -> list[Compared]:
 
 def whole(model: Model, card: str, folder: Path = RESULTS) -> list[Compared]:
     """All products of a training pass of the network, beside the profiler's sums over the kernels of the same names."""
-    files = sorted(folder.glob(f"*_{card}*_kernels.json"))
-    kernels = json.loads(files[-1].read_text(encoding="utf-8"))["kernels"] if files else {}
+    speed = sorted(folder.glob(f"*_{card}_speed.json"))[-1]
+    file = speed.with_name(speed.name.replace("_speed", "_kernels"))  # of the same run
+    kernels = json.loads(file.read_text(encoding="utf-8"))["kernels"] if file.is_file() else {}
     found = []
     for rival, wgmma in (("ours", False), ("ours_wgmma", True)):
         for direction in DIRECTIONS:

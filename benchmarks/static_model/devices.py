@@ -68,7 +68,7 @@ class Gpu:
 # architectures' whitepapers (dense, fp32 sums): A100 312 TFLOP/s at 1.41 GHz are 8 cycles an HMMA, RTX 4090 165 at 2.52
 # GHz are 32, H100 SXM 989 at 1.83 GHz are 4 for wgmma. mma.sync takes 6 of them on an H100, and the clock is 1.7 GHz:
 # ncu's tensor cycles of enc2 on either kind of kernel, 49.3 % of 137 us and 39.6 % of 111 us for the same products
-# (benchmarks/results/2026-11-27_h200_first_ncu.csv). wgmma's 4.35: what a step more costs between enc3 and dec4,
+# (benchmarks/results/2026-11-27_2_h200_ncu.csv). wgmma's 4.35: what a step more costs between enc3 and dec4,
 # measured. The other clocks are guesses between base and boost. flops and dram: H100 and H200 the measured ceilings of
 # docs/gpu.md, the others the whitepapers'. L2's bandwidth: chipsandcheese.com, "Nvidia's H100" and "Microbenchmarking
 # Nvidia's RTX 4090". Latencies of L2 and DRAM as above; DRAM's 480 of an idle device are 650 here, under load.
