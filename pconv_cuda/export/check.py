@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pconv_cuda.models.options import column
 from pconv_cuda.errors import PConvError
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.models import InpaintingNetwork
+from pconv_cuda.models.options import column
 
 __all__ = ["Difference", "compare", "check_sizes", "tolerance_of"]
 

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda.models.stage import Stage
-from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pconv_cuda.errors import PConvError
 from pconv_cuda.export.plain_fill import PlainSmoothFill
 from pconv_cuda.models import FillRefiner, InpaintingNetwork, PConvUNet
+from pconv_cuda.models.fused import FusedStage
+from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, per_channel
+from pconv_cuda.models.stage import Stage
 
 __all__ = ["PlainNetwork", "plain_twin"]
 
@@ -163,9 +164,7 @@ class _UNet(PlainNetwork):
 
 def _folded(stage: Stage, stride: int) -> _Partial:
     """A stage with its batch norm in weight and bias."""
-    stage.fold()
-    folded = stage.folded
-    assert folded is not None
+    folded = FusedStage(stage)
     low = getattr(stage.conv, "low_channels", None)
     channels = [stage.conv.in_channels] if low is None else [low, stage.conv.in_channels - low]
     return _Partial(channels, folded.weight, folded.bias, stride, folded.negative_slope)
