@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pconv_cuda.errors import PConvError as PConvError
+    from pconv_cuda.export import export_onnx as export_onnx
+    from pconv_cuda.export import export_program as export_program
     from pconv_cuda.inpainting import inpaint as inpaint
     from pconv_cuda.losses import InpaintingLoss as InpaintingLoss
     from pconv_cuda.models import FillRefiner as FillRefiner
@@ -28,6 +30,8 @@ _LAZY = {
     "PConvError": "pconv_cuda.errors",
     "PConvUNet": "pconv_cuda.models",
     "InpaintingLoss": "pconv_cuda.losses",
+    "export_onnx": "pconv_cuda.export",
+    "export_program": "pconv_cuda.export",
     "inpaint": "pconv_cuda.inpainting",
 }
 _SUBMODULES = (
@@ -54,6 +58,8 @@ __all__ = [
     "PartialConv2d",
     "PartialConvUpCat2d",
     "__version__",
+    "export_onnx",
+    "export_program",
     "inpaint",
 ]
 

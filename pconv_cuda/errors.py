@@ -13,6 +13,7 @@ __all__ = ["MissingExtra", "PConvError", "install_command", "require"]
 _DISTRIBUTIONS = {  # import name -> the name that pip knows, where they differ
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "huggingface_hub": "huggingface-hub",
     "pytest_benchmark": "pytest-benchmark",
     "python_multipart": "python-multipart",
     "skimage": "scikit-image",

@@ -230,7 +230,7 @@ def test_examples_are_short_and_use_what_the_documents_name(path: Path) -> None:
     names = [
         (node.module, alias.name) for node in imports if "pconv_cuda" in (node.module or "") for alias in node.names
     ]
-    assert names
+    assert names or path.stem == "onnx_inpaint"  # which runs where this package is not
     for module, name in names:
         assert not re.search(r"(^|\.)_", f"{module}.{name}")
         assert re.search(rf"\b{name}\b", documents), f"no document names {module}.{name}"
@@ -240,11 +240,11 @@ def test_every_example_is_in_the_table_and_linked() -> None:
     table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in [*PROGRAMS, NOTEBOOK]:
         assert f"[{path.name}]({path.name})" in table and f"examples/{path.name}" in table
-    assert len(PROGRAMS) == 5
+    assert len(PROGRAMS) == 6
     assert "(examples/README.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
     pages = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("docs/*.md"))
     for name in re.findall(r"\.\./examples/([\w.]+)", pages):
-        assert (EXAMPLES / name).is_file()
+        assert (EXAMPLES / name).exists()
     assert pages.count("../examples/") >= 4
 
 

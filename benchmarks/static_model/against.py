@@ -108,8 +108,9 @@ def profiled(model: Model, card: str, folder: Path = RESULTS) -> list[Compared]:
 
 def whole(model: Model, card: str, folder: Path = RESULTS) -> list[Compared]:
     """All products of a training pass of the network, beside the profiler's sums over the kernels of the same names."""
-    files = sorted(folder.glob(f"*_{card}_kernels.json"))
-    kernels = json.loads(files[-1].read_text(encoding="utf-8"))["kernels"] if files else {}
+    speed = sorted(folder.glob(f"*_{card}_speed.json"))[-1]
+    file = speed.with_name(speed.name.replace("_speed", "_kernels"))  # of the same run
+    kernels = json.loads(file.read_text(encoding="utf-8"))["kernels"] if file.is_file() else {}
     found = []
     for rival, wgmma in (("ours", False), ("ours_wgmma", True)):
         for direction in DIRECTIONS:

@@ -35,6 +35,7 @@ VERBS = {
     "eval": "print the paper's table for networks and baselines",
     "compare": "train the partial and the plain network alike and evaluate both",
     "convert": "read weights of other implementations",
+    "export": "write a network as ONNX, or as a package of torch.export",
 }
 
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]W",
         action="append",
         default=[],
-        help="a network; repeatable, the first is compared",
+        help="a network: a path, or user/repo on the Hugging Face hub; repeatable, the first is compared",
     )
     add("--images", metavar="DIR|documents", required=True, help="pictures to restore, or drawn pages")
     add("--out", metavar="R", required=True, help="folder of the results")

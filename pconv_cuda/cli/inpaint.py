@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar=f"{'|'.join(NAMED)}|PATH",
         default=DEFAULT,
-        help="a .safetensors file, a folder with config.json, or a name: "
+        help="a .safetensors file, a folder with config.json, user/repo on the Hugging Face hub, or a name: "
         + ", ".join(f"{name} ({one.about})" for name, one in NAMED.items())
         + " (default: %(default)s)",
     )

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=f"{'|'.join(NAMED)}|PATH",
         nargs="+",
         default=sorted(NAMED, key=lambda name: name != DEFAULT),
-        help="what the page offers, the first as default: names, .safetensors files, folders with config.json "
-        "(default: %(default)s)",
+        help="what the page offers, the first as default: names, .safetensors files, folders with config.json, "
+        "user/repo on the Hugging Face hub (default: %(default)s)",
     )
     add("--device", default="auto", help=DEVICE_HELP)
     add("--token-file", metavar="FILE", type=Path, help="a file with a token that every request has to bring")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pconv_cuda import hub
 from pconv_cuda.models import weights
 from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
 
@@ -115,12 +116,41 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         """Of its weights."""
         return self._tensor().dtype
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        message: str = "Upload a network of pconv_cuda",
+        token: str | None = None,
+    ) -> str:
+        """Write the files of :meth:`save_pretrained` into a repository on the Hugging Face hub, a new one too.
+
+        Args:
+            repository: ``"user/repo"``.
+            private: whether a new repository is private; None: as its owner's settings say.
+            message: of the commit.
+            token: default: that of ``hf auth login`` or ``HF_TOKEN``.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            PConvError: another name, no right to write, or no way to reach the hub.
+            MissingExtra: huggingface_hub is not installed (extra ``[hub]``).
+        """
+        return hub.push(self, repository, private=private, message=message, token=token)
+
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Self:
         """A model in eval mode from a folder of :meth:`save_pretrained`, or from one ``.safetensors`` file of it.
 
+        Where there is no such path, and no folder of its first part's name, ``"user/repo"`` or ``"user/repo@revision"``
+        is a repository on the Hugging Face hub.
+
         Raises:
-            PConvError: no such file or one of another kind, no config, or tensors that do not fit it; the message
-                says which.
+            PConvError: no such file or one of another kind, no config, or tensors that do not fit it; no such
+                repository, or no way to reach it; the message says which.
+            MissingExtra: huggingface_hub is not installed (extra ``[hub]``).
         """
         return weights.load(Path(path), {cls.kind: cls}).to(device).eval()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pconv_cuda import hub
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path
 from pconv_cuda.tensor_files import describe, load_safetensors, safetensors_shapes
@@ -90,7 +91,7 @@ def _warn_of_newer(file: Path) -> None:
 
 
 def find(path: Path) -> Path:
-    """The .safetensors file that ``path`` means: itself, the one in a folder, or that of the package by its name.
+    """The .safetensors file that ``path`` means: itself, the one in a folder, of the package by name, of a hub.
 
     Raises:
         PConvError: what ``path`` is instead, and what to do.
@@ -108,10 +109,9 @@ def find(path: Path) -> Path:
         packaged = PRETRAINED / f"{path}.safetensors"
         if len(path.parts) == 1 and packaged.is_file():
             return packaged
-        parts = path.parts
-        hub = len(parts) == 2 and not path.suffix and not path.parent.exists()
-        hint = "; names on a hub are not looked up: download the files, and give their folder" if hub else ""
-        raise PConvError(f"weights: {wanted}, but {path} does not exist{hint}")
+        if hub.is_repository(path):
+            return hub.download(path.as_posix(), (FILE, CONFIG))
+        raise PConvError(f"weights: {wanted}, but {path} does not exist")
     if not path.is_file():
         raise PConvError(f"weights: {wanted}, but {path} is neither a file nor a folder")
     run = path.parent.parent
