@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pconv_cuda.errors import PConvError as PConvError
     from pconv_cuda.export import export_onnx as export_onnx
     from pconv_cuda.export import export_program as export_program
+    from pconv_cuda.grids import fill as fill
     from pconv_cuda.inpainting import inpaint as inpaint
     from pconv_cuda.losses import InpaintingLoss as InpaintingLoss
     from pconv_cuda.models import FillRefiner as FillRefiner
@@ -32,6 +33,7 @@ _LAZY = {
     "InpaintingLoss": "pconv_cuda.losses",
     "export_onnx": "pconv_cuda.export",
     "export_program": "pconv_cuda.export",
+    "fill": "pconv_cuda.grids",
     "inpaint": "pconv_cuda.inpainting",
 }
 _SUBMODULES = (
@@ -60,6 +62,7 @@ __all__ = [
     "__version__",
     "export_onnx",
     "export_program",
+    "fill",
     "inpaint",
 ]
 

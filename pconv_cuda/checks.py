@@ -200,8 +200,10 @@ def check_fits(
 
 
 def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
-    """The mask, without a gradient, when it fits the batched input."""
+    """The mask, four-dimensional and without a gradient, when it fits the batched input. Of three dimensions it is one
+    mask for all pictures."""
     check_tensor(name, mask)
+    mask = mask.unsqueeze(0) if mask.dim() == 3 else mask
     if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):
         raise TypeError(
             f"{name}: expected bool, uint8 or a floating dtype (float64, float32, bfloat16, float16), got {mask.dtype}"

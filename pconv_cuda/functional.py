@@ -47,7 +47,7 @@ def partial_conv2d(
     Args:
         input: ``(N, C, H, W)`` or ``(C, H, W)``; float64, float32, bfloat16 or float16; contiguous or
             channels_last, which the output keeps.
-        mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)`` for an unbatched input; bool, uint8 or floating: 1
+        mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)``, one for all pictures of a batch; bool, uint8 or floating: 1
             (and all else that is less or more than 0) is valid, 0 and NaN are holes. ``None``: all valid, so that only
             the image border is renormalised (partial convolution based padding, arXiv 1811.11718).
         weight: ``(K, C / groups, R, S)``, of the input's dtype.
@@ -78,8 +78,9 @@ def partial_conv2d(
     check_convolution(input, weight, bias, groups)
     by_group = False
     if mask is not None:
-        by_group = groups > 1 and mask.dim() == 4 and mask.shape[1] > 1
-        mask = compact(checked_mask(mask, input))
+        mask = checked_mask(mask, input)
+        by_group = groups > 1 and mask.shape[1] > 1
+        mask = compact(mask)
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     if isinstance(padding, str):
         input, mask, padding = named_padding(padding, input, mask, weight, stride, dilation)

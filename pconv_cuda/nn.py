@@ -13,9 +13,14 @@ from pconv_cuda.functional import partial_conv2d, partial_conv2d_upcat
 
 __all__ = ["PartialConv2d", "PartialConvUpCat2d", "use_partial_padding"]
 
+Mode = Literal["zeros", "reflect", "replicate", "circular"]
+
 
 # The mask's constant filter, which NVIDIA's layer and its descendants keep beside the weight.
 MASK_FILTERS = ("weight_maskUpdater", "weight_mask_updater")
+# What that layer keeps of its last call.
+CACHES = ("last_size", "update_mask", "mask_ratio", "slide_winsize")
+MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def _drop_mask_filters(state: dict[str, Any], prefix: str, errors: list[str]) -> None:
@@ -34,8 +39,10 @@ class PartialConv2d(nn.Conv2d):
     hole; a ``padding_mode`` other than ``'zeros'`` pads image and mask alike, since the padded pixels are data.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as in :class:`torch.nn.Conv2d`.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, device, dtype: as in
+            :class:`torch.nn.Conv2d`.
+        padding_mode: as there, or one for rows and one for columns: ``("zeros", "circular")`` for a globe, whose
+            longitudes go round and whose latitudes end.
         multi_channel: return the new mask as ``(N, K, P, Q)``, expanded; the arithmetic is the same.
         return_mask: return ``(output, new_mask)`` instead of the output alone.
     """
@@ -50,35 +57,50 @@ class PartialConv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        padding_mode: Mode | tuple[Mode, Mode] = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
         multi_channel: bool = False,
         return_mask: bool = False,
     ) -> None:
+        whole = padding_mode if isinstance(padding_mode, str) else "zeros"
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, whole, device, dtype
         )
+        if not isinstance(padding_mode, str):
+            modes = tuple(padding_mode)
+            if len(modes) != 2 or not set(modes) <= set(MODES):
+                names = ", ".join(MODES)
+                raise ValueError(
+                    f"padding_mode: expected one of {names}, or two for rows and columns, got {padding_mode!r}"
+                )
+            self.padding_mode = modes[0] if modes[0] == modes[1] else modes  # type: ignore[assignment]
         self.multi_channel = multi_channel
         self.return_mask = return_mask
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, input: Tensor, mask: Tensor | None = None, *, mask_in: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Apply the layer.
 
         Args:
             input: ``(N, C, H, W)`` or ``(C, H, W)``, of the weight's dtype.
-            mask: ``(N|1, 1|C, H, W)`` or ``(1|C, H, W)``, bool, uint8 or floating: 1 is valid, 0 is a hole.
-                None: all valid.
+            mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)``, one for all pictures of a batch; bool, uint8 or floating: 1
+                is valid, 0 is a hole. None: all valid.
+            mask_in: the same under the name that NVIDIA's layer has for it.
 
         Returns:
             The output ``(N, K, P, Q)``; with ``return_mask`` also the new mask ``(N, 1, P, Q)`` of the mask's
             dtype (bool for None), or ``(N, K, P, Q)`` with ``multi_channel`` or a grouped per-channel mask.
         """
+        if mask_in is not None:
+            if mask is not None:
+                raise TypeError("mask_in: expected nothing beside mask, which is the same, got both")
+            mask = mask_in
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            input, mask = self._padded(input, mask)
-            padding = (0, 0)
+            input, mask, padding = self._padded(input, mask)
         output, new_mask = partial_conv2d(
             input, mask, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
         )
@@ -88,10 +110,18 @@ class PartialConv2d(nn.Conv2d):
             new_mask = new_mask.expand_as(output)
         return output, new_mask
 
-    def _padded(self, input: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Image and mask padded alike by the layer's mode, which takes the whole batch or one picture."""
+    def __getattr__(self, name: str) -> Any:
+        if name in CACHES:
+            raise AttributeError(
+                f"{name}: this layer keeps nothing of a call; it takes the mask at each one, and returns the new mask "
+                "with return_mask=True"
+            )
+        return super().__getattr__(name)
+
+    def _padded(self, input: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """Image and mask padded alike by the layer's modes, and what is left for the convolution to pad by holes."""
         check_tensor("input", input)
-        if input.dim() not in (3, 4) or (mask is not None and mask.dim() != input.dim()):
+        if input.dim() not in (3, 4) or (mask is not None and mask.dim() not in (3, input.dim())):
             given = None if mask is None else tuple(mask.shape)
             raise ValueError(
                 "input: expected (N, C, H, W) or (C, H, W) and a mask of as many dimensions, got "
@@ -99,17 +129,34 @@ class PartialConv2d(nn.Conv2d):
             )
         batched = input.dim() == 4
         if not batched:  # some modes take four dimensions alone
-            input, mask = input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
+            input = input.unsqueeze(0)
         check_convolution(input, self.weight, self.bias, self.groups)
         if not isinstance(self.padding, str):
             pair("padding", self.padding, 0)
-        sides = self._reversed_padding_repeated_twice
         if mask is not None:
-            by_group = self.groups > 1 and mask.shape[1] > 1  # there the channels decide the new mask's shape
             mask = checked_mask(mask, input)
-            mask = padded_mask(mask if by_group else compact(mask), sides, self.padding_mode)
-        input = F.pad(input, sides, mode=self.padding_mode)
-        return (input, mask) if batched else (input.squeeze(0), None if mask is None else mask.squeeze(0))
+            by_group = self.groups > 1 and mask.shape[1] > 1  # there the channels decide the new mask's shape
+            mask = mask if by_group else compact(mask)
+        left = [0, 0]
+        for mode, sides in self._sides():
+            if mode == "zeros" and sides[0] == sides[1] and sides[2] == sides[3]:
+                left = [left[0] + sides[2], left[1] + sides[0]]
+                continue
+            if mask is None and mode == "zeros":
+                mask = input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool)
+            how = "constant" if mode == "zeros" else mode
+            mask = None if mask is None else padded_mask(mask, sides, how)
+            input = F.pad(input, sides, mode=how)
+        padding = (left[0], left[1])
+        return (input, mask, padding) if batched else (input.squeeze(0), None if mask is None else mask[0], padding)
+
+    def _sides(self) -> list[tuple[str, list[int]]]:
+        """Mode and padding as F.pad takes it: of both axes, or of columns and rows each."""
+        sides = list(self._reversed_padding_repeated_twice)
+        if isinstance(self.padding_mode, str):
+            return [(self.padding_mode, sides)]
+        rows, columns = self.padding_mode
+        return [(columns, [*sides[:2], 0, 0]), (rows, [0, 0, *sides[2:]])]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         _drop_mask_filters(state_dict, prefix, rest[-1])

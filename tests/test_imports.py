@@ -22,7 +22,7 @@ LAYERS = (
     ("models", "losses", "data", "hub"),
     ("masks",),
     ("documents",),
-    ("inpainting", "named"),
+    ("inpainting", "named", "grids"),
     ("training", "convert", "export"),
     ("evaluation",),
     ("quickstart", "serve"),

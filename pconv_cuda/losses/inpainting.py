@@ -48,6 +48,10 @@ class InpaintingLoss(nn.Module):
         style_*     sum over pool1..3 of mean |G(I_*) - G(I_gt)|, G the Gram matrix / (C H W), in fp32
         tv          see :func:`total_variation`
 
+    A truth that has gaps of its own, as measurements have, takes ``target_mask`` beside it: nothing is asked of the
+    output where the truth is unknown. There it stands for the truth in the features, without a gradient, I_comp is the
+    output, and ``valid`` and ``hole`` are averaged over what is known.
+
     Args:
         preset: ``"paper"`` or ``"review"`` (:data:`PRESETS`).
         vgg: ``"imagenet"`` (torchvision's weights), a path to a local file, ``"random"`` (tests only), or
@@ -75,36 +79,45 @@ class InpaintingLoss(nn.Module):
             chosen = {term: weight for term, weight in chosen.items() if term not in _FEATURE_TERMS}
         self.weights = chosen
 
-    def forward(self, input: Tensor, mask: Tensor, output: Tensor, ground_truth: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, input: Tensor, mask: Tensor, output: Tensor, ground_truth: Tensor, target_mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The weighted terms, each a scalar.
 
         Args:
             input: ``(N, C, H, W)``, the picture with holes; its valid pixels are the ground truth's, so that it
                 does not enter the arithmetic. It stands here because every known trainer passes it.
-            mask: ``(N|1, 1|C, H, W)``, bool, uint8 or floating: 1 is valid.
+            mask: ``(N|1, 1|C, H, W)`` or ``(1|C, H, W)``, bool, uint8 or floating: 1 is valid.
             output: ``(N, C, H, W)``, the network's, with a graph.
             ground_truth: ``(N, C, H, W)``. All three normalised by the ImageNet mean and std.
+            target_mask: where the truth is known, as ``mask``; what lies elsewhere, NaN included, is not looked at.
+                None: everywhere.
 
         Raises:
-            ValueError: shapes that differ, or a mask that does not fit.
+            ValueError: shapes that differ, a mask that does not fit, a ``target_mask`` without a known value.
         """
         for name, tensor in (("input", input), ("ground_truth", ground_truth)):
             if tensor.shape != output.shape:
                 raise ValueError(
                     f"{name}: expected the output's shape {tuple(output.shape)}, got {tuple(tensor.shape)}"
                 )
-        n, c, h, w = output.shape
-        if mask.dim() != 4 or mask.shape[0] not in (1, n) or mask.shape[1] not in (1, c) or mask.shape[2:] != (h, w):
-            raise ValueError(f"mask: expected ({n}|1, 1|{c}, {h}, {w}), got shape {tuple(mask.shape)}")
+        _, c, h, w = output.shape
+        valid = _fitting("mask", mask, output)
         if self.features is not None and (c != 3 or min(h, w) < 8):
             raise ValueError(f"output: VGG16 needs (N, 3, H, W) of at least 8 x 8 pixels, got {tuple(output.shape)}")
-        check_binary(mask)
-        valid, ground_truth = as_valid(mask), ground_truth.detach()
-        composite = torch.where(valid, ground_truth, output)
-        distance = (output - ground_truth).abs()
+        ground_truth, scale, given = ground_truth.detach(), 1.0, valid
+        if target_mask is not None:
+            known = _fitting("target_mask", target_mask, output)
+            share = known.expand_as(output).float().mean()
+            if not torch.compiler.is_compiling() and not bool(share > 0):
+                raise ValueError("target_mask: expected at least one known value, got none")
+            ground_truth = torch.where(known, ground_truth, output.detach())
+            scale, given = 1 / share, valid & known
+        composite = torch.where(given, ground_truth, output)
+        distance = (output - ground_truth).abs()  # 0 where the truth is unknown
         terms = {
-            "valid": torch.where(valid, distance, 0.0).mean(),
-            "hole": torch.where(valid, 0.0, distance).mean(),
+            "valid": scale * torch.where(valid, distance, 0.0).mean(),
+            "hole": scale * torch.where(valid, 0.0, distance).mean(),
             "tv": total_variation(composite, ~valid if self.tv_region == "hole" else None),
         }
         if self.features is not None:
@@ -129,6 +142,16 @@ class InpaintingLoss(nn.Module):
             "style_out": sum(style_out[1:], style_out[0]),
             "style_comp": sum(style_comp[1:], style_comp[0]),
         }
+
+
+def _fitting(name: str, mask: Tensor, output: Tensor) -> Tensor:
+    """A mask as bool, four-dimensional."""
+    n, c, h, w = output.shape
+    own = mask.unsqueeze(0) if mask.dim() == 3 else mask
+    if own.dim() != 4 or own.shape[0] not in (1, n) or own.shape[1] not in (1, c) or own.shape[2:] != (h, w):
+        raise ValueError(f"{name}: expected ({n}|1, 1|{c}, {h}, {w}), got shape {tuple(mask.shape)}")
+    check_binary(own, name)
+    return as_valid(own)
 
 
 def gram_matrix(features: Tensor) -> Tensor:

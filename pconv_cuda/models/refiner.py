@@ -140,7 +140,7 @@ class FillRefiner(InpaintingNetwork):
         if mask is None:
             return image.new_ones((1, 1, *image.shape[2:]), dtype=torch.bool)
         check_binary(mask)
-        valid = as_valid(mask)
+        valid = as_valid(mask.unsqueeze(0) if mask.dim() == 3 else mask)
         n, _, height, width = image.shape
         if valid.dim() != 4 or valid.shape[0] not in (1, n) or valid.shape[1:] != (1, height, width):
             raise ValueError(f"mask: expected ({n}|1, 1, {height}, {width}), got {tuple(mask.shape)}")

@@ -95,7 +95,7 @@ class UNetBase(InpaintingNetwork):
         if mask is None:
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
         check_binary(mask)
-        mask = as_valid(_one_channel_if_equal(mask))
+        mask = as_valid(_one_channel_if_equal(mask.unsqueeze(0) if mask.dim() == 3 else mask))
         fits = mask.dim() == 4 and mask.shape[0] in (1, image.shape[0]) and mask.shape[1] in (1, self.in_channels)
         if not fits or mask.shape[2:] != image.shape[2:]:
             raise ValueError(
