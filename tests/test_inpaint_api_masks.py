@@ -47,7 +47,9 @@ def test_the_advice_for_a_photograph_as_mask_works(model: PConvUNet) -> None:
     assert inpaint(model, image, eval(advice, {"mask": COLOURED})) == inpaint(model, image, Image.fromarray(HOLE))
 
 
-@pytest.mark.parametrize("image", [Image.fromarray(PHOTO), PHOTO[..., 0], torch.ones(1, 6, 5)], ids=str)
+@pytest.mark.parametrize(
+    "image", [Image.fromarray(PHOTO), PHOTO[..., 0], torch.ones(1, 6, 5)], ids=["PIL", "numpy", "torch"]
+)
 def test_the_image_itself_is_no_mask(model: PConvUNet, image) -> None:
     with pytest.raises(PConvError, match="mask: expected .* beside the image, got the image itself"):
         inpaint(model, image, image)
