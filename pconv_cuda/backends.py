@@ -2,7 +2,8 @@
 
 ``pconv_cuda.backends.benchmark = True``: the first time that an operator meets a new geometry on a CUDA device, it
 times the ways that there are (our kernels on mma.sync and, on sm_90, on wgmma; the library's convolution with our
-passes) and keeps the fastest, in memory and at the end in the user's cache folder. It pays where the same sizes come
+passes; then every tile that the fastest of these could take) and keeps the fastest, in memory and at the end in the
+user's cache folder. It pays where the same sizes come
 again and again, as in training. Nothing is timed while a graph is captured, and under
 ``torch.use_deterministic_algorithms(True)`` the static plan decides: the same kernels, and so the same bits, in every
 run.
@@ -91,7 +92,12 @@ def _read() -> dict[str, int]:
         return {}
     if not isinstance(found, dict):
         return {}
-    return {key: path for key, path in found.items() if path in (0, 1, 2) and not isinstance(path, bool)}
+    return {key: choice for key, choice in found.items() if _is_choice(choice)}
+
+
+def _is_choice(value: Any) -> bool:
+    """A path and, from bit 4 on, a tile's number and one for each of four passes (csrc/torch/choice.h)."""
+    return type(value) is int and 0 <= value < 1 << 20 and value & 15 in (0, 1, 2)
 
 
 def _save() -> None:

@@ -1,7 +1,8 @@
 """Networks on the Hugging Face hub: ``user/repo``, or ``user/repo@revision``. The extra ``[hub]``.
 
-Nothing here is asked for a path that exists, nor for one whose first part is a folder here: a mistyped path stays on
-this machine. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what they mean to huggingface_hub.
+Nothing here is asked for a path that exists, nor for one whose first part is a folder here, nor for a text that begins
+with ``.``, ``/`` or ``~`` or ends in ``/``. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what
+they mean to huggingface_hub.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ On the command line: `pconv inpaint photo.jpg --mask hole.png -o restored.png --
 
 def is_repository(path: str | Path) -> bool:
     """Whether a path that does not exist can be the name of a repository on the hub."""
-    text = Path(path).as_posix()
+    text = str(path)  # as it was written: a Path has no ./ and no last /
     found = _REPOSITORY.fullmatch(text)
     return found is not None and not text.lower().endswith(_FILES) and not Path(found[1]).exists()
 

@@ -81,4 +81,4 @@ def load(weights: str, device: torch.device, argument: str = "weights") -> Fille
             f"{argument}: expected one of the names {', '.join(NAMED)}, a .safetensors file or a folder with one, but "
             f"{weights} does not exist"
         )
-    return load_network(path, device=device)
+    return load_network(weights, device=device)  # as it was written: ./a/b is no repository

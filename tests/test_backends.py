@@ -69,20 +69,23 @@ def test_deterministic_algorithms_turn_it_off(module: Module) -> None:
 
 def test_choices_live_on_in_the_next_process(module: Module) -> None:
     backends.benchmark = True
-    module.choices |= {"0 f0 6 64": 2, "1 b15 6 64": 0}
+    tiled = 2 | 8 << 4 | 3 << 16  # a path with tiles for two passes
+    module.choices |= {"0 f0 6 64": 2, "1 b15 6 64": 0, "0 f0 6 65": tiled}
     backends.benchmark = False
-    assert json.loads(backends.choices_file().read_text()) == {"gpu-a f0 6 64": 2, "gpu-b b15 6 64": 0}
+    kept = {"gpu-a f0 6 64": 2, "gpu-b b15 6 64": 0, "gpu-a f0 6 65": tiled}
+    assert json.loads(backends.choices_file().read_text()) == kept
     module.choices = {}
     backends.benchmark = True
-    assert module.choices == {"0 f0 6 64": 2, "1 b15 6 64": 0}
+    assert module.choices == {"0 f0 6 64": 2, "1 b15 6 64": 0, "0 f0 6 65": tiled}
 
 
 def test_other_devices_and_processes_keep_theirs(module: Module) -> None:
     backends.choices_file().parent.mkdir(parents=True)
-    theirs = {"gpu-c f0 1": 1, "gpu-a f0 2": 1}
-    backends.choices_file().write_text(json.dumps({**theirs, "gpu-a f0 3": "fast", "gpu-b f0 3": True, "x": 7}))
+    theirs = {"gpu-c f0 1": 1, "gpu-a f0 2": 1 | 5 << 12}
+    odd = {"gpu-a f0 3": "fast", "gpu-b f0 3": True, "x": 7, "gpu-a f0 4": 1 << 20, "gpu-a f0 5": -1, "gpu-a f0 6": 1.0}
+    backends.choices_file().write_text(json.dumps({**theirs, **odd}))
     backends.benchmark = True
-    assert module.choices == {"0 f0 2": 1}
+    assert module.choices == {"0 f0 2": 1 | 5 << 12}
     module.choices["0 f0 9"] = 0
     backends.benchmark = False
     assert json.loads(backends.choices_file().read_text()) == {**theirs, "gpu-a f0 9": 0}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from export_support import NETWORKS, network
 
+import pconv_cuda
 from pconv_cuda.errors import PConvError
 from pconv_cuda.export.check import check_sizes, compare, tolerance_of
 from pconv_cuda.export.plain_fill import PlainSmoothFill
@@ -29,6 +30,21 @@ def runner(twin: PlainNetwork):
 def checked(model: InpaintingNetwork | None, half: bool = False) -> float:
     channels = 3 if model is None else model.in_channels
     return compare(runner(plain_twin(model, half).eval()), model, channels, half).largest
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: pconv_cuda.export_onnx(None, p / "o.onnx"), "model: expected a PConvUNet, .* got NoneType"),
+        (lambda p: pconv_cuda.export_onnx("smooth", p), "path: expected a name ending in .onnx, got the folder"),
+        (lambda p: pconv_cuda.export_onnx("smooth", p / "o.pt2"), "path: expected .* in .onnx, got .*o.pt2"),
+        (lambda p: pconv_cuda.export_program("smooth", p / "o.onnx"), "path: expected .* in .pt2, got .*o.onnx"),
+    ],
+)
+def test_other_models_and_names_are_refused(call, message: str, tmp_path) -> None:
+    with pytest.raises(PConvError, match=message):
+        call(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

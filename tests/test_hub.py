@@ -235,6 +235,5 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
 
 def test_what_may_be_a_repository() -> None:
     assert all(map(hub.is_repository, ("a/b", "some-one/net.v1", "a/b@refs/pr/1", Path("a/b"))))
-    assert not any(
-        map(hub.is_repository, ("a", "/a/b", "a/b/c", "../b", "./a", "a/b.safetensors", "tests/b", "-a/b", "a/b@"))
-    )
+    assert not any(map(hub.is_repository, ("a", "/a/b", "a/b/c", "../b", "./a", "./a/b", "a/b/", "a//b", "~a/b")))
+    assert not any(map(hub.is_repository, ("a/b.safetensors", "tests/b", "-a/b", "a/b@")))

@@ -47,7 +47,9 @@ def test_the_advice_for_a_photograph_as_mask_works(model: PConvUNet) -> None:
     assert inpaint(model, image, eval(advice, {"mask": COLOURED})) == inpaint(model, image, Image.fromarray(HOLE))
 
 
-@pytest.mark.parametrize("image", [Image.fromarray(PHOTO), PHOTO[..., 0], torch.ones(1, 6, 5)], ids=str)
+@pytest.mark.parametrize(
+    "image", [Image.fromarray(PHOTO), PHOTO[..., 0], torch.ones(1, 6, 5)], ids=["PIL", "numpy", "torch"]
+)
 def test_the_image_itself_is_no_mask(model: PConvUNet, image) -> None:
     with pytest.raises(PConvError, match="mask: expected .* beside the image, got the image itself"):
         inpaint(model, image, image)
@@ -112,3 +114,32 @@ def test_an_orientation_tag_is_applied(model: PConvUNet, orientation: int) -> No
 def test_a_half_turn_beside_a_mask_without_a_tag_is_told(model: PConvUNet) -> None:
     with pytest.warns(UserWarning, match="turned by its orientation tag; the mask, which has none"):
         inpaint(model, tagged(Image.fromarray(PHOTO), 3), HOLE)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+def test_integers_that_are_mostly_grey_are_refused_in_every_dtype(model: PConvUNet, dtype: type) -> None:
+    with pytest.raises(PConvError, match="mask: expected a black and white mask, got .* mostly grey"):
+        inpaint(model, PHOTO, PHOTO[..., 0].astype(dtype))
+
+
+@pytest.mark.parametrize("tag", [0, 9, 99, "up"])
+def test_an_orientation_that_is_none_turns_nothing(model: PConvUNet, tag: object) -> None:
+    image = Image.fromarray(PHOTO)
+    image.getexif()[0x0112] = tag
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert inpaint(model, image, Image.fromarray(HOLE)).size == image.size
+
+
+@pytest.mark.parametrize(
+    ("other", "options", "message"),
+    [
+        (None, {}, "model: expected a network of pconv_cuda.models or a name, got NoneType"),
+        (torch.nn.Conv2d(3, 3, 1), {}, "model: expected a network of pconv_cuda.models or a name, got Conv2d"),
+        ("photo", {"tile": "64"}, "tile: expected a positive integer or None, got '64'"),
+        ("photo", {"tile": 0}, "tile: expected a positive integer or None, got 0"),
+    ],
+)
+def test_other_types_are_named(other: object, options: dict, message: str) -> None:
+    with pytest.raises(PConvError, match=message):
+        inpaint(other, PHOTO, HOLE, **options)

@@ -156,14 +156,14 @@ int benchmarked(
     if (is_capturing(guard)) return -1;
     int best = 0;
     double least = time_of(0, guard, run);
-    std::set<Tiles> tried;
+    std::set<std::pair<Tiles, std::array<int, 4>>> tried;
     const auto attempt = [&](int path, const Tiles& wanted) {
         Device own = device;
         own.wgmma = device.wgmma && path == 2;
         own.wanted = wanted;
         const Kernels kernels = kernels_of(call, own);
         // First and last layers have no tile to choose: nothing is tried twice.
-        if (!kernels.families || !tried.insert(kernels.tiles).second) return;
+        if (!kernels.families || !tried.emplace(kernels.tiles, kernels.splits).second) return;
         if (!are_right(kernels.families, call.geometry.dtype, tensor, guard)) return;
         const int choice = choice_of(path, wanted);
         const double time = time_of(choice, guard, run);

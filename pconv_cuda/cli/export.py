@@ -9,6 +9,7 @@ from pconv_cuda.named import DEFAULT, NAMED
 from pconv_cuda.text import printable
 
 _FORMATS = ("onnx", "pt2", "aoti")
+ARGUMENTS = {"model": "--weights", "path": "-o"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,21 +43,23 @@ def export_onnx(model: InpaintingNetwork | str | Path, path: str | Path, *, fp16
     Args:
         model: a network of :mod:`pconv_cuda.models`, which is not changed, or what ``--weights`` takes: a path, or one
             of the names ``"photo"``, ``"document"``, ``"smooth"``.
-        path: of the file.
+        path: of the file, ``.onnx``.
         fp16: whether weights and features are float16; inputs, outputs and the smooth fill stay float32.
 
     Returns:
         The largest difference, and where it was.
 
     Raises:
-        PConvError: no such weights, another kind of network, or a difference above the tolerance; no file is written.
+        PConvError: no such weights, another kind of network, a path with another ending or of a folder, or a difference
+            above the tolerance; no file is written.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
+    path = _file(path, ".onnx")
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export", why="the export to ONNX (the extra [export])")
     network, twin, channels = _prepared(model, fp16)
     program = traced(twin, channels, 1 if network is None else network.grid)
-    with atomic_path(Path(path)) as temporary:
+    with atomic_path(path) as temporary:
         write_onnx(program, temporary, _description(network, channels, fp16))
         return compare(_onnx_runner(temporary), network, channels, fp16)
 
@@ -78,9 +80,7 @@ def export_program(
     Raises:
         PConvError: as there, or a name that does not end in ``.pt2``; no file is written.
     """
-    path = Path(path)
-    if path.suffix != ".pt2":
-        raise PConvError(f"path: expected a name ending in .pt2, got {path}")
+    path = _file(path, ".pt2")
     network, twin, channels = _prepared(model, fp16)
     program = traced(twin, channels, 1 if network is None else network.grid)
     with temporary_folder("pconv-export-") as folder, atomic_path(path) as temporary:
@@ -91,11 +91,21 @@ def export_program(
         return difference
 
 
+def _file(path: str | Path, ending: str) -> Path:
+    path = Path(path)
+    if path.suffix.lower() != ending or path.is_dir():
+        what = f"the folder {path}" if path.is_dir() else str(path)
+        raise PConvError(f"path: expected a name ending in {ending}, got {what}")
+    return path
+
+
 def _prepared(model: InpaintingNetwork | str | Path, fp16: bool) -> tuple[InpaintingNetwork | None, PlainNetwork, int]:
     """The network on the CPU in eval mode (None for the smooth fill), its twin, and its channels."""
     found: Any = load(str(model), torch.device("cpu"), "model") if isinstance(model, str | Path) else model
     if isinstance(found, SmoothFiller):
         return None, plain_twin(None).eval(), 3
+    if not isinstance(found, InpaintingNetwork):
+        raise PConvError(f"model: expected a PConvUNet, a FillRefiner, a path or a name, got {type(found).__name__}")
     twin = plain_twin(found, fp16).eval()
     network = copy.deepcopy(found).cpu().float().eval()
     return network, twin, network.in_channels

@@ -71,9 +71,13 @@ def inpaint(
         filler = load_named(model, image.device if isinstance(image, Tensor) else torch.device("cpu"))
     else:
         filler = model
+    if tile is not None and (not isinstance(tile, int) or tile < 1):
+        raise PConvError(f"tile: expected a positive integer or None, got {tile!r}")
     if isinstance(filler, SmoothFiller):
         if tile is not None:
             warnings.warn(NO_TILES, UserWarning, stacklevel=2)
+    elif not hasattr(filler, "config"):
+        raise PConvError(f"model: expected a network of pconv_cuda.models or a name, got {type(filler).__name__}")
     elif int(filler.config["in_channels"]) != 3:
         raise PConvError(f"model: expected a network for RGB, but its in_channels is {filler.config['in_channels']}")
     if isinstance(image, Tensor):
@@ -131,9 +135,9 @@ def _as_hole(mask: Any, size: tuple[int, ...], polarity: str) -> np.ndarray:
         hole = _hole_of(grey >= THRESHOLD, None, polarity)
     elif isinstance(mask, np.ndarray):
         values = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
-        if values.dtype in (np.uint8, np.uint16) and values.ndim == 2:
+        if values.dtype.kind in "ui" and values.ndim == 2:
             most = int(values.max(initial=0))
-            if looks_like_a_picture((values >> (8 if most > 255 else 0)).astype(np.uint8)):
+            if looks_like_a_picture((values >> (8 if most > 255 else 0)).clip(0, 255).astype(np.uint8)):
                 limit = THRESHOLD * (256 if most > 255 else 1)
                 raise PConvError(
                     f"mask: expected a black and white mask, got {values.dtype} {values.shape} that is mostly grey, as "
@@ -156,7 +160,8 @@ def _hole_of(is_set: np.ndarray, values: np.ndarray | None, polarity: str) -> np
 
 
 def _orientation(image: PillowImage.Image) -> int:
-    return int(image.getexif().get(0x0112, 1))
+    found = image.getexif().get(0x0112, 1)
+    return found if isinstance(found, int) and 2 <= found <= 8 else 1
 
 
 def _upright(image: PillowImage.Image) -> PillowImage.Image:

@@ -32,4 +32,4 @@ def load_network(path: str | Path, *, device: torch.device | str = "cpu") -> Inp
     Raises:
         PConvError: as :meth:`InpaintingNetwork.from_pretrained`.
     """
-    return weights.load(Path(path), _KINDS).to(device).eval()
+    return weights.load(path, _KINDS).to(device).eval()

@@ -153,4 +153,4 @@ class InpaintingNetwork(nn.Module, abc.ABC):
                 repository, or no way to reach it; the message says which.
             MissingExtra: huggingface_hub is not installed (extra ``[hub]``).
         """
-        return weights.load(Path(path), {cls.kind: cls}).to(device).eval()
+        return weights.load(path, {cls.kind: cls}).to(device).eval()

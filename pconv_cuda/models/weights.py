@@ -90,12 +90,13 @@ def _warn_of_newer(file: Path) -> None:
         )
 
 
-def find(path: Path) -> Path:
-    """The .safetensors file that ``path`` means: itself, the one in a folder, of the package by name, of a hub.
+def find(given: str | Path) -> Path:
+    """The .safetensors file that a path means: itself, the one in a folder, of the package by name, of a hub.
 
     Raises:
-        PConvError: what ``path`` is instead, and what to do.
+        PConvError: what it is instead, and what to do.
     """
+    path = Path(given)
     wanted = f"expected a folder with {FILE} or a .safetensors file"
     if path.is_dir():
         if (path / FILE).is_file():
@@ -109,8 +110,8 @@ def find(path: Path) -> Path:
         packaged = PRETRAINED / f"{path}.safetensors"
         if len(path.parts) == 1 and packaged.is_file():
             return packaged
-        if hub.is_repository(path):
-            return hub.download(path.as_posix(), (FILE, CONFIG))
+        if hub.is_repository(given):
+            return hub.download(str(given), (FILE, CONFIG))
         raise PConvError(f"weights: {wanted}, but {path} does not exist")
     if not path.is_file():
         raise PConvError(f"weights: {wanted}, but {path} is neither a file nor a folder")
@@ -129,7 +130,7 @@ def find(path: Path) -> Path:
     return path
 
 
-def load(path: Path, kinds: Mapping[str, type[Model]]) -> Model:
+def load(path: str | Path, kinds: Mapping[str, type[Model]]) -> Model:
     """The model of a folder or of one file, whose metadata or neighbour config.json has the config.
 
     Args:
@@ -154,7 +155,7 @@ def load(path: Path, kinds: Mapping[str, type[Model]]) -> Model:
             wanted = build(kind, config, path).state_dict()
     except (RuntimeError, OverflowError, MemoryError) as error:  # sizes beyond 64 bits
         raise PConvError(f"weights: the config of {path} describes a {kind.__name__} too large for memory") from error
-    _compare(shapes, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, path)
+    _compare(shapes, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, Path(path))
     model = build(kind, config, path)
     fill(model, load_safetensors(file, "weights"), path)
     return model

@@ -12,6 +12,15 @@
 
 namespace pconv::test {
 
+// Every tile of wgmma has its turn, whatever the plan would take: the widest on a device of one multiprocessor, the
+// next one on two (of few columns the narrowest), the plan's own on more.
+inline void want_tiles(cuda::Device& device) {
+    const int tile = device.multiprocessors == 1   ? int(cuda::TileId::wgmma_128x256)
+                     : device.multiprocessors == 2 ? int(cuda::TileId::wgmma_128x128)
+                                                   : -1;
+    device.wanted.fill(static_cast<signed char>(tile));
+}
+
 inline double load_number(DType dtype, const uint8_t* at) {
     switch (dtype) {
         case DType::f64: return *reinterpret_cast<const double*>(at);

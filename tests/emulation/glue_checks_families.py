@@ -216,6 +216,15 @@ def test_the_fastest_tile_of_each_pass_is_taken(timed) -> None:
         assert torch.equal(ours, forced)
 
 
+def test_one_tile_with_other_splits_is_another_way(timed) -> None:
+    library.pconv_emulated_device(90, 132, 1, ctypes.c_int64(2**31 - 1))
+    library.pconv_emulated_family_checker(None)
+    given, _ = layer(torch.bfloat16, k=72)
+    measured = timed(3, 2, 1)  # both paths take 64x64, by rules in two splits and by cycles in one
+    emulated.partial_conv2d(*given)
+    assert measured[:3] == [0, 1, 2] and families() == GEMM
+
+
 def test_nothing_is_timed_unless_it_is_wanted(timed) -> None:
     given, _ = layer(torch.bfloat16, k=72)
     measured = timed(1, 2, 3, wanted=0)  # as under deterministic algorithms

@@ -259,7 +259,7 @@ int main(int argc, char** argv) {
                     // Doubles take the same kernels on every device.
                     if (multiprocessors > 1 && options.quick && kind.dtype == DType::f64) continue;
                     device.multiprocessors = multiprocessors;
-                    if (device.wgmma) device.wanted = multiprocessors < 40 ? cuda::wgmma_tiles : cuda::any_tiles;
+                    if (device.wgmma) want_tiles(device);
                     run_case(spec, problem, truth, kind, layout, device);
                 }
                 if (options.quick || spec.g.n < 2) continue;

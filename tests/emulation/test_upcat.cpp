@@ -146,7 +146,7 @@ void run_devices(
         for (const int64_t operations : {0, 1 << 20}) {  // a byte: phases always pay, or never
             if (multiprocessors == 2 && !device.wgmma) continue;
             device.multiprocessors = multiprocessors;
-            if (device.wgmma) device.wanted = multiprocessors < 40 ? cuda::wgmma_tiles : cuda::any_tiles;
+            if (device.wgmma) want_tiles(device);
             device.flops_per_byte = operations;
             run_case(spec, problem, truth, kind, t, device, nullptr, multiprocessors == 1 ? 1 : 0.2);
             if (kind.dtype == DType::f64) return;  // materialised: nothing differs

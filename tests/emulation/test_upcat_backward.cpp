@@ -99,7 +99,7 @@ void run_devices(const Run& run, const Options& options) {
             device.arch = options.arch, device.wgmma = options.arch == 90;
             device.shared_bytes = options.shared_bytes;
             device.multiprocessors = multiprocessors;
-            if (device.wgmma) device.wanted = multiprocessors < 40 ? cuda::wgmma_tiles : cuda::any_tiles;
+            if (device.wgmma) want_tiles(device);
             device.flops_per_byte = operations;
             run(device, 15);
             if (options.quick) continue;

@@ -57,13 +57,14 @@ struct WgradLoader {
           chunk(thread_index % chunks),
           pixel0(thread_index / chunks),
           end(end_pixel) {
-        const int column = column0 + chunk * Math::chunk, tap = column / p.channels;
-        const int channel = column - tap * p.channels;
+        const int column = column0 + chunk * Math::chunk, number = column / p.channels;
+        const bool exists = number < p.window.r * p.window.s;
+        const int tap = exists ? number : 0, channel = column - number * p.channels;
         tap_y = tap / p.window.s * p.window.dil_h;
         tap_x = tap % p.window.s * p.window.dil_w;
         const int tap_shift = tap_y * p.w + tap_x;
         source_shift = tap_shift * p.channels + channel;
-        if (tap >= p.window.r * p.window.s) tap_y = outside;  // no such column
+        if (!exists) tap_y = outside;
         filter = row0 + chunk * Math::chunk;
         int block = 0;
         while (block < p.packing.blocks - 1 && channel >= p.packing.start[block + 1]) ++block;

@@ -44,10 +44,11 @@ constexpr unsigned last_stage = 64;   // the decoder's last stage
 }  // namespace family
 constexpr int families = 7;
 
-// The kernels that a call would run on. Tiles: of the products in the order of their launches, -1: no product.
+// The kernels that a call would run on. Tiles and splits: of its products, each at a place of its own; -1: no product.
 struct Kernels {
     unsigned families = 0;
     Tiles tiles = any_tiles;
+    std::array<int, 4> splits{};
 };
 
 Kernels kernels_of(const Forward& call, const Device& device);

@@ -211,6 +211,7 @@ Kernels kernels_of(const Forward& call, const Device& device) {
     } else {
         found.families = is_wgmma(plan.tile) ? family::stage_wgmma : family::stage;
         found.tiles[0] = static_cast<signed char>(plan.tile);
+        found.splits[0] = plan.splits;
     }
     return found;
 }

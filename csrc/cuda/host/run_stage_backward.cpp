@@ -4,7 +4,7 @@
 // gradient, folded, dw's.
 //
 // Workspace of the paper's layers at batch 6: the scaled gradient (the output's size), low's filters (16 K Cu numbers)
-// and the partial sums, at most 32 MiB a half (plan.cpp).
+// and the partial sums, those of the weight at most 32 MiB a half (tile_choice.cpp).
 #include "../upcat/upcat.h"
 #include "parts.h"
 

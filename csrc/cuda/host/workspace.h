@@ -39,7 +39,10 @@ inline bool lies_as_krsc(const Layer& layer) {
 
 // Adds a product of one source.
 inline void add_product(const Plan& plan, int number, Kernels& kernels) {
-    if (plan.special == Special::none) kernels.tiles[number] = static_cast<signed char>(plan.tile);
+    if (plan.special == Special::none) {
+        kernels.tiles[number] = static_cast<signed char>(plan.tile);
+        kernels.splits[number] = plan.splits;
+    }
     kernels.families |= plan.special == Special::first  ? family::first_layer
                         : plan.special == Special::last ? family::last_layer
                         : is_wgmma(plan.tile)           ? family::wgmma

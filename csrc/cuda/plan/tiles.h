@@ -68,7 +68,7 @@ struct TileRule {
 // What a block of fprop, dgrad or upcat takes on sm_90, in cycles: a step of the K loop where it is alone on its
 // multiprocessor and where as many as fit are there (all of them then make one step each), and everything else. Fitted
 // to an H100's times of every tile on every layer of the network (benchmarks/gpu/tiles.py): 8 % off on average, and the
-// tile that they choose is within 6 % of the fastest. Devices with wgmma take the tile and the splits that are the
+// tile that they choose is within 8 % of the fastest. Devices with wgmma take the tile and the splits that are the
 // cheapest by these: wide tiles read shared memory least, narrow ones fill rounds better.
 struct TileCost {
     TileId tile;

@@ -22,6 +22,13 @@ struct WgmmaGemm {
 template <class Tile>
 constexpr size_t wgmma_gemm_shared_bytes = Tile::pipeline_bytes + Tile::barrier_bytes + sizeof(Tables<Tile>);
 
+template <class Tile>
+constexpr bool has_room(TileId id) {
+    return int64_t(wgmma_gemm_shared_bytes<Tile>) <= tile_shapes[static_cast<int>(id)].shared_bytes;
+}
+static_assert(has_room<Wgmma256>(TileId::wgmma_128x256) && has_room<Wgmma128>(TileId::wgmma_128x128), "as in tiles.h");
+static_assert(has_room<Wgmma64>(TileId::wgmma_128x64), "as in tiles.h");
+
 // A block's part of the K loop.
 struct Steps {
     int begin, end;
