@@ -124,9 +124,13 @@ def partial_conv2d_sources(
         if not alike or 0 in source.shape[1:]:
             shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
             raise ValueError(f"inputs: expected (N, C_i, H, W) of one batch and size, C_i not 0, got {shapes}")
-        if source.dtype != inputs[0].dtype or source.device != inputs[0].device:
+        # Autocast brings unequal dtypes together: a picture, and features of the layer before.
+        same = source.dtype == inputs[0].dtype or torch.is_autocast_enabled(source.device.type)
+        if not same or source.device != inputs[0].device:
             kinds = ", ".join(f"{each.dtype} on {each.device}" for each in inputs)
             raise TypeError(f"inputs: expected one dtype and device, got {kinds}")
+    if len({source.dtype for source in inputs}) > 1:
+        inputs = [source.to(torch.get_autocast_dtype(source.device.type)) for source in inputs]
     joined_channels = sum(source.shape[1] for source in inputs)
     check_convolution(inputs[0], weight, bias, 1, channels=joined_channels)
     compact_masks = [

@@ -42,8 +42,8 @@ def fill(
             float32 or float64. NaN is missing, and so is what a masked array masks. Infinity is refused.
         wrap: whether rows and columns go round: ``(False, True)`` for a grid of latitudes and all longitudes, where
             the last column is the first one's neighbour.
-        tension: 0 to 1, as in ``smooth_fill``: 0 for smooth fields without noise, whose slopes it continues into gaps; 1
-            makes no new extrema.
+        tension: 0 to 1, as in ``smooth_fill``: 0 for smooth fields without noise, whose slopes it continues into gaps;
+            1 makes no new extrema.
         dims: of a DataArray, the names of rows and columns, wherever they lie; default: its last two.
 
     Returns:

@@ -217,6 +217,13 @@ def test_a_training_of_no_steps_is_refused(capsys: pytest.CaptureFixture[str]) -
     refused("train_small", ["--steps", "0"], "train.steps: expected at least 1, got 0", capsys)
 
 
+def test_a_grid_is_filled_better_than_by_interpolation(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = example("grid").main(["maps.png"])
+    assert errors["fill, tension 0"] < errors["cubic"] < errors["fill"] < errors["linear"] < errors["nearest"]
+    assert np.isnan(errors["data"]) and capsys.readouterr().out.count(" K, ") == 6
+    assert read("maps.png").shape[:2] == (750, 1000)
+
+
 # What a newcomer reads ------------------------------------------------------------------------------------------
 
 
@@ -240,7 +247,7 @@ def test_every_example_is_in_the_table_and_linked() -> None:
     table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in [*PROGRAMS, NOTEBOOK]:
         assert f"[{path.name}]({path.name})" in table and f"examples/{path.name}" in table
-    assert len(PROGRAMS) == 6
+    assert len(PROGRAMS) == 7
     assert "(examples/README.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
     pages = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("docs/*.md"))
     for name in re.findall(r"\.\./examples/([\w.]+)", pages):

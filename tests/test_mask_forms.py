@@ -73,3 +73,16 @@ def test_what_that_layer_keeps_is_refused_with_the_way_to_go(name: str) -> None:
     assert not hasattr(layer, name) and layer.weight.shape == (5, 3, 3, 3)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = layer.nothing
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_masks_that_differ_by_channel_work_under_autocast(fused: bool) -> None:
+    torch.manual_seed(0)
+    model: Any = PConvUNet(levels=2, width=4).eval()
+    model = model.fuse() if fused else model
+    image, mask = drawn(1, 3, 16, 16, channels=3)
+    with torch.no_grad():
+        exact, new_mask = model(image, mask)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, found_mask = model(image, mask)
+    assert torch.equal(found_mask, new_mask) and (found.float() - exact).abs().max() < 0.05 * exact.abs().max() + 0.02

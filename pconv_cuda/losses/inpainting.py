@@ -105,7 +105,8 @@ class InpaintingLoss(nn.Module):
         valid = _fitting("mask", mask, output)
         if self.features is not None and (c != 3 or min(h, w) < 8):
             raise ValueError(f"output: VGG16 needs (N, 3, H, W) of at least 8 x 8 pixels, got {tuple(output.shape)}")
-        ground_truth, scale, given = ground_truth.detach(), 1.0, valid
+        ground_truth, given = ground_truth.detach(), valid
+        scale: float | Tensor = 1.0
         if target_mask is not None:
             known = _fitting("target_mask", target_mask, output)
             share = known.expand_as(output).float().mean()
