@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../geometry.h"
+#include "../windows.h"
 
 namespace pconv::cpu {
 
@@ -24,6 +25,11 @@ bool has_zero(const uint8_t* bytes, int64_t count);
 bool window_ratio(
     const Geometry& geometry, const Mask& mask, const Ratio& ratio,
     uint8_t* new_mask);  // [ratio.n, ratio.groups, P, Q]
+
+// The same for windows over two or three axes, transposed ones too. The mask has one block, or one a channel.
+bool window_ratio(
+    const Windows& windows, const Mask& mask, const Ratio& ratio,
+    uint8_t* new_mask);  // [ratio.n, ratio.groups, out of each axis]
 
 // out = mask ? x : 0, a select: NaN in a hole does not get through. In place (out == x) only holes are touched.
 void masked_copy(
