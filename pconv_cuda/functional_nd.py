@@ -209,9 +209,9 @@ def _apply(
         row = None if mask is None else mask.unsqueeze(2)
         stride, padding, dilation, more, groups, transposed = window
         places = [(1, *stride), (0, *padding), (1, *dilation)]
-        if transposed:
+        if transposed or input.device.type == "cpu":
             output, new_mask, _ = ops.partial_conv_nd(
-                input.unsqueeze(2), row, weight.unsqueeze(2), bias, *places, (0, *more), groups, True
+                input.unsqueeze(2), row, weight.unsqueeze(2), bias, *places, (0, *more), groups, transposed
             )
         else:  # on a GPU its kernels are fused
             output, new_mask, _ = ops.partial_conv2d(

@@ -37,6 +37,12 @@ void masked_copy(
     const void* x,  // [N, C, H, W] in the layout
     void* out);     // the same
 
+// The same for contiguous tensors and a mask of one block; in place all is written.
+void masked_copy_planes(
+    const Geometry& geometry, const Mask& mask,
+    const void* x,  // [N, C, H W]
+    void* out);     // the same
+
 // y = ratio > 0 ? act(y * ratio + bias) : 0, in place, worked out in fp32 (fp64) and rounded once.
 void renormalise(
     const Geometry& geometry, const Ratio& ratio,
@@ -81,6 +87,13 @@ void scale_gradient(
     const Geometry& geometry, const Ratio& ratio,
     const void* grad,  // [N, K, P, Q] in the layout
     void* scaled,      // the same, or nullptr
+    void* bias_grad);  // [K] or nullptr
+
+// The same for contiguous tensors.
+void scale_gradient_planes(
+    const Geometry& geometry, const Ratio& ratio,
+    const void* grad,  // [N, K, P Q]
+    void* scaled,      // the same
     void* bias_grad);  // [K] or nullptr
 
 // ---- the decoder's stage: a 3x3 convolution of [low, doubled | skip]. The geometry is that convolution's, with

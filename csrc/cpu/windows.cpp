@@ -36,7 +36,8 @@ int64_t div_up(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : 0; }
 void add_columns(const Axis& axis, const int32_t* sums, int32_t* counts) {
     for (int64_t tap = 0; tap < axis.window; ++tap) {
         const int64_t shift = tap * axis.dilation - axis.pad;  // in = out * stride + shift
-        const int64_t first = div_up(-shift, axis.stride), end = std::min(axis.out, div_up(axis.in - shift, axis.stride));
+        const int64_t first = div_up(-shift, axis.stride),
+                      end = std::min(axis.out, div_up(axis.in - shift, axis.stride));
         if (first < end) add_column(sums + first * axis.stride + shift, axis.stride, end - first, counts + first);
     }
 }
@@ -44,7 +45,8 @@ void add_columns(const Axis& axis, const int32_t* sums, int32_t* counts) {
 void scatter_columns(const Axis& axis, const int32_t* sums, int32_t* counts) {
     for (int64_t tap = 0; tap < axis.window; ++tap) {
         const int64_t shift = tap * axis.dilation - axis.pad;  // out = in * stride + shift
-        const int64_t first = div_up(-shift, axis.stride), end = std::min(axis.in, div_up(axis.out - shift, axis.stride));
+        const int64_t first = div_up(-shift, axis.stride),
+                      end = std::min(axis.in, div_up(axis.out - shift, axis.stride));
         for (int64_t i = first; i < end; ++i) counts[i * axis.stride + shift] += sums[i];
     }
 }
@@ -127,8 +129,8 @@ bool window_ratio(const Windows& w, const Mask& mask, const Ratio& ratio, uint8_
                 }
             }
             (w.transposed ? scatter_columns : add_columns)(columns, sums.data(), counts.data());
-            const int32_t full = int32_t(
-                w.channels * taps_of(depths, w.transposed, depth) * taps_of(rows, w.transposed, row));
+            const int32_t full =
+                int32_t(w.channels * taps_of(depths, w.transposed, depth) * taps_of(rows, w.transposed, row));
             const int64_t first = job * columns.out;
             const bool row_full = w.dtype == DType::f64
                                       ? finish_row_f64(

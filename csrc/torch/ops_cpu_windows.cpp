@@ -23,12 +23,24 @@ struct CpuWindowPasses : CpuPasses {
     bool window_ratio(const WindowCall& call, const Mask& mask, const Ratio& ratio, uint8_t* new_mask) const {
         return cpu::window_ratio(call.windows, mask, ratio, new_mask);
     }
+    // As CpuPasses, by the faster loops where they serve.
+    Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) const {
+        Tensor out = torch::stable::empty_like(x);
+        copy(g, mask, x, out);
+        return out;
+    }
+    void clear_holes(const Geometry& g, const Mask& mask, Tensor& x) const { copy(g, mask, x, x); }
+    void copy(const Geometry& g, const Mask& mask, const Tensor& x, Tensor& out) const {
+        const bool planes = g.layout == Layout::nchw && mask.blocks == 1;
+        (planes ? cpu::masked_copy_planes : cpu::masked_copy)(g, mask, x.const_data_ptr(), out.mutable_data_ptr());
+    }
     // ratio * gradient, and the bias gradient from the same pass.
     Tensor scale_gradient(
         const WindowCall& call, const Ratio& ratio, const Tensor& grad, bool wanted, void* bias_grad) const {
         Tensor scaled;
         if (wanted) scaled = torch::stable::empty_like(grad);
-        cpu::scale_gradient(
+        const bool planes = wanted && call.g.layout == Layout::nchw;
+        (planes ? cpu::scale_gradient_planes : cpu::scale_gradient)(
             call.g, ratio, grad.const_data_ptr(), wanted ? scaled.mutable_data_ptr() : nullptr, bias_grad);
         return scaled;
     }

@@ -22,7 +22,7 @@
     "-> (Tensor grad_input, Tensor grad_skip, Tensor grad_weight, Tensor grad_bias)"
 
 // One source, two or three spatial axes, ordinary or transposed; weight (K, C / groups, ...) or (C, K / groups, ...).
-#define PCONV_ND_FORWARD_SCHEMA                                                                                    \
+#define PCONV_ND_FORWARD_SCHEMA                                                                                     \
     "(Tensor input, Tensor? mask, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int[] " \
     "output_padding, int groups, bool transposed) -> (Tensor output, Tensor new_mask, Tensor ratio)"
 

@@ -59,7 +59,8 @@ inline bool all_at_least(const Ints& values, size_t count, int64_t least) {
 
 inline WindowCall window_call(const Tensor& input, const Tensor& weight, const WindowArguments& a) {
     const int64_t dimensions = input.dim();
-    PCONV_EXPECT(dimensions == 4 || dimensions == 5, "input: expected two or three spatial axes, got ", shape_of(input));
+    PCONV_EXPECT(
+        dimensions == 4 || dimensions == 5, "input: expected two or three spatial axes, got ", shape_of(input));
     PCONV_EXPECT(dtype_of(input, "input") != DType::u8, "input: expected a floating dtype, got bytes");
     PCONV_EXPECT(
         weight.dim() == dimensions && weight.numel() > 0, "weight: expected ", dimensions,
@@ -75,9 +76,9 @@ inline WindowCall window_call(const Tensor& input, const Tensor& weight, const W
         " integers each, of at least 1, 0, 1 and 0");
     const int64_t c = input.size(1), outer = weight.size(0), inner = weight.size(1);
     PCONV_EXPECT(
-        a.groups > 0 && outer % a.groups == 0 && c == (a.transposed ? outer : inner * a.groups),
-        "weight: expected (", a.transposed ? "C, K / groups" : "K, C / groups", ", ...) with groups ", a.groups,
-        " for ", c, " input channels, got ", shape_of(weight));
+        a.groups > 0 && outer % a.groups == 0 && c == (a.transposed ? outer : inner * a.groups), "weight: expected (",
+        a.transposed ? "C, K / groups" : "K, C / groups", ", ...) with groups ", a.groups, " for ", c,
+        " input channels, got ", shape_of(weight));
     WindowCall call;
     Windows& w = call.windows;
     w.transposed = a.transposed, w.channels = c / a.groups, w.dtype = dtype_of(input, "input");
@@ -90,13 +91,11 @@ inline WindowCall window_call(const Tensor& input, const Tensor& weight, const W
         const int64_t reach = a.dilation[i] * (window - 1) + 1;
         PCONV_EXPECT(size > 0 && size < (int64_t(1) << 31), "input: expected no empty axis, got ", shape_of(input));
         PCONV_EXPECT(
-            a.output_padding[i] == 0 ||
-                (a.transposed && a.output_padding[i] < std::max(a.stride[i], a.dilation[i])),
+            a.output_padding[i] == 0 || (a.transposed && a.output_padding[i] < std::max(a.stride[i], a.dilation[i])),
             "output_padding: expected less than stride or dilation, and 0 where not transposed, got ",
             a.output_padding[i]);
-        const int64_t out = a.transposed
-                                ? (size - 1) * a.stride[i] - 2 * a.padding[i] + reach + a.output_padding[i]
-                                : output_size(size, window, a.stride[i], a.padding[i], a.dilation[i]);
+        const int64_t out = a.transposed ? (size - 1) * a.stride[i] - 2 * a.padding[i] + reach + a.output_padding[i]
+                                         : output_size(size, window, a.stride[i], a.padding[i], a.dilation[i]);
         PCONV_EXPECT(
             out > 0, "weight: a window of ", window, " with dilation ", a.dilation[i], " and padding ", a.padding[i],
             " leaves no output of input ", shape_of(input));
@@ -185,8 +184,8 @@ inline Tensor library_convolution(
     const bool wide = fails_in_half(call.g, call, x.is_cpu());
     const auto given = [&](const Tensor& tensor) { return given_to_library(call, wide ? as_float(tensor) : tensor); };
     const MaybeTensor given_bias = bias && wide ? MaybeTensor(as_float(*bias)) : bias;
-    std::array<StableIValue, 9> stack{from(given(x)),   from(given(weight)),     from(given_bias),
-                                      from(a.stride),   from(a.padding),         from(a.dilation),
+    std::array<StableIValue, 9> stack{from(given(x)),     from(given(weight)),    from(given_bias),
+                                      from(a.stride),     from(a.padding),        from(a.dilation),
                                       from(a.transposed), from(a.output_padding), from(a.groups)};
     PCONV_TORCH_CALL(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_TARGET_VERSION));
     const Tensor y = torch::stable::detail::to<Tensor>(stack[0]);
