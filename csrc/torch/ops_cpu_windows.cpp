@@ -1,7 +1,7 @@
 // Partial convolutions of two or three axes, ordinary and transposed, on a CPU.
 #include "cpu_support.h"
 #include "schemas.h"
-#include "windows.h"
+#include "window_passes.h"
 
 #include <torch/csrc/stable/library.h>
 
