@@ -13,7 +13,15 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_sizes", "column", "per_channe
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Beyond these a config is damaged or made to harm: at 12 levels a picture is padded to a multiple of 4096 pixels.
-_MOST = {"in_channels": 1024, "levels": 12, "width": 8192, "layers": 64, "blur": 255, "window": 255}
+_MOST = {
+    "in_channels": 1024,
+    "out_channels": 1024,
+    "levels": 12,
+    "width": 8192,
+    "layers": 64,
+    "blur": 255,
+    "window": 255,
+}
 
 
 def check_sizes(**sizes: Any) -> None:
