@@ -69,7 +69,9 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         self.in_channels, self.out_channels, self.values = in_channels, out_channels, values
         self.padding_mode = padding_mode_of(padding_mode)
         self.mean = per_channel("mean", mean, IMAGENET_MEAN, in_channels)
-        self.std = per_channel("std", std, IMAGENET_STD, in_channels)
+        # the unit of data may be a small one
+        least = 1e-6 if values == "picture" else 1e-30
+        self.std = per_channel("std", std, IMAGENET_STD, in_channels, least)
 
     @property
     @abc.abstractmethod
