@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from pconv_cuda import ops, reference
 from pconv_cuda.checks import pair
 from pconv_cuda.functional import STAGE_WINDOW, apply, partial_conv2d_sources
 from pconv_cuda.models.unet_base import UNetBase
+from pconv_cuda.models.wrap import around, entering, within
 from pconv_cuda.nn import PartialConvUpCat2d
 from pconv_cuda.ops.layout import memory_format
 
@@ -39,7 +40,7 @@ class FusedStage(nn.Module):
         super().__init__()
         conv = stage.conv
         self.stride, self.padding = pair("stride", conv.stride, 1), pair("padding", conv.padding, 0)
-        self.negative_slope = _slope(stage.activation)
+        self.negative_slope, self.wraps = _slope(stage.activation), stage.wraps
         # As the kernels read it, so that no call copies it: ours on a GPU by channels last, a CPU's library as the
         # model is laid out. The layout of the results follows the features alone.
         layout = torch.channels_last if conv.weight.device.type == "cuda" else memory_format(conv.weight)
@@ -51,12 +52,21 @@ class FusedStage(nn.Module):
 
     def encode(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """One level down."""
-        window = self.stride, self.padding, (1, 1), 1
+        x, mask, (rows, columns) = entering(x, mask, self.wraps, self.padding)
+        window = self.stride, (rows, columns), (1, 1), 1
         x, new_mask = apply(x, mask, self.weight, self.bias, *window, negative_slope=self.negative_slope)
         return x, new_mask.expand(x.shape[0], -1, -1, -1)
 
     def decode(self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor) -> tuple[Tensor, Tensor]:
         """One level up: [doubled | skip], each block of channels with its own mask."""
+        if not any(self.wraps):
+            return self._convolved(low, low_mask, skip, skip_mask)
+        once, twice = ([width * goes_round for goes_round in self.wraps] for width in (1, 2))
+        small, large = (around(low, once), around(low_mask, once)), (around(skip, twice), around(skip_mask, twice))
+        x, mask = self._convolved(*small, *large)
+        return within(x, twice), within(mask, twice)
+
+    def _convolved(self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias, slope = self.weight, self.bias, self.negative_slope
         if skip_mask.shape[1] == 1:
             sources = skip, skip_mask, True, self.phases
@@ -78,7 +88,12 @@ class FusedUNet(UNetBase):
     """
 
     def __init__(self, model: PConvUNet) -> None:
-        super().__init__(model.in_channels, model.mean, model.std)
+        others: dict[str, Any] = {
+            "out_channels": model.out_channels,
+            "padding_mode": model.padding_mode,
+            "values": model.values,
+        }
+        super().__init__(model.in_channels, model.mean, model.std, **others)
         self._take_options(model)
         self.encoder = nn.ModuleList(FusedStage(stage) for stage in model.encoder)  # type: ignore[arg-type]
         self.decoder = nn.ModuleList(FusedStage(stage) for stage in model.decoder)  # type: ignore[arg-type]
