@@ -35,6 +35,8 @@ class ForeignNetwork:
         eps: of its batch norms.
         mean, std: of its input range, where the picture is in [0, 1].
         reversed_channels: it takes and gives BGR.
+        negative_slope: of the decoder's LeakyReLU.
+        values: what it takes and gives: "picture", or "data" in any unit.
         head: weight (C, C, 1, 1) and bias (C,) of a 1x1 convolution behind the last stage, before a sigmoid.
         notes: sentences about what was assumed and what is not exact.
     """
@@ -47,6 +49,8 @@ class ForeignNetwork:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     reversed_channels: bool = False
+    negative_slope: float = 0.2
+    values: str = "picture"
     head: tuple[Tensor, Tensor] | None = None
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)

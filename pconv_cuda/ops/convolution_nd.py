@@ -1,7 +1,7 @@
 """What torch has to know about ``partial_conv_nd`` and its backward: shapes, derivatives, autocast, the fallback.
 
 Partial convolutions of two or three axes, ordinary and transposed: the library's convolution with our passes around it
-(csrc/torch/window_passes.h). With the mask held fixed the operation is bilinear in input and weight, so the derivative of
+(csrc/torch/window_passes.h). With the mask held fixed the operation is bilinear in input and weight: the derivative of
 each operator is made of the two, as in :mod:`pconv_cuda.ops.convolution`.
 """
 
@@ -28,7 +28,7 @@ partial_conv_nd_backward = torch.ops.pconv_cuda.partial_conv_nd_backward.default
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """As :func:`pconv_cuda.ops.layout.memory_format`, for four and five dimensions; in csrc/torch/window_passes.h too."""
+    """As :func:`pconv_cuda.ops.layout.memory_format`, for four and five dimensions (csrc/torch/window_passes.h)."""
     size, stride = tensor.shape, tensor.stride()
     last = tensor.dim() - 1
     dense = stride[1] == 1 and stride[last] >= size[1] and stride[0] >= stride[2] * size[2]
