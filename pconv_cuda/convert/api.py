@@ -84,7 +84,8 @@ def convert(
             channels = network.encoder[0].weight.shape[1]
             raise PConvError(f"{name}: expected {channels} finite numbers, one a channel, got {values}")
         setattr(network, name, values)
-    config, state = fold(network, padding_mode)
+    network.padding_mode = padding_mode
+    config, state = fold(network)
     bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise PConvError(f"file: {path} holds NaN or infinity in {', '.join(bad[:3])}")

@@ -11,19 +11,18 @@ from pconv_cuda.convert.formats import identity_norm
 from pconv_cuda.convert.layers import ForeignLayer, ForeignNetwork
 from pconv_cuda.errors import PConvError
 from pconv_cuda.models import PConvUNet
-from pconv_cuda.models.wrap import Mode
 
 __all__ = ["fold"]
 
 _OUR_EPS = nn.BatchNorm2d(1).eps
 
 
-def fold(network: ForeignNetwork, padding_mode: Mode = "zeros") -> tuple[dict[str, Any], dict[str, Tensor]]:
+def fold(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """``(config, state)`` of the PConvUNet that computes what ``network`` does; the state is float64.
 
     With y the paper's partial convolution without its bias, a foreign layer computes y' + b, where y' = y with its
     weights divided by ``network.divisor``. Before a batch norm b goes into the running mean:
-    (y + b - mean) = (y - (mean - b)). ``padding_mode`` is the network's, which no file tells.
+    (y + b - mean) = (y - (mean - b)).
 
     Raises:
         PConvError: a topology that PConvUNet does not have; the layer and what was expected are named.
@@ -34,7 +33,7 @@ def fold(network: ForeignNetwork, padding_mode: Mode = "zeros") -> tuple[dict[st
     config |= {"mean": network.mean, "std": network.std, "windows": tuple(layer.weight.shape[-1] for layer in encoder)}
     config |= {"first_bias": encoder[0].bias is not None, "head": "sigmoid" if network.head is not None else None}
     out_channels = decoder[-1].weight.shape[0]
-    config |= {"out_channels": out_channels, "padding_mode": padding_mode, "values": network.values}
+    config |= {"out_channels": out_channels, "padding_mode": network.padding_mode, "values": network.values}
     config |= {"negative_slope": network.negative_slope}
     try:
         with torch.device("meta"):  # for its shapes alone
