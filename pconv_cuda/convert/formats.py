@@ -190,7 +190,7 @@ def _climate(network: ForeignNetwork) -> ForeignNetwork:
         _NO_SUM,
         "its decoder's LeakyReLU has the slope 0.01, its encoder ReLU",
         "no key tells whether longitudes went round in training (its option global_padding): then give padding_mode",
-        "no key tells bounds of the output (its options min_bounds, max_bounds): networks trained with them give other values",
+        "no key tells bounds of the output (its options min_bounds, max_bounds): such networks give other values",
         "NOT EXACT near the last row and column where these are no multiples of 2^levels: it doubles to the encoder's "
         "odd sizes, ours continues the field to a multiple",
     ]
