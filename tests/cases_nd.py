@@ -102,6 +102,12 @@ CASES_ND = [
         CaseNd("volume_no_mask", (3, 3, 2), (2, 2, 2), stride=(2, 2, 2), mask="none"),
     ),
 ]
+# Too long for loops in Python: more positions than the passes on a CPU take at once.
+LONG_CASES = [
+    CaseNd("row_long", (9001,), (5,), c=2, k=3, stride=(2,), padding=(2,)),
+    CaseNd("volume_long", (5, 31, 33), (3, 3, 3), c=2, k=3, padding=(1, 1, 1)),
+    CaseNd("up_plane_long", (41, 60), (4, 3), c=2, k=4, stride=(2, 2), padding=(1, 1), groups=2, transposed=True),
+]
 BY_NAME_ND = {case.name: case for case in CASES_ND}
 
 

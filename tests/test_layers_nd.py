@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases_nd import BY_NAME_ND, CASES_ND, CaseNd, loops, tensors_of
+from cases_nd import BY_NAME_ND, CASES_ND, LONG_CASES, CaseNd, loops, tensors_of
 from conftest import assert_as_good_as_torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
@@ -68,7 +68,7 @@ def stock(case: CaseNd) -> Any:
     return lambda x, mask, w, b: reference_nd.partial_conv(x, mask, w, b, case.window)
 
 
-@EACH
+@pytest.mark.parametrize("case", [*CASES_ND, *LONG_CASES], ids=lambda case: case.name)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_values_and_gradients_in_every_dtype(
