@@ -139,6 +139,12 @@ def test_recurrent_and_attention_networks_are_refused(tmp_path):
         convert(saved(tmp_path, network))
 
 
+def test_a_slope_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="negative_slope: expected 0 to 1, got -0.1"):
+        PConvUNet(levels=2, width=2, negative_slope=-0.1)
+    assert "negative_slope" not in PConvUNet(levels=2, width=2).config
+
+
 def test_other_networks_have_their_own_mean(tmp_path):
     state = {f"{side}_{n}.conv.input_conv.weight": torch.ones(3, 3, 3, 3) for side in ("enc", "dec") for n in (1, 2)}
     torch.save({"model": state}, tmp_path / "net.pth")

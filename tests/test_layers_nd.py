@@ -384,6 +384,17 @@ def test_copies_pickles_moves_compiles_and_learns(name: str) -> None:
         _ = layer.last_size
 
 
+@pytest.mark.parametrize("name", ["Conv1d", "Conv3d", "ConvTranspose2d"])
+def test_exported_programs_take_any_batch(name: str) -> None:
+    layer = partial(name, 3, 4, 3, padding=1, return_mask=True)
+    x, mask = volume(int(name[-2]), 2, 3)
+    batch = torch.export.Dim("batch", min=2, max=8)
+    program = torch.export.export(layer, (x, mask), dynamic_shapes=({0: batch}, {0: batch})).module()
+    for given in ((x, mask), (x.repeat_interleave(2, 0).flip(0), mask.repeat_interleave(2, 0))):
+        for found, expected in zip(program(*given), layer(*given), strict=True):
+            assert torch.allclose(found, expected, atol=1e-6)
+
+
 conv3, up3 = functional.partial_conv3d, functional.partial_conv_transpose3d
 X = torch.zeros(2, 4, 5, 6, 7)
 M = torch.ones(2, 1, 5, 6, 7)
