@@ -193,7 +193,7 @@ def test_the_configuration_is_kept(tmp_path: Path) -> None:
     one = FillRefiner(1, levels=1, width=2, padding_mode=GLOBE, values="data")
     one.save_pretrained(tmp_path / "refiner")
     assert load_network(tmp_path / "refiner").config == one.config
-    for key in ("out_channels", "padding_mode", "values"):  # files of pictures are as they were
+    for key in ("out_channels", "padding_mode", "values", "tension"):  # files of pictures are as they were
         assert key not in network().config
 
 
@@ -211,6 +211,7 @@ def test_what_is_for_pictures_refuses_them(tmp_path: Path) -> None:
         ({"padding_mode": GLOBE}, r"padding_mode=\('zeros', 'circular'\)"),
         ({"out_channels": 1}, "out_channels=1"),
         ({"values": "data"}, "values='data'"),
+        ({"prefill": "smooth", "tension": 0}, "tension=0"),
     ):
         model = network(in_channels=3, **cast("dict[str, Any]", options))
         with pytest.raises(PConvError, match=f"model: expected a network for RGB pictures, got {name}"):
@@ -229,6 +230,7 @@ def test_what_is_for_pictures_refuses_them(tmp_path: Path) -> None:
         ({"padding_mode": 1}, "padding_mode: expected .* got 1"),
         ({"out_channels": 0}, "out_channels: expected a positive integer, got 0"),
         ({"out_channels": 2, "prefill": "smooth"}, r"out_channels: expected in_channels \(1\) with a prefill, got 2"),
+        ({"tension": 2}, "tension: expected 0 to 1, got 2"),
         ({"values": "grid"}, "values: expected 'picture' or 'data', got 'grid'"),
     ],
 )

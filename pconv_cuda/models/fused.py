@@ -88,11 +88,8 @@ class FusedUNet(UNetBase):
     """
 
     def __init__(self, model: PConvUNet) -> None:
-        others: dict[str, Any] = {
-            "out_channels": model.out_channels,
-            "padding_mode": model.padding_mode,
-            "values": model.values,
-        }
+        names = ("out_channels", "padding_mode", "values", "tension")
+        others: dict[str, Any] = {name: getattr(model, name) for name in names}
         super().__init__(model.in_channels, model.mean, model.std, **others)
         self._take_options(model)
         self.encoder = nn.ModuleList(FusedStage(stage) for stage in model.encoder)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.options import check_sizes
 from pconv_cuda.models.prefill import filled
 from pconv_cuda.models.wrap import Mode, continued
+from pconv_cuda.smooth import TENSION
 
 __all__ = ["FillRefiner"]
 
@@ -41,7 +42,7 @@ class FillRefiner(InpaintingNetwork):
         prefill: ``"smooth"``.
         padding_mode: ``"zeros"``, ``"circular"``, or one for rows and one for columns: what goes round is continued by
             as far as the network sees, at most by half its length, at either side.
-        values: as of :class:`PConvUNet`.
+        values, tension: as of :class:`PConvUNet`.
     """
 
     kind = "refiner"
@@ -60,8 +61,9 @@ class FillRefiner(InpaintingNetwork):
         prefill: str = "smooth",
         padding_mode: Mode = "zeros",
         values: str = "picture",
+        tension: float = TENSION,
     ) -> None:
-        super().__init__(in_channels, mean, std, padding_mode=padding_mode, values=values)
+        super().__init__(in_channels, mean, std, padding_mode=padding_mode, values=values, tension=tension)
         check_sizes(levels=levels, width=width, layers=layers, blur=blur)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
@@ -144,7 +146,7 @@ class FillRefiner(InpaintingNetwork):
             TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
         """
         valid = self._checked(image, mask)
-        fill = filled(self.prefill, image, valid, fill, self.wraps)
+        fill = filled(self.prefill, image, valid, fill, self.wraps, self.tension)
         assert fill is not None
         height, width = fill.shape[2:]
         (start, seen), (top, left) = continued((fill, valid), self.wraps, self.context, 1)

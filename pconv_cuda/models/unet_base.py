@@ -102,7 +102,7 @@ class UNetBase(InpaintingNetwork):
             raise ValueError(
                 f"mask: expected ({image.shape[0]}|1, 1|{self.in_channels}, {height}, {width}), got {tuple(mask.shape)}"
             )
-        fill = filled(self.prefill, image, mask, fill, self.wraps)
+        fill = filled(self.prefill, image, mask, fill, self.wraps, self.tension)
         if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
             image = torch.where(mask, image, 0.0) if fill is None else fill
         # Any size: holes are added below and right until every level halves evenly, and cut off again. What goes round

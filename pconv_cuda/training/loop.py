@@ -319,7 +319,7 @@ class _Run:
             target = truth if grid else self.network.normalize(truth)
             holed = torch.where(mask, target, 0.0)
             # made here, for the network and the loss
-            fill = filled(self.network.prefill, holed, mask, None, self.network.wraps)
+            fill = filled(self.network.prefill, holed, mask, None, self.network.wraps, self.network.tension)
             output, _ = model(holed, mask) if fill is None else model(holed, mask, fill)
             if not grid:
                 return output, self.objective.terms(holed, mask, output, target, fill, step)

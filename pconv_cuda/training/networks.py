@@ -35,6 +35,8 @@ def build_network(config: TrainingConfig, grid: GridFacts | None = None) -> Inpa
         steps = grid.time_steps
         options |= {"in_channels": steps, "mean": (grid.mean,) * steps, "std": (grid.std,) * steps}
         options |= {"padding_mode": mode_of(grid.seen), "values": "data"}
+        if model.tension is not None:
+            options["tension"] = model.tension
         if model.prefill is not None and steps > 1:
             raise PConvError(f"config: data.time_steps: expected 1 with model.prefill, got {steps}")
     if model.network == "refiner":
