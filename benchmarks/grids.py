@@ -1,0 +1,160 @@
+"""Ways to fill gridded data on a globe: errors at withheld values, seconds on one core, and a map of each.
+
+OMP_NUM_THREADS=1 python -m benchmarks.grids [--steps N] [--figure FILE] [--fields N] > result.json
+
+The field, its stations and the network are those of examples/grid.py, which trains first. Kriging is PyKrige's ordinary
+kriging with great-circle distances and the 40 nearest values; its variogram models are all tried and the best is shown,
+which favours it. With more fields the errors' means and standard deviations over fields are given, without kriging.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from scipy.interpolate import griddata
+
+from benchmarks import measure
+from pconv_cuda import fill
+from pconv_cuda.models import load_network
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIOGRAMS = ("spherical", "exponential", "gaussian", "power", "linear")
+NEAREST = 40
+
+
+def example() -> Any:
+    spec = importlib.util.spec_from_file_location("example_grid", ROOT / "examples" / "grid.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def kriged(module: Any, truth: np.ndarray, known: np.ndarray, variogram: str) -> np.ndarray:
+    from pykrige.ok import OrdinaryKriging
+
+    at = module.LONGITUDE, module.LATITUDE
+    model = OrdinaryKriging(
+        *(each[known] for each in at), truth[known], variogram, coordinates_type="geographic", nlags=30
+    )
+    filled = truth.copy()
+    filled[~known] = model.execute("points", *(each[~known] for each in at), backend="loop", n_closest_points=NEAREST)[
+        0
+    ]
+    return filled
+
+
+def ways(module: Any, network: Any) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """Each takes the truth and where it is known."""
+
+    def ours(model: Any, **options: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        return lambda truth, known: fill(model, np.where(known, truth, np.nan), **options)
+
+    def scipys(kind: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        def way(truth: np.ndarray, known: np.ndarray) -> np.ndarray:
+            place = [np.stack([module.LATITUDE[known], module.LONGITUDE[known] + turn], 1) for turn in (-360, 0, 360)]
+            given = np.concatenate(place), np.tile(truth[known], 3), (module.LATITUDE, module.LONGITUDE)
+            return griddata(*given, kind, truth[known].mean())
+
+        return way
+
+    smooth = {"wrap": (False, True)}
+    return {
+        "network": ours(network),
+        "smooth, tension 0": ours("smooth", **smooth, tension=0),
+        "smooth, tension 0.3": ours("smooth", **smooth),
+        **{f"scipy, {kind}": scipys(kind) for kind in ("cubic", "linear", "nearest")},
+    }
+
+
+def error(filled: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((filled - truth)[where] ** 2)))
+
+
+def figure(maps: dict[str, np.ndarray], path: str) -> None:
+    """The grid's seam lies in the middle, as every map is rolled by half."""
+    truth = maps["truth"]
+    sheet, axes = plt.subplots(3, 3, figsize=(13.5, 7.5), layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (name, values) in zip(axes.flat, maps.items(), strict=False):
+        axis.imshow(np.roll(values, 180, 1), origin="lower", vmin=truth.min(), vmax=truth.max())
+        axis.set_title(name, fontsize=10)
+    sheet.savefig(path, dpi=75)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--run", type=Path, help="a folder where examples/grid.py has trained already")
+    parser.add_argument("--fields", type=int, default=1, help="more fields, of which no network has seen one")
+    parser.add_argument("--figure")
+    options = parser.parse_args()
+    module, result = example(), {"machine": measure.machine(), "steps": options.steps, "ways": {}}
+    figure_path = os.path.abspath(options.figure) if options.figure else None
+    if options.run is None:
+        options.run = Path(tempfile.mkdtemp())
+        os.chdir(options.run)
+        begun = time.process_time()
+        module.main(["grid.png", "--steps", str(options.steps)])
+        result["training_and_maps_cpu_s"] = round(time.process_time() - begun, 1)
+    network = load_network(options.run / "network")
+    rng = np.random.default_rng(0)
+    truth, known = module.temperature(rng), module.observed(rng)
+    wide = (np.abs(module.LATITUDE - 10) <= 12) & (np.abs((module.LONGITUDE + 180) % 360 - 180) <= 15)
+    result["known"], result["withheld"] = int(known.sum()), int((~known).sum())
+    maps = {"truth": truth, "known values": np.where(known, truth, np.nan)}
+
+    def measured(name: str, way: Callable[[], np.ndarray]) -> np.ndarray:
+        begun, values = time.perf_counter(), way()
+        seconds = time.perf_counter() - begun
+        figures = {"rmse": error(values, truth, ~known), "rmse_in_the_wide_gap": error(values, truth, wide)}
+        result["ways"][name] = {
+            **{key: round(value, 4) for key, value in figures.items()},
+            "seconds": round(seconds, 2),
+        }
+        return values
+
+    for name, way in ways(module, network).items():
+        values = measured(name, lambda way=way: way(truth, known))
+        maps[f"{name}: {error(values, truth, ~known):.2f} K"] = values
+    best: tuple[float, str, np.ndarray] | None = None
+    for variogram in VARIOGRAMS:
+        name = f"kriging, {variogram}"
+        values = measured(name, lambda variogram=variogram: kriged(module, truth, known, variogram))
+        if best is None or error(values, truth, ~known) < best[0]:
+            best = error(values, truth, ~known), name, values
+    assert best is not None
+    maps[f"{best[1]}: {best[0]:.2f} K"] = best[2]
+    others = np.random.default_rng(100)
+    errors: dict[str, list[float]] = {}
+    for _ in range(options.fields - 1):
+        place = others.uniform((0, -60, 0), (60, 60, 360))
+        field, seen = module.temperature(others), module.observed(others, *place)
+        for name, way in ways(module, network).items():
+            errors.setdefault(name, []).append(error(way(field, seen), field, ~seen))
+    result["other_fields"] = {
+        name: {
+            "fields": len(each),
+            "mean": round(float(np.mean(each)), 4),
+            "std": round(float(np.std(each, ddof=1)), 4),
+        }
+        for name, each in errors.items()
+    }
+    if figure_path:
+        figure(maps, figure_path)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
