@@ -12,6 +12,7 @@ import numpy as np
 
 from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
+from pconv_cuda.files import system_error_text
 from pconv_cuda.grids.api import fill_with, grid_filler, load_filler
 from pconv_cuda.grids.files import open_grid
 from pconv_cuda.models.wrap import Wraps
@@ -99,7 +100,11 @@ def fill_file(
             missing = int(np.isnan(grid.values).sum())
             done.append(Filled(name, result.size, missing, int(np.isnan(result).sum()), filler.wraps))
         with file.copied(output) as temporary:
-            file.rewrite(temporary, filled)
+            try:
+                file.rewrite(temporary, filled)
+            except (OSError, RuntimeError) as error:  # as which netCDF4 and zarr tell of a full disk
+                why = system_error_text(error) or str(error)
+                raise PConvError(f"output: {output} cannot be written: {why}") from error
     return done
 
 
