@@ -109,7 +109,7 @@ class UNetBase(InpaintingNetwork):
         # is continued instead, at either side: the network's own seam then lies far from what is kept.
         step = 2**self.levels
         top = left = 0
-        if any(self.wraps):
+        if any(goes_round and size % step for goes_round, size in zip(self.wraps, image.shape[2:], strict=True)):
             (image, mask), (top, left) = continued((image, mask), self.wraps, self.context, step)
         extra = (0, -image.shape[3] % step, 0, -image.shape[2] % step)
         if extra != (0, 0, 0, 0):
