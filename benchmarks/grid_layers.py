@@ -87,7 +87,7 @@ def backward(call: Callable[[], Tensor], leaves: list[Tensor]) -> None:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 25
     found: dict[str, Any] = {"machine": measure.machine(), "holes": HOLES, "layers": {}}
     for name, shape in LAYERS.items():
         rivals, leaves = calls(shape)
