@@ -51,23 +51,65 @@ void few_channels(
     float negative_slope,                               // as above
     float* y);                                          // [N, P, Q, K]
 
-// A 3x3 convolution of stride 1 and padding 1, or its adjoint (the convolution that is its gradient by x).
+// ---- 3x3 convolutions of stride 1 and padding 1 by Winograd's algorithms, channels_last fp32.
+
 struct Conv3x3 {
     int64_t n, c, k, h, w;
-    bool relu, adjoint;
+    bool adjoint;  // the convolution that is the gradient by x of one of k channels to c
 };
 
-// Whether this machine has the vectors that winograd below needs.
+// Whether this machine has the vectors that they need.
 bool has_winograd();
 
-// y = act(convolution(gate > 0 ? x : 0, weight) + bias) for fp32 and channels_last, in a quarter of the products.
-void winograd(
-    const Conv3x3& conv,
+// y = act(convolution(gate > 0 ? x : 0, weight) + bias) in a quarter of the products. Its error is several times that
+// of a direct convolution: for frozen networks.
+void winograd_4x4(
+    const Conv3x3& conv, bool relu,
     const float* x,                                     // [N, H, W, C]
     const float* gate,                                  // the same, or nullptr: open everywhere
     const float* weight, const int64_t weight_step[4],  // [K, C, 3, 3], adjoint: [C, K, 3, 3], its strides in elements
     const float* bias,                                  // [K] or nullptr
     float* y);                                          // [N, H, W, K]
+
+// One of the one or two tensors that the functions below read: pixels that the mask leaves out count as zeros.
+struct Source3x3 {
+    const float* x = nullptr;
+    int64_t channels = 0;
+    const uint8_t* valid = nullptr;  // [n or 1, its H, its W]; nullptr: all
+    int64_t valid_step = 0;          // from one picture's to the next one's
+};
+
+struct Input3x3 {
+    Source3x3 full;      // [N, H, W, channels]
+    Source3x3 low = {};  // [N, H / 2, W / 2, channels], doubled; its channels come first, a multiple of 16
+};
+
+// What is written. full and low may be nullptr: not wanted.
+struct Output3x3 {
+    float* full;                          // [N, H, W, K - low_channels]
+    const float* bias = nullptr;          // [K]
+    float negative_slope = 1;             // of the activation, 1: none
+    const float* ratio = nullptr;         // [n or 1, H, W]: full = ratio > 0 ? act(ratio * value + bias) : 0
+    int64_t ratio_step = 0;               // from one picture's to the next one's
+    const uint8_t* full_valid = nullptr;  // as in Source3x3: pixels that are left out become zeros
+    int64_t full_valid_step = 0;
+    float* low = nullptr;      // [N, H / 2, W / 2, low_channels]: sums of four pixels of the first channels
+    int64_t low_channels = 0;  // a multiple of 16
+    const uint8_t* low_valid = nullptr;
+    int64_t low_valid_step = 0;
+};
+
+// In 4 products of 9, of doubled channels in 1 of 4, with a direct convolution's error.
+void winograd_2x2(
+    const Conv3x3& conv, const Input3x3& input,
+    const float* weight, const int64_t weight_step[4],  // as above
+    const Output3x3& output);
+
+// The gradient by the weight. Sums are taken in a fixed order.
+void winograd_2x2_weight_gradient(
+    const Conv3x3& conv, const Input3x3& input,
+    const float* grad,                     // [N, H, W, K]
+    float* dw, const int64_t dw_step[4]);  // [K, C, 3, 3], its strides in elements
 
 // scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
 // The sum is taken in a fixed order: the same bits whatever the number of threads.
