@@ -51,15 +51,16 @@ void few_channels(
     float negative_slope,                               // as above
     float* y);                                          // [N, P, Q, K]
 
-// ---- 3x3 convolutions of stride 1 and padding 1 by Winograd's algorithms, channels_last fp32.
-
-struct Conv3x3 {
-    int64_t n, c, k, h, w;
-    bool adjoint;  // the convolution that is the gradient by x of one of k channels to c
-};
+// ---- Convolutions by Winograd's algorithms, channels_last fp32.
 
 // Whether this machine has the vectors that they need.
 bool has_winograd();
+
+// A 3x3 convolution of stride 1 and padding 1, or its adjoint (the convolution that is its gradient by x).
+struct Conv3x3 {
+    int64_t n, c, k, h, w;
+    bool adjoint;
+};
 
 // y = act(convolution(gate > 0 ? x : 0, weight) + bias) in a quarter of the products. Its error is several times that
 // of a direct convolution: for frozen networks.
@@ -71,45 +72,42 @@ void winograd_4x4(
     const float* bias,                                  // [K] or nullptr
     float* y);                                          // [N, H, W, K]
 
-// One of the one or two tensors that the functions below read: pixels that the mask leaves out count as zeros.
-struct Source3x3 {
+// What the functions below read (x) or write (dx): a layer's input, or a decoder stage's two. mask: nullptr bytes where
+// there are no holes; pixels in holes count as zeros, and their gradient is 0.
+struct WinogradSource {
     const float* x = nullptr;
-    int64_t channels = 0;
-    const uint8_t* valid = nullptr;  // [n or 1, its H, its W]; nullptr: all
-    int64_t valid_step = 0;          // from one picture's to the next one's
+    float* dx = nullptr;  // nullptr: not wanted
+    Mask mask;
+};
+struct WinogradSources {
+    WinogradSource full;       // [N, H, W, C - low_channels]
+    WinogradSource low;        // of a stage: [N, H / 2, W / 2, low_channels], doubled
+    int64_t low_channels = 0;  // the first of the C
 };
 
-struct Input3x3 {
-    Source3x3 full;      // [N, H, W, channels]
-    Source3x3 low = {};  // [N, H / 2, W / 2, channels], doubled; its channels come first, a multiple of 16
-};
+// Whether they can: windows of 2 or 3 with stride 1 and of 3 to 6 with stride 2 whose padding puts them around their
+// pixel, and stages (low_channels > 0).
+bool takes_winograd_2x2(const Geometry& geometry, int64_t low_channels);
 
-// What is written. full and low may be nullptr: not wanted.
-struct Output3x3 {
-    float* full;                          // [N, H, W, K - low_channels]
-    const float* bias = nullptr;          // [K]
-    float negative_slope = 1;             // of the activation, 1: none
-    const float* ratio = nullptr;         // [n or 1, H, W]: full = ratio > 0 ? act(ratio * value + bias) : 0
-    int64_t ratio_step = 0;               // from one picture's to the next one's
-    const uint8_t* full_valid = nullptr;  // as in Source3x3: pixels that are left out become zeros
-    int64_t full_valid_step = 0;
-    float* low = nullptr;      // [N, H / 2, W / 2, low_channels]: sums of four pixels of the first channels
-    int64_t low_channels = 0;  // a multiple of 16
-    const uint8_t* low_valid = nullptr;
-    int64_t low_valid_step = 0;
-};
+// Whether they are then faster than masked_copy, a convolution and renormalise.
+bool pays_winograd_2x2(const Geometry& geometry, int64_t low_channels);
 
-// In 4 products of 9, of doubled channels in 1 of 4, with a direct convolution's error.
+// y = ratio > 0 ? act(ratio * convolution(mask ? x : 0, weight) + bias) : 0, with a direct convolution's error.
 void winograd_2x2(
-    const Conv3x3& conv, const Input3x3& input,
-    const float* weight, const int64_t weight_step[4],  // as above
-    const Output3x3& output);
+    const Geometry& geometry, const WinogradSources& sources, const Ratio& ratio, const float* weight,
+    const int64_t weight_step[4],  // [K, C, R, S], with its strides in elements
+    const float* bias,             // [K] or nullptr
+    float negative_slope,          // as above
+    float* y);                     // [N, P, Q, K]
+
+// The gradients by x into sources.
+void winograd_2x2_input_gradient(
+    const Geometry& geometry, const WinogradSources& sources, const float* weight, const int64_t weight_step[4],
+    const float* scaled);  // [N, P, Q, K]: ratio * gradient
 
 // The gradient by the weight. Sums are taken in a fixed order.
 void winograd_2x2_weight_gradient(
-    const Conv3x3& conv, const Input3x3& input,
-    const float* grad,                     // [N, H, W, K]
-    float* dw, const int64_t dw_step[4]);  // [K, C, 3, 3], its strides in elements
+    const Geometry& geometry, const WinogradSources& sources, const float* scaled, float* dw, const int64_t dw_step[4]);
 
 // scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
 // The sum is taken in a fixed order: the same bits whatever the number of threads.

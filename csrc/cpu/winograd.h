@@ -37,25 +37,33 @@ struct FilterLayout {
     }
 };
 
-// G g G^T of a vector of filters: g [9, 16] into u [points, 16].
-using FilterTransform = void (*)(const float* g, float* u);
-
-// U [points, a plane of the layout] from the weight [K, C, 3, 3] with its strides; adjoint: of [C, K, 3, 3], the filters
-// turned about.
-struct Filters {
-    int points;
-    FilterTransform transform;
-    bool (*vanishes)(int point);  // for the first channels or filters, and is not written for them
-    int64_t low_channels = 0, low_filters = 0;
+// A part of a kernel's channels (of the adjoint: of its filters), and where their 3x3 taps are in the weight.
+struct WeightPart {
+    int64_t first = 0, channels = 0;                 // first: a multiple of 16
+    int64_t weight_first = 0;                        // the same channel in the weight
+    int rows[3] = {0, 1, 2};                         // of the weight's window, -1: there is none
+    int columns[3] = {0, 1, 2};                      // as they are to be used, so turned about for the adjoint
+    unsigned row_points = ~0u, column_points = ~0u;  // bits: points of a tile that it needs
+    bool sparse = false;                             // the others' filters are not read
+    bool needs(int row, int column) const { return (row_points >> row & 1) && (column_points >> column & 1); }
 };
-void transform_filters(
-    const Conv3x3& conv, const Filters& filters, const float* weight, const int64_t step[4],
-    const FilterLayout& layout, float* u);
 
-// dw [K, C, 3, 3] with its strides from dU [points, C, padded K]. fold(du, plane, dg): its 16 filters' values, `plane`
-// apart, into dg [9, 16].
+// G g G^T of a vector of filters: g [9, 16] into u [side * side, 16].
+struct FilterTransform {
+    int side;
+    void (*apply)(const float* g, float* u);
+};
+
+// U [side * side, a plane of the layout] of `count` filters from `first` on. The parts are of the channels or, of the
+// adjoint, of the filters; of the former what a sparse part does not need is not written.
+void transform_filters(
+    const FilterTransform& transform, const WeightPart* parts, int part_count, bool adjoint, int64_t channels,
+    int64_t first, int64_t count, const float* weight, const int64_t step[4], const FilterLayout& layout, float* u);
+
+// A part of dw [K, C, R, S] with its strides from dU [16, C, padded K]. fold(du, plane, dg): 16 filters' values,
+// `plane` apart, into dg [9, 16].
 void fold_filters(
-    const Conv3x3& conv, void (*fold)(const float* du, int64_t plane, float* dg), const float* du, int64_t padded_k,
-    float* dw, const int64_t step[4]);
+    const WeightPart& part, void (*fold)(const float* du, int64_t plane, float* dg), const float* du, int64_t plane,
+    int64_t filters, int64_t padded_k, float* dw, const int64_t step[4]);
 
 }  // namespace pconv::cpu

@@ -1,5 +1,5 @@
-// The gradient by the weight of a 3x3 convolution, in the domain of Winograd's products (winograd_2x2.h): for each of the 16
-// points a product of the transformed input's and the transformed gradient's tiles.
+// The gradient by the weight, in the domain of Winograd's products (winograd_2x2.h): for each of the 16 points a
+// product of the transformed input's and the transformed gradient's tiles.
 #include "winograd_2x2.h"
 
 #include "numeric.h"
@@ -10,7 +10,8 @@
 namespace pconv::cpu {
 namespace {
 
-// Its transpose: from both sides a row (a, b, c, d) becomes (a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d).
+// G^T du G of a vector of filters: from both sides a row (a, b, c, d) becomes (a + (b + c) / 2, (b - c) / 2, (b + c) /
+// 2 + d).
 PCONV_CLONES void fold_2x2(const float* du, int64_t plane, float* dg) {
     for (int64_t l = 0; l < kMaxLanes; ++l) {
         double half[3][4];
@@ -36,12 +37,11 @@ constexpr int64_t kTogether = 32;
 #include "vector_tiles.h"
 
 struct Variant {
-    void (*sources)(
-        const Conv3x3&, const Input3x3&, const Tiles&, int64_t, int64_t, const float*, int64_t, int64_t,
-        float*) = nullptr;
-    void (*gradient)(const Conv3x3&, const float*, const Tiles&, int64_t, int64_t, int64_t, int64_t, float*) = nullptr;
+    void (*sources)(const Problem&, int64_t, int64_t, const float*, int64_t, int64_t, float*) = nullptr;
+    void (*gradient)(const Problem&, const Geometry&, const float*, int64_t, int64_t, int64_t, int64_t, float*) =
+        nullptr;
     void (*accumulate)(
-        const Conv3x3&, int64_t, int64_t, const float*, const float*, int64_t, int64_t, int64_t, bool, float*,
+        const Run&, int64_t, int64_t, const float*, const float*, int64_t, int64_t, int64_t, bool, float*,
         int64_t) = nullptr;
     int64_t block = kMaxLanes;
 };
@@ -65,37 +65,42 @@ int64_t step_of(int64_t channels) { return (round_up(channels, 16) / 16 | 1) * 1
 }  // namespace
 
 void winograd_2x2_weight_gradient(
-    const Conv3x3& conv, const Input3x3& input, const float* grad, float* dw, const int64_t dw_step[4]) {
+    const Geometry& g, const WinogradSources& sources, const float* scaled, float* dw, const int64_t dw_step[4]) {
     const Variant variants = variant();
-    const Tiles tiles(conv);
-    const int64_t together = std::min(kTogether, tiles.count), padded_k = round_up(conv.k, kMaxLanes);
-    const int64_t v_step = step_of(conv.c), g_step = step_of(conv.k);
-    const int64_t v_plane = together * v_step, g_plane = together * g_step, du_plane = conv.c * padded_k;
-    const Floats v(kPoints * v_plane), g(kPoints * g_plane), du(kPoints * du_plane);
-    const std::vector<float> zeros(round_up(std::max(input.full.channels, input.low.channels), kMaxLanes));
-    for (int point = 0; point < kPoints; ++point)
-        if (vanishes(point)) std::fill_n(du.get() + point * du_plane, input.low.channels * padded_k, 0.0f);
-    const int64_t blocks = (conv.k + variants.block - 1) / variants.block;
-    for (int64_t first = 0; first < tiles.count; first += together) {
-        const int64_t count = std::min(together, tiles.count - first);
+    const Problem problem{input_segments(g, sources, false), {}, g.n, (g.p + 1) / 2, (g.q + 1) / 2};
+    const Segments& in = problem.in;
+    const int64_t tiles = problem.tiles(), together = std::min(kTogether, tiles), padded_k = round_up(g.k, kMaxLanes);
+    const int64_t v_step = step_of(in.channels), m_step = step_of(g.k);
+    const int64_t v_plane = together * v_step, m_plane = together * m_step, du_plane = in.channels * padded_k;
+    const Floats v(kPoints * v_plane), m(kPoints * m_plane), du(kPoints * du_plane);
+    int64_t widest = 0;
+    for (const Segment& each : in) widest = std::max(widest, each.part.channels);
+    const std::vector<float> zeros(round_up(widest, kMaxLanes));
+    const int64_t blocks = (g.k + variants.block - 1) / variants.block;
+    for (int64_t first = 0; first < tiles; first += together) {
+        const int64_t count = std::min(together, tiles - first);
         parallel_for(count, 4, [&](int64_t begin, int64_t end) {
-            variants.sources(
-                conv, input, tiles, first + begin, end - begin, zeros.data(), v_step, v_plane,
-                v.get() + begin * v_step);
-            variants.gradient(
-                conv, grad, tiles, first + begin, end - begin, g_step, g_plane, g.get() + begin * g_step);
+            const int64_t here = end - begin;
+            variants.sources(problem, first + begin, here, zeros.data(), v_step, v_plane, v.get() + begin * v_step);
+            variants.gradient(problem, g, scaled, first + begin, here, m_step, m_plane, m.get() + begin * m_step);
         });
         parallel_for(kPoints * blocks, 1, [&](int64_t begin, int64_t end) {
             for (int64_t job = begin; job < end; ++job) {
                 const int64_t point = job / blocks, k = job % blocks * variants.block;
-                const int64_t from = vanishes(int(point)) ? input.low.channels : 0;
                 variants.accumulate(
-                    conv, from, k, v.get() + point * v_plane, g.get() + point * g_plane, count, v_step, g_step, first > 0,
-                    du.get() + point * du_plane, padded_k);
+                    run_of(in, int(point)), k, g.k, v.get() + point * v_plane, m.get() + point * m_plane, count, v_step,
+                    m_step, first > 0, du.get() + point * du_plane, padded_k);
             }
         });
     }
-    fold_filters(conv, fold_2x2, du.get(), padded_k, dw, dw_step);
+    for (const Segment& each : in) {
+        // What was left out is 0; of a tap that there is not, it is not read.
+        for (int point = 0; each.doubled && point < kPoints; ++point)
+            if (!each.needs(point))
+                std::fill_n(
+                    du.get() + point * du_plane + each.part.first * padded_k, each.part.channels * padded_k, 0.0f);
+        fold_filters(each.part, fold_2x2, du.get(), du_plane, g.k, padded_k, dw, dw_step);
+    }
 }
 
 }  // namespace pconv::cpu

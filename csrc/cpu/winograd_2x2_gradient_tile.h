@@ -1,23 +1,24 @@
-// The vector code of winograd_2x2_gradient.cpp, which includes this file once for each instruction set (vector_tiles.h).
+// The vector code of winograd_2x2_gradient.cpp, which includes this file once for each instruction set
+// (vector_tiles.h).
 #include "winograd_2x2_transforms.h"
 
 // A grad A^T of tiles from `first` on: [16, tiles, padded K]; pixels outside the picture are zeros.
 PCONV_TARGET void transform_gradient(
-    const Conv3x3& conv, const float* grad, const Tiles& tiles, int64_t first, int64_t count, int64_t tile_step,
+    const Problem& problem, const Geometry& g, const float* grad, int64_t first, int64_t count, int64_t tile_step,
     int64_t plane, float* out) {
     for (int64_t t = 0; t < count; ++t, out += tile_step) {
-        const Place place(tiles, first + t);
-        const int64_t rows = std::min<int64_t>(2, conv.h - place.y), columns = std::min<int64_t>(2, conv.w - place.x);
-        for (int64_t k = 0; k < conv.k; k += kLanes) {
-            const float* corner = grad + ((place.n * conv.h + place.y) * conv.w + place.x) * conv.k + k;
+        const Place place(problem, first + t);
+        const int64_t rows = std::min<int64_t>(2, g.p - place.y), columns = std::min<int64_t>(2, g.q - place.x);
+        for (int64_t k = 0; k < g.k; k += kLanes) {
+            const float* corner = grad + ((place.n * g.p + place.y) * g.q + place.x) * g.k + k;
             Vector half[8];
 #pragma GCC unroll 2
             for (int j = 0; j < 2; ++j) {
-                Vector g[2];
+                Vector pixels[2];
 #pragma GCC unroll 2
                 for (int i = 0; i < 2; ++i)
-                    g[i] = i < rows && j < columns ? load(corner + (i * conv.w + j) * conv.k, conv.k - k) : Vector{};
-                gradient_transform(g, half + j, 2);
+                    pixels[i] = i < rows && j < columns ? load(corner + (i * g.q + j) * g.k, g.k - k) : Vector{};
+                gradient_transform(pixels, half + j, 2);
             }
 #pragma GCC unroll 4
             for (int i = 0; i < 4; ++i) {
@@ -67,21 +68,21 @@ PCONV_TARGET void accumulate_fitting(
     accumulate<Channels, Vectors>(v, g, tiles, v_step, g_step, more, du, du_step);
 }
 
-// One of the 16 products: channels from `from` on, filters from k on, at most a block of them.
+// One of the 16 products: a run of channels, and filters from k on, at most a block of them.
 PCONV_TARGET void accumulate_block(
-    const Conv3x3& conv, int64_t from, int64_t k, const float* v, const float* g, int64_t tiles, int64_t v_step, int64_t g_step,
-    bool more, float* du, int64_t du_step) {
-    const int64_t vectors = (std::min(kBlock, conv.k - k) + kLanes - 1) / kLanes;
-    for (int64_t c = from; c < conv.c; c += kTileRows)
+    const Run& run, int64_t k, int64_t filters, const float* v, const float* g, int64_t tiles, int64_t v_step,
+    int64_t g_step, bool more, float* du, int64_t du_step) {
+    const int64_t vectors = (std::min(kBlock, filters - k) + kLanes - 1) / kLanes, end = run.first + run.count;
+    for (int64_t c = run.first; c < end; c += kTileRows)
         accumulate_fitting(
-            std::min(kTileRows, conv.c - c), vectors, v + c, g + k, tiles, v_step, g_step, more, du + c * du_step + k,
+            std::min(kTileRows, end - c), vectors, v + c, g + k, tiles, v_step, g_step, more, du + c * du_step + k,
             du_step);
 }
 
 PCONV_TARGET void transform_sources(
-    const Conv3x3& conv, const Input3x3& input, const Tiles& tiles, int64_t first, int64_t count, const float* zeros,
-    int64_t tile_step, int64_t plane, float* out) {
-    transform_input(conv, input, tiles, first, count, zeros, tile_step, plane, out);
+    const Problem& problem, int64_t first, int64_t count, const float* zeros, int64_t tile_step, int64_t plane,
+    float* out) {
+    transform_input(problem, first, count, zeros, tile_step, plane, out);
 }
 
 #undef PCONV_TARGET

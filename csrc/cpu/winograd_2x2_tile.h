@@ -40,20 +40,33 @@ PCONV_TARGET void multiply_fitting(
     multiply<Tiles, Vectors>(v, u, channels, v_step, m_step, m);
 }
 
-// M [16, tiles, padded slice] = V U, for each of the 16 apart, without those that vanish for the channels in question.
+// Whether filters [first, end) need a point, and whether zeros have to stand for it where they do not.
+inline bool is_needed(const Segments& out, int64_t first, int64_t end, int point, bool& read) {
+    bool needed = false;
+    read = false;
+    for (const Segment& each : out) {
+        if (each.part.first >= end || each.part.first + each.part.channels <= first) continue;
+        needed |= each.needs(point);
+        read |= !each.doubled;
+    }
+    return needed;
+}
+
+// M [16, tiles, padded slice] = V U, for each of the 16 apart, without those that are 0 for the channels in question.
 PCONV_TARGET inline void multiply_all(
-    const Conv3x3& conv, const Slice& slice, int64_t low_inputs, int64_t low_outputs, int64_t tiles, const float* v,
-    const float* filters, float* m) {
-    const int64_t c = round_up(conv.c, kLanes), k = round_up(slice.count, kLanes);
-    for (int point = 0; point < kPoints; ++point, v += tiles * c, m += tiles * k, filters += conv.c * k) {
-        const int64_t from = vanishes(point) ? low_inputs : 0;
+    const Problem& problem, const Slice& slice, int64_t tiles, const float* v, const float* filters, float* m) {
+    const int64_t channels = problem.in.channels, c = round_up(channels, kLanes), k = round_up(slice.count, kLanes);
+    for (int point = 0; point < kPoints; ++point, v += tiles * c, m += tiles * k, filters += channels * k) {
+        const Run run = run_of(problem.in, point);
         for (int64_t block = 0; block < k; block += kBlock) {
-            const int64_t width = std::min(kBlock, k - block);
-            if (vanishes(point) && slice.first + block + width <= low_outputs) continue;
+            const int64_t width = std::min(kBlock, k - block), from = slice.first + block;
+            bool read;
+            const bool needed = is_needed(problem.out, from, from + width, point, read);
+            if (!needed && !read) continue;
             for (int64_t t = 0; t < tiles; t += kTileRows)
                 multiply_fitting(
-                    std::min(kTileRows, tiles - t), width / kLanes, v + t * c + from,
-                    filters + block * conv.c + from * width, conv.c - from, c, k, m + t * k + block);
+                    std::min(kTileRows, tiles - t), width / kLanes, v + t * c + run.first,
+                    filters + block * channels + run.first * width, needed ? run.count : 0, c, k, m + t * k + block);
         }
     }
 }
@@ -71,79 +84,82 @@ PCONV_TARGET inline Vector finished(Vector value, const Finish& finish) {
     return value;
 }
 
-// Of `rows` x `columns` outputs: all with their ratios, or cleared where the mask has holes.
+// A tile's outputs with their ratios, zeros where the mask has holes.
 PCONV_TARGET inline void put_full(
-    const Conv3x3& conv, const Output3x3& output, const Place& place, int64_t rows, int64_t columns, int64_t first,
-    const Vector* out) {
-    const int64_t channels = conv.k - output.low_channels, k = first - output.low_channels;
-    const Finish finish{output.bias ? load(output.bias + first, conv.k - first) : Vector{}, output.negative_slope};
+    const Problem& problem, const Segment& segment, const Place& place, int64_t first, const Vector* out) {
+    const int64_t k = first - segment.part.first, channels = segment.part.channels - k;
+    const int64_t rows = std::min<int64_t>(2, segment.rows() - place.y);
+    const int64_t columns = std::min<int64_t>(2, segment.columns() - place.x);
+    const Finish finish{problem.bias ? load(problem.bias + first, channels) : Vector{}, problem.negative_slope};
+    float* picture = segment.y + place.n * segment.height * segment.width * segment.pixel + k;
+    const float* ratios = problem.ratio ? problem.ratio + place.n * problem.ratio_step : nullptr;
+    const uint8_t* valid = segment.valid ? segment.valid + place.n * segment.valid_step : nullptr;
     for (int64_t i = 0; i < rows; ++i) {
-        const int64_t at = (place.y + i) * conv.w + place.x;
-        float* y = output.full + ((place.n * conv.h * conv.w + at) * channels + k);
-        const float* ratio = output.ratio ? output.ratio + place.n * output.ratio_step + at : nullptr;
-        const uint8_t* valid = output.full_valid ? output.full_valid + place.n * output.full_valid_step + at : nullptr;
         for (int64_t j = 0; j < columns; ++j) {
-            const bool kept = (!ratio || ratio[j] > 0) && (!valid || valid[j]);
-            const Vector scaled = ratio ? out[2 * i + j] * ratio[j] : out[2 * i + j];
-            store(y + j * channels, kept ? finished(scaled, finish) : Vector{}, channels - k);
+            const int64_t at = segment.at(place.y + i, place.x + j);
+            const float ratio = ratios ? ratios[at] : 1;
+            const bool kept = ratio > 0 && (!valid || valid[at]);
+            store(picture + at * segment.pixel, kept ? finished(out[2 * i + j] * ratio, finish) : Vector{}, channels);
         }
     }
 }
 
-// The sum of a tile's four outputs, for a source of half the size: rows and columns are weighed by 1, 2, 0, -1.
+// The sum of a tile's four outputs, for a doubled picture: rows and columns are weighed by 1, 2, 0, -1.
 PCONV_TARGET inline void put_low(
-    const Conv3x3& conv, const Output3x3& output, const Place& place, int64_t first, const float* m, int64_t plane) {
-    const int64_t width = conv.w / 2, at = place.y / 2 * width + place.x / 2;
+    const Segment& segment, const Place& place, int64_t first, const float* m, int64_t plane) {
     Vector rows[4] = {};
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
         if (i == 2) continue;
-        const auto get = [=](int j) PCONV_TARGET { return *reinterpret_cast<const Vector*>(m + (4 * i + j) * plane); };
-        const Vector middle = get(1);
-        rows[i] = get(0) + (middle + middle) - get(3);
+        const auto* row = reinterpret_cast<const Vector*>(m + 4 * i * plane);
+        const int64_t step = plane / kLanes;
+        rows[i] = row[0] + (row[step] + row[step]) - row[3 * step];
     }
-    const bool kept = !output.low_valid || output.low_valid[place.n * output.low_valid_step + at];
+    const int64_t at = segment.at(place.y / 2, place.x / 2);
+    const bool kept = !segment.valid || segment.valid[place.n * segment.valid_step + at];
     const Vector sum = rows[0] + (rows[1] + rows[1]) - rows[3];
-    float* to = output.low + (place.n * (conv.h / 2) * width + at) * output.low_channels + first;
-    store(to, kept ? sum : Vector{}, kLanes);
+    float* picture = segment.y + place.n * segment.height * segment.width * segment.pixel + first - segment.part.first;
+    store(picture + at * segment.pixel, kept ? sum : Vector{}, kLanes);
 }
 
 PCONV_TARGET inline void transform_output(
-    const Conv3x3& conv, const Slice& slice, const Output3x3& output, const Tiles& tiles, int64_t first, int64_t count,
-    const float* m) {
-    const int64_t padded = round_up(slice.count, kLanes), plane = count * padded, end = slice.first + slice.count;
+    const Problem& problem, const Slice& slice, int64_t first, int64_t count, const float* m) {
+    const int64_t padded = round_up(slice.count, kLanes), plane = count * padded, slice_end = slice.first + slice.count;
     for (int64_t t = 0; t < count; ++t) {
-        const Place place(tiles, first + t);
-        const int64_t rows = std::min<int64_t>(2, conv.h - place.y), columns = std::min<int64_t>(2, conv.w - place.x);
-        for (int64_t k = slice.first; k < end; k += kLanes) {
-            const float* from = m + t * padded + k - slice.first;
-            if (k < output.low_channels) {
-                if (output.low) put_low(conv, output, place, k, from, plane);
-                continue;
-            }
-            if (!output.full) break;
-            Vector half[8], out[4];
+        const Place place(problem, first + t);
+        for (const Segment& segment : problem.out) {
+            const int64_t begin = std::max(slice.first, segment.part.first);
+            const int64_t end = std::min(slice_end, segment.part.first + segment.part.channels);
+            for (int64_t k = begin; segment.y && k < end; k += kLanes) {
+                const float* from = m + t * padded + k - slice.first;
+                if (segment.doubled) {
+                    put_low(segment, place, k, from, plane);
+                    continue;
+                }
+                Vector half[8], out[4];
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) {
-                Vector column[4];
+                for (int j = 0; j < 4; ++j) {
+                    Vector column[4];
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) column[i] = *reinterpret_cast<const Vector*>(from + (4 * i + j) * plane);
-                output_transform(column, half + j, 4);
+                    for (int i = 0; i < 4; ++i)
+                        column[i] = *reinterpret_cast<const Vector*>(from + (4 * i + j) * plane);
+                    output_transform(column, half + j, 4);
+                }
+                output_transform(half, out, 1);
+                output_transform(half + 4, out + 2, 1);
+                put_full(problem, segment, place, k, out);
             }
-            output_transform(half, out, 1);
-            output_transform(half + 4, out + 2, 1);
-            put_full(conv, output, place, rows, columns, k, out);
         }
     }
 }
 
 PCONV_TARGET inline void compute(
-    const Conv3x3& conv, const Slice& slice, const Input3x3& input, const Output3x3& output, const Tiles& tiles,
-    int64_t first, int64_t count, const float* zeros, const float* u, float* v, float* m) {
-    const int64_t padded = round_up(conv.c, kLanes);
-    transform_input(conv, input, tiles, first, count, zeros, padded, count * padded, v);
-    multiply_all(conv, slice, input.low.channels, output.low_channels, count, v, u, m);
-    transform_output(conv, slice, output, tiles, first, count, m);
+    const Problem& problem, const Slice& slice, int64_t first, int64_t count, const float* zeros, const float* u,
+    float* v, float* m) {
+    const int64_t padded = round_up(problem.in.channels, kLanes);
+    transform_input(problem, first, count, zeros, padded, count * padded, v);
+    multiply_all(problem, slice, count, v, u, m);
+    transform_output(problem, slice, first, count, m);
 }
 
 #undef PCONV_TARGET

@@ -1,6 +1,6 @@
-// The transforms of winograd_2x2.h on vectors of channels, included once for each instruction set by the loops that need
-// them, in a namespace of its own, with PCONV_TARGET and PCONV_LANES as few_channels_tile.h has them (and for the same
-// reasons no template over the vector, and no include guard).
+// The transforms of winograd_2x2.h on vectors of channels, included once for each instruction set by the loops that
+// need them, in a namespace of its own, with PCONV_TARGET and PCONV_LANES as few_channels_tile.h has them (and for the
+// same reasons no template over the vector, and no include guard).
 
 typedef float Vector __attribute__((vector_size(4 * PCONV_LANES), may_alias));
 typedef float Unaligned __attribute__((vector_size(4 * PCONV_LANES), aligned(4), may_alias));
@@ -89,38 +89,42 @@ PCONV_TARGET inline void transform_low(const Patch& patch, int64_t channel, floa
     }
 }
 
-// Of a source of the size h x w, `side` rows and columns from (y, x) on.
+// Of a segment, `side` rows and columns from (y, x) on.
 PCONV_TARGET inline void find_patch(
-    const Source3x3& source, int64_t n, int64_t h, int64_t w, int64_t y, int64_t x, int side, const float* zeros,
-    Patch& patch) {
-    const uint8_t* valid = source.valid ? source.valid + n * source.valid_step : nullptr;
+    const Segment& segment, int64_t n, int64_t y, int64_t x, int side, const float* zeros, Patch& patch) {
+    const uint8_t* valid = segment.valid ? segment.valid + n * segment.valid_step : nullptr;
+    const float* picture = segment.x + n * segment.height * segment.width * segment.pixel;
+    const int64_t rows = segment.rows(), columns = segment.columns();
     for (int i = 0; i < side; ++i) {
         for (int j = 0; j < side; ++j) {
-            const int64_t row = y + i, column = x + j, at = row * w + column;
-            const bool seen = row >= 0 && row < h && column >= 0 && column < w && (!valid || valid[at]);
-            patch[side * i + j] = seen ? source.x + (n * h * w + at) * source.channels : zeros;
+            const int64_t row = y + i, column = x + j, at = segment.at(row, column);
+            const bool seen = row >= 0 && row < rows && column >= 0 && column < columns && (!valid || valid[at]);
+            patch[side * i + j] = seen ? picture + at * segment.pixel : zeros;
         }
     }
 }
 
-// V [16, tiles, C] of `count` tiles from `first` on, of both sources; the points that vanish are not written.
-// tile_step, plane: floats from one tile, and from one of the 16, to the next. zeros: as many as a source has channels.
+// V [16, tiles, C] of `count` tiles from `first` on, of all segments; of a doubled one the points that vanish are not
+// written. tile_step, plane: floats from one tile, and from one of the 16, to the next. zeros: as many as a segment has
+// channels.
 PCONV_TARGET inline void transform_input(
-    const Conv3x3& conv, const Input3x3& input, const Tiles& tiles, int64_t first, int64_t count, const float* zeros,
-    int64_t tile_step, int64_t plane, float* out) {
+    const Problem& problem, int64_t first, int64_t count, const float* zeros, int64_t tile_step, int64_t plane,
+    float* out) {
     Patch patch;
     for (int64_t t = 0; t < count; ++t, out += tile_step) {
-        const Place place(tiles, first + t);
-        if (input.low.channels) {
-            find_patch(
-                input.low, place.n, conv.h / 2, conv.w / 2, place.y / 2 - 1, place.x / 2 - 1, 3, zeros, patch);
-            for (int64_t c = 0; c < input.low.channels; c += kLanes) transform_low(patch, c, out + c, plane);
+        const Place place(problem, first + t);
+        for (const Segment& segment : problem.in) {
+            const int64_t channels = segment.part.channels;
+            float* to = out + segment.part.first;
+            if (segment.doubled) {
+                find_patch(segment, place.n, place.y / 2 - 1, place.x / 2 - 1, 3, zeros, patch);
+                for (int64_t c = 0; c < channels; c += kLanes) transform_low(patch, c, to + c, plane);
+                continue;
+            }
+            find_patch(segment, place.n, place.y - 1, place.x - 1, 4, zeros, patch);
+            int64_t c = 0;
+            for (; c + kLanes <= channels; c += kLanes) transform_full<true>(patch, c, kLanes, to + c, plane);
+            if (c < channels) transform_full<false>(patch, c, channels - c, to + c, plane);
         }
-        const int64_t channels = input.full.channels;
-        float* to = out + input.low.channels;
-        find_patch(input.full, place.n, conv.h, conv.w, place.y - 1, place.x - 1, 4, zeros, patch);
-        int64_t c = 0;
-        for (; c + kLanes <= channels; c += kLanes) transform_full<true>(patch, c, kLanes, to + c, plane);
-        if (c < channels) transform_full<false>(patch, c, channels - c, to + c, plane);
     }
 }

@@ -88,13 +88,16 @@ PCONV_CLONES void transform_4x4(const float* g, float* u) {
 bool has_winograd() { return variant().compute != nullptr; }
 
 void winograd_4x4(
-    const Conv3x3& conv, bool relu, const float* x, const float* gate, const float* weight, const int64_t weight_step[4],
-    const float* bias, float* y) {
+    const Conv3x3& conv, bool relu, const float* x, const float* gate, const float* weight,
+    const int64_t weight_step[4], const float* bias, float* y) {
     const Variant tiles = variant();
     const int64_t c = round_up(conv.c, tiles.filters.lanes), k = tiles.filters.padded(conv.k);
     const Floats filters(kPoints * conv.c * k);
+    WeightPart all{0, conv.adjoint ? conv.k : conv.c};
+    if (conv.adjoint) std::reverse(all.rows, all.rows + 3), std::reverse(all.columns, all.columns + 3);
     transform_filters(
-        conv, {kPoints, transform_4x4, nullptr}, weight, weight_step, tiles.filters, filters.get());
+        {6, transform_4x4}, &all, 1, conv.adjoint, conv.c, 0, conv.k, weight, weight_step, tiles.filters,
+        filters.get());
     Problem p{conv.n, conv.c, conv.k, conv.h, conv.w, (conv.h + 3) / 4, (conv.w + 3) / 4, x, gate, bias, relu, y};
     const int64_t count = p.n * p.tile_rows * p.tile_columns;
     parallel_for((count + kTogether - 1) / kTogether, 1, [&](int64_t begin, int64_t end) {

@@ -1,5 +1,5 @@
-// The vector code of winograd_4x4.cpp, which includes this file once for each instruction set, in a namespace of its own,
-// with PCONV_TARGET, PCONV_LANES and PCONV_VECTORS as few_channels_tile.h has them (and for the same reasons no
+// The vector code of winograd_4x4.cpp, which includes this file once for each instruction set, in a namespace of its
+// own, with PCONV_TARGET, PCONV_LANES and PCONV_VECTORS as few_channels_tile.h has them (and for the same reasons no
 // template over the vector, and no include guard).
 
 typedef float Vector __attribute__((vector_size(4 * PCONV_LANES), may_alias));
@@ -148,8 +148,8 @@ PCONV_TARGET void multiply_all(const Problem& p, int64_t tiles, const float* v, 
         for (int64_t block = 0; block < k; block += kBlock)
             for (int64_t t = 0; t < tiles; t += kTileRows)
                 multiply_fitting(
-                    std::min(kTileRows, tiles - t), std::min(kBlock, k - block) / kLanes, v + t * c, filters + block * p.c,
-                    p.c, c, k, m + t * k + block);
+                    std::min(kTileRows, tiles - t), std::min(kBlock, k - block) / kLanes, v + t * c,
+                    filters + block * p.c, p.c, c, k, m + t * k + block);
 }
 
 PCONV_TARGET void transform_output(const Problem& p, int64_t first, int64_t tiles, const float* m) {

@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     if (g.n == 0)  // torch's convolution would return a view, which nobody may then write to in place
         return {empty_in(g.layout, input, {g.n, g.k, g.p, g.q}), new_mask, ratios};
     const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
-    const bool by_winograd = suits_winograd(g, sources.low_channels, sources.mask.mask);
+    const bool by_winograd = suits_winograd(g, sources);
     const Tensor y = by_winograd ? winograd_forward(g, sources, weight, dense_bias, ratio, negative_slope)
                      : upsample
                          ? stage_forward(g, sources, stage, weight, dense_bias, prepared, ratio, negative_slope)
@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
         g, ratio, upstream.const_data_ptr(), need_convolution ? scaled.mutable_data_ptr() : nullptr,
         need_bias ? db.mutable_data_ptr() : nullptr);
     if (!need_convolution) return {dx, dskip, dw, db};
-    const bool by_winograd = suits_winograd(g, sources.low_channels, sources.mask.mask);
+    const bool by_winograd = suits_winograd(g, sources);
     if (upsample) {
         const auto gradients = by_winograd ? winograd_backward : stage_backward;
         std::tie(dx, dskip, dw) = gradients(g, sources, weight, scaled, need_input, need_skip, need_weight);
@@ -85,10 +85,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
         return {dx, dskip, dw, db};
     }
     if (by_winograd)
-        std::tie(dx, std::ignore, dw) =
-            winograd_backward(g, sources, weight, scaled, need_inputs, false, need_weight);
+        std::tie(dx, std::ignore, dw) = winograd_backward(g, sources, weight, scaled, need_inputs, false, need_weight);
     else
-        std::tie(dx, dw) = composed_backward(CpuPasses{}, g, sources.x, sources.mask, weight, scaled, arguments, need_inputs, need_weight);
+        std::tie(dx, dw) = composed_backward(
+            CpuPasses{}, g, sources.x, sources.mask, weight, scaled, arguments, need_inputs, need_weight);
     if (skip) {
         const Tensor whole = dx;
         dx = need_input ? channels_of(whole, input, 0) : no_gradient(input);
