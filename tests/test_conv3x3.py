@@ -208,8 +208,8 @@ def test_ways_that_torchs_own_layers_serve() -> None:
 def test_a_step_of_the_loss_is_the_usual_one_to_rounding() -> None:
     """Terms and the output's gradient in fp32: as near to float64 as three stock VGG passes in NCHW are.
 
-    The median of five problems: where a ReLU, a maximum or an absolute value lies near its kink, one rounding changes the
-    gradient, ours or the usual one's, by a thousand times more.
+    The median of five problems: where a ReLU, a maximum or an absolute value lies near its kink, one rounding changes
+    the gradient, ours or the usual one's, by a thousand times more.
     """
     from benchmarks import rivals
 
