@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from pconv_cuda.data.images import FolderImages, MemoryImages, RandomCrops, load_rgb
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.errors import PConvError
-from pconv_cuda.masks import StrokeMasks
+from pconv_cuda.masks import DrawnMasks
 from pconv_cuda.training.pairs import Pairs, StepBatches
 
 
@@ -135,7 +135,7 @@ def test_each_epoch_shows_every_picture_once():
 
 def _pairs(seed: int = 3) -> Pairs:
     images = MemoryImages([random_picture(number) for number in range(5)], list("abcde"))
-    return Pairs(images, StrokeMasks((0.1, 0.5)), 16, batch_size=12, seed=seed)
+    return Pairs(images, DrawnMasks("strokes", (0.1, 0.5)), 16, batch_size=12, seed=seed)
 
 
 def _all_samples(workers: int, processes: int, accumulate: int, first: int = 0) -> dict:

@@ -10,14 +10,17 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.masks.occlusion import occlusion
 from pconv_cuda.masks.raster import Bits
 from pconv_cuda.masks.shares import Limits
 from pconv_cuda.masks.strokes import strokes
+from pconv_cuda.rng import Stream, generator
 
-__all__ = ["KINDS", "PIECES", "VERSION", "compose", "draw_mask", "sides"]
+__all__ = ["KINDS", "PIECES", "VERSION", "compose", "draw_mask", "draw_masks_batch", "sides"]
 
 VERSION = 1  # of the masks that a generator gives
 _TRIES = 2  # pieces; then dilation alone goes on
@@ -70,6 +73,35 @@ def draw_mask(
         raise PConvError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     limits = Limits.of(*sides(size), hole_share, border)
     return ~compose(PIECES[kind], limits, np.random.default_rng(seed))
+
+
+def draw_masks_batch(
+    n: int,
+    size: int | tuple[int, int],
+    seed: int,
+    kind: str = "mixed",
+    hole_share: tuple[float, float] = (0.0, 0.6),
+    border: bool | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """``n`` masks of :func:`draw_mask`, drawn on the CPU; mask k is a function of (seed, k).
+
+    Args:
+        n: >= 1.
+        seed: >= 0.
+        size, kind, hole_share, border: as for :func:`draw_mask`.
+        device: of the result.
+
+    Returns:
+        (n, 1, height, width) bool, True where valid.
+
+    Raises:
+        PConvError: as :func:`draw_mask`, or n < 1.
+    """
+    if n < 1:
+        raise PConvError(f"n: expected at least 1, got {n}")
+    masks = [draw_mask(size, generator(seed, Stream.MASK, k), kind, hole_share, border) for k in range(n)]
+    return torch.from_numpy(np.stack(masks)[:, None]).to(device)
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -11,13 +11,12 @@ import torch
 
 from pconv_cuda.data.images import FolderImages
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.masks.brush import irregular_mask
 from pconv_cuda.masks.drawing import KINDS, VERSION, draw_mask
 from pconv_cuda.masks.polarity import INVERTED_SHARE, check_polarity, hole_where, other_polarity
 from pconv_cuda.masks.shares import hole_pixels
 from pconv_cuda.masks.values import THRESHOLD, mask_grey
 
-__all__ = ["DrawnMasks", "FolderMasks", "MaskSource", "StrokeMasks"]
+__all__ = ["DrawnMasks", "FolderMasks", "MaskSource"]
 
 
 class MaskSource(Protocol):
@@ -31,25 +30,13 @@ class MaskSource(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class StrokeMasks:
-    """:func:`irregular_mask` as a source of masks."""
-
-    def __init__(self, hole_share: tuple[float, float]) -> None:
-        hole_pixels(10**9, hole_share)  # a range that is none is refused now, not at the first draw
-        self.hole_share = hole_share
-        self.fingerprint = "strokes"
-
-    def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
-        return irregular_mask(size, size, rng, self.hole_share)
-
-
 class DrawnMasks:
     """:func:`draw_mask` of one kind as a source of masks."""
 
     def __init__(self, kind: str, hole_share: tuple[float, float]) -> None:
         if kind not in KINDS:
             raise PConvError(f"data.masks: expected one of {', '.join(KINDS)}, got {kind!r}")
-        hole_pixels(10**9, hole_share)
+        hole_pixels(10**9, hole_share)  # validate the range early
         self.kind, self.hole_share = kind, hole_share
         # the number rises when the same generator gives other masks: a run must not go on with those
         self.fingerprint = f"{kind}, version {VERSION}"
