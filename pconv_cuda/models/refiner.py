@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda.checks import as_valid, check_binary, padded_mask
+from pconv_cuda.checks import as_valid, checked_mask, padded_mask
 from pconv_cuda.functional import partial_conv2d_sources
 from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.options import check_sizes
@@ -124,7 +124,7 @@ class FillRefiner(InpaintingNetwork):
         Raises:
             ValueError: an image of another shape, channel count or device, a mask or fill that does not fit it; a
                 picture without a valid pixel.
-            TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
+            TypeError: an image of another dtype than the parameters, outside of autocast; a mask of another dtype.
         """
         valid = self._checked(image, mask)
         fill = filled(self.prefill, image, valid, fill)
@@ -139,12 +139,11 @@ class FillRefiner(InpaintingNetwork):
         self._check_image(image, self.last.weight)
         if mask is None:
             return image.new_ones((1, 1, *image.shape[2:]), dtype=torch.bool)
-        check_binary(mask)
-        valid = as_valid(mask.unsqueeze(0) if mask.dim() == 3 else mask)
-        n, _, height, width = image.shape
-        if valid.dim() != 4 or valid.shape[0] not in (1, n) or valid.shape[1:] != (1, height, width):
+        valid = checked_mask(mask, image)
+        if valid.shape[1] != 1:
+            n, _, height, width = image.shape
             raise ValueError(f"mask: expected ({n}|1, 1, {height}, {width}), got {tuple(mask.shape)}")
-        return valid
+        return as_valid(valid)
 
     def _answer(self, detail: Tensor, valid: Tensor) -> Tensor:
         """What is added to the fill, for every pixel."""

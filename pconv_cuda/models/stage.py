@@ -7,10 +7,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda import reference
-from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources, partial_conv2d_upcat
+from pconv_cuda.checks import pair
+from pconv_cuda.functional import STAGE_WINDOW, apply, partial_conv2d_sources
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 
-__all__ = ["Stage"]
+__all__ = ["Stage", "down", "up"]
+
+
+def down(
+    x: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    negative_slope: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The partial convolution of an encoder's level. The network has checked ``mask``, bool ``(N|1, 1|C, H, W)``.
+
+    Returns:
+        The output ``(N, K, P, Q)`` and the new mask, bool ``(N|1, 1, P, Q)``.
+    """
+    return apply(x, mask, weight, bias, stride, padding, (1, 1), 1, negative_slope=negative_slope)
+
+
+def up(
+    low: Tensor,
+    low_mask: Tensor,
+    skip: Tensor,
+    skip_mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    phases: Tensor | None = None,
+    negative_slope: float = 1.0,
+    composed: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The partial convolution of a decoder's level: [doubled | skip], each block of channels with its own mask.
+
+    The operator takes masks of one channel; a picture may have one for each of its channels.
+    """
+    if not composed and skip_mask.shape[1] == 1:
+        sources = skip, skip_mask, True, phases
+        return apply(low, low_mask, weight, bias, *STAGE_WINDOW, *sources, negative_slope=negative_slope)
+    doubled, masks = F.interpolate(low, scale_factor=2, mode="nearest"), (reference.doubled(low_mask), skip_mask)
+    x, mask = partial_conv2d_sources((doubled, skip), masks, weight, bias, padding=1)
+    return reference.activation(x, negative_slope), mask
 
 
 class Stage(nn.Module):
@@ -34,7 +75,8 @@ class Stage(nn.Module):
         """One level down. A plain convolution returns the mask unchanged (unused)."""
         conv = self.conv
         if isinstance(conv, PartialConv2d):
-            x, mask = partial_conv2d(x, mask, conv.weight, conv.bias, conv.stride, conv.padding)
+            window = pair("stride", conv.stride, 1), pair("padding", conv.padding, 0)
+            x, mask = down(x, mask, conv.weight, conv.bias, *window)
         else:
             x = conv(x)
         return self.activation(self.norm(x)), mask
@@ -43,12 +85,7 @@ class Stage(nn.Module):
         """One level up: [doubled | skip], each block of channels with its own mask."""
         conv = self.conv
         if not isinstance(conv, PartialConvUpCat2d):
-            up = F.interpolate(low, scale_factor=2, mode="nearest")
-            return self.activation(self.norm(conv(torch.cat((up, skip), dim=1)))), skip_mask
-        # A picture may have a mask for each of its channels: the stage's operator has not.
-        if not self.composed and skip_mask.shape[1] == 1:
-            x, mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, conv.weight, conv.bias)
-        else:
-            up, masks = F.interpolate(low, scale_factor=2, mode="nearest"), (reference.doubled(low_mask), skip_mask)
-            x, mask = partial_conv2d_sources((up, skip), masks, conv.weight, conv.bias, padding=1)
+            doubled = F.interpolate(low, scale_factor=2, mode="nearest")
+            return self.activation(self.norm(conv(torch.cat((doubled, skip), dim=1)))), skip_mask
+        x, mask = up(low, low_mask, skip, skip_mask, conv.weight, conv.bias, composed=self.composed)
         return self.activation(self.norm(x)), mask
