@@ -12,7 +12,9 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, draw_mask, hole_pixels
 
 
-@pytest.mark.parametrize(("share", "least", "most"), [((0.0, 0.1), 1, 10), ((0.25, 0.5), 26, 50), ((0.9, 1.0), 91, 100)])
+@pytest.mark.parametrize(
+    ("share", "least", "most"), [((0.0, 0.1), 1, 10), ((0.25, 0.5), 26, 50), ((0.9, 1.0), 91, 100)]
+)
 def test_a_range_of_shares_is_open_below_and_closed_above(share, least, most):
     assert hole_pixels(100, share) == (least, most)
 

@@ -26,6 +26,7 @@ __all__ = [
     "ImageSource",
     "MemoryImages",
     "RandomCrops",
+    "centre_square",
     "find_files",
     "load_rgb",
     "to_rgb_array",
@@ -62,6 +63,15 @@ def load_rgb(path: str | Path) -> np.ndarray:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise ValueError(f"expected at most {_MOST_PIXELS} pixels, got {picture.width} x {picture.height}")
             return to_rgb_array(picture)
+
+
+def centre_square(array: np.ndarray, size: int) -> np.ndarray:
+    """The middle of a picture (H, W, 3) uint8, resized (Lanczos) to (size, size, 3)."""
+    pil_image = require("PIL.Image", "inpaint", why="resizing pictures")
+    side = min(array.shape[:2])
+    top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
+    square = pil_image.fromarray(array[top : top + side, left : left + side])
+    return np.asarray(square.resize((size, size), pil_image.Resampling.LANCZOS))
 
 
 class ImageSource(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pconv_cuda.data.find import FileSet, find_files
-from pconv_cuda.data.images import load_rgb
+from pconv_cuda.data.images import centre_square, load_rgb
 from pconv_cuda.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import is_out_of_memory
@@ -78,12 +78,7 @@ class Pictures:
         Raises:
             PConvError: the file, which is named, cannot be read, or is another than at the start.
         """
-        pil_image = require("PIL.Image", "inpaint", why="reading pictures")
-        array = _load(self._set, index)
-        side = min(array.shape[:2])
-        top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
-        square = pil_image.fromarray(array[top : top + side, left : left + side])
-        return np.asarray(square.resize((self.size, self.size), pil_image.Resampling.LANCZOS))
+        return centre_square(_load(self._set, index), self.size)
 
 
 class Pages:
