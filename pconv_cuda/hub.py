@@ -93,8 +93,11 @@ def push(network: InpaintingNetwork, repository: str, *, private: bool | None, m
 
 @contextlib.contextmanager
 def _in_words(what: str) -> Iterator[None]:
-    """Errors of the library as one sentence each."""
+    """Errors of the library as one sentence each, without its warnings of every try."""
     errors = require("huggingface_hub.errors", "hub")
+    logging = require("huggingface_hub.utils.logging", "hub")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     except errors.GatedRepoError as error:
@@ -124,3 +127,5 @@ def _in_words(what: str) -> Iterator[None]:
         if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise
         raise PConvError(f"{what}: the hub cannot be reached: {str(error)[:300]}") from error
+    finally:
+        logging.set_verbosity(verbosity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -262,3 +263,21 @@ def test_onednns_words_for_too_little_memory_make_the_pieces_smaller(
     got = inpaint(model, smooth_picture(HEIGHT, WIDTH), HOLE)
     assert max(calls[0]) > 24 and max(calls[-1]) <= 24
     assert (got[HOLE] != smooth_picture(HEIGHT, WIDTH)[HOLE]).any()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Image.fromarray, torch.from_numpy])
+def test_a_mask_that_looks_inverted_gets_one_warning(kind) -> None:
+    """More than 60% hole, where the polarity was not named."""
+    picture, mask = smooth_picture(20, 20), np.full((20, 20), 255, np.uint8)
+    mask[:6, :8] = 0
+    image = kind(picture) if kind is not torch.from_numpy else torch.from_numpy(picture).permute(2, 0, 1)
+    usual = "black-hole" if kind is torch.from_numpy else "white-hole"
+    other = "white-hole" if usual == "black-hole" else "black-hole"
+    given = kind(255 - mask if kind is torch.from_numpy else mask)
+    with pytest.warns(UserWarning, match=f"mask: 88% .* give `polarity={other}`, else `polarity={usual}`") as caught:
+        inpaint("smooth", image, given)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inpaint("smooth", image, given, polarity=usual)
+        inpaint("smooth", image, given, polarity=other)

@@ -31,7 +31,6 @@ VERBS = {
     "inpaint": "fill the holes of pictures",
     "serve": "fill holes in the browser, or by HTTP, on this machine",
     "masks": "make mask files, from a seed or a video, and look at those of a folder",
-    "bench": "compare speeds on this machine, or two results with each other",
     "eval": "print the paper's table for networks and baselines",
     "compare": "train the partial and the plain network alike and evaluate both",
     "convert": "read weights of other implementations",
@@ -123,8 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.verb != "bench":  # which measures what a Python program has
-        spin_briefly()
+    spin_briefly()
     # People read these: no file, no line number, no source.
     warnings.formatwarning = lambda message, *_, **__: printable(  # type: ignore
         f"pconv {args.verb}: warning: {rename_arguments(str(message), args.options)}\n"

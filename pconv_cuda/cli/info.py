@@ -18,7 +18,6 @@ _OPTIONAL = {
     ("accelerate", "accelerate"): "training",
     ("torchmetrics", "torchmetrics"): "training",
     ("tensorboard", "tensorboard"): "training logs",
-    ("rich", "rich"): "progress bars",
     ("yaml", "pyyaml"): "configurations",
     ("pytest_benchmark", "pytest-benchmark"): "benchmarks",
     ("skimage", "scikit-image"): "packaged photographs",

@@ -14,7 +14,7 @@ from pconv_cuda.functional import smooth_fill
 from pconv_cuda.models import InpaintingNetwork
 from pconv_cuda.models.options import column
 
-__all__ = ["Difference", "compare", "check_sizes", "tolerance_of"]
+__all__ = ["Difference", "compare", "check_sizes", "scene", "tolerance_of"]
 
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -66,7 +66,7 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
     sizes = check_sizes(32 if model is None else model.grid)
     largest, worst, tolerance = 0.0, sizes[0], tolerance_of(model, half)
     for number, size in enumerate(sizes):
-        image, mask = _scene(size, channels, number)
+        image, mask = scene(size, channels, number)
         wanted, wanted_mask, scale = _answer(model, image, mask)
         # what lies in holes must not be read
         output, new_mask = run(torch.where(mask > 0, image, torch.nan).numpy(), mask.numpy())
@@ -111,7 +111,7 @@ def _answer(
         return torch.where(mask > 0, image, filled).numpy(), new_mask.numpy(), scale
 
 
-def _scene(size: tuple[int, int, int], channels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def scene(size: tuple[int, int, int], channels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture with structure, and a mask with small and wide holes; always the same."""
     n, height, width = size
     draw = torch.Generator().manual_seed(seed)

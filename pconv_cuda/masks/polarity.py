@@ -12,7 +12,7 @@ from pconv_cuda.errors import PConvError
 __all__ = ["BLACK_HOLE", "INVERTED_SHARE", "POLARITIES", "WHITE_HOLE", "check_polarity", "hole_where", "other_polarity"]
 
 WHITE_HOLE, BLACK_HOLE = POLARITIES = ("white-hole", "black-hole")
-INVERTED_SHARE = 0.6  # a hole's share from which an inverted mask is more likely than such a hole
+INVERTED_SHARE = 0.6  # a larger hole is more likely an inverted mask
 Mask = TypeVar("Mask", np.ndarray, Tensor)
 
 
