@@ -25,7 +25,7 @@ class ForeignLayer:
 
 @dataclass
 class ForeignNetwork:
-    """A published network, in words that all of them share.
+    """A published network in a common form.
 
     Args:
         source: the format's name.

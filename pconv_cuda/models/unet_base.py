@@ -1,4 +1,4 @@
-"""What the U-Net is whether it trains or is fused: its options, how far it sees, and the way through its levels."""
+"""What the U-Net and its fused form share: options, receptive field, and the pass through the levels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class UNetBase(InpaintingNetwork):
 
         Found by growing masks alone, for every offset to the grid of 2^levels pixels. With the paper's windows and
         from 3 levels on it is 3 * 2^levels + 14; well placed, a hole may be up to 2^(levels + 2) + 13 pixels wide.
-        Whether a given hole closed, the returned mask says.
+        The returned mask tells whether a given hole closed.
         """
         return closed_side(self.windows)
 
@@ -96,7 +96,7 @@ class UNetBase(InpaintingNetwork):
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
         mask = as_valid(_one_channel_if_equal(compact(checked_mask(mask, image))))
         fill = filled(self.prefill, image, mask, fill)
-        if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
+        if self.conv == "plain":  # 0 is the mean of a normalised picture
             image = torch.where(mask, image, 0.0) if fill is None else fill
         # Any size: holes are added below and right until every level halves evenly, and cut off again.
         step = 2**self.levels
@@ -124,7 +124,7 @@ class UNetBase(InpaintingNetwork):
 
 
 def _one_channel_if_equal(mask: Tensor) -> Tensor:
-    """A full-channel mask whose channels agree, as most callers pass it, is worth one channel."""
+    """Reduces a full-channel mask whose channels agree to one channel."""
     # Graphs under compilation cannot wait for values; fake tensors and those within vmap have none.
     unknown = torch.compiler.is_compiling() or mask.is_meta or type(mask) is not Tensor
     if mask.shape[1] == 1 or unknown or torch._C._are_functorch_transforms_active():

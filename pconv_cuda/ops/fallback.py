@@ -147,7 +147,7 @@ def register(library: Any, name: str, kernel: Any) -> None:
     schema = str(getattr(torch.ops.pconv_cuda, name).default._schema).removeprefix("pconv_cuda::")
     library.define(f"unfused_{schema}")
     library.impl(f"unfused_{name}", kernel, "CompositeExplicitAutograd")
-    with warnings.catch_warnings():  # torch 2.11 warns of the override even where it is allowed
+    with warnings.catch_warnings():  # torch 2.11 warns of the override although it is allowed
         warnings.simplefilter("ignore", UserWarning)
         for key in overridden:
             library.impl(name, kernel, key, allow_override=True)
