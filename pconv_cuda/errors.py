@@ -1,4 +1,4 @@
-"""Errors that a person reads, and the check for optional packages."""
+"""Errors for users, and the check for optional packages."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _write_holder(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # a full disk: the lock holds, its holder is not named
+    with contextlib.suppress(OSError):  # a full disk: the lock holds, without its holder's name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
 

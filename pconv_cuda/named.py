@@ -52,7 +52,7 @@ DEFAULT = "photo"  # what `pconv inpaint` takes where no weights are named
 
 
 def load_named(name: str, device: torch.device) -> Filler:
-    """What ``pconv_cuda.inpaint`` takes in a network's place.
+    """The filler of a name, as ``pconv_cuda.inpaint`` takes it.
 
     Raises:
         PConvError: another word.

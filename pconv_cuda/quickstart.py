@@ -107,7 +107,7 @@ def held_out_cases(seed: int = 0, size: int = _PICTURE, preset: str = "photograp
     for number, photograph in enumerate(held_out):
         truth = centre_square(photograph.array, size)
         for one, share in enumerate(_HOLES):
-            # a step that no training reaches, so that no training has these masks
+            # step index outside training, so test masks are disjoint
             rng = generator(seed, Stream.MASK, 2**31, number, one)
             cases.append(Case(f"{photograph.name}-{one + 1}", truth, draw_mask(size, rng, "mixed", share)))
     return cases
@@ -168,7 +168,7 @@ def quickstart(
         PConvError: a missing extra, or a folder that holds a run of other settings.
     """
     for module in ("accelerate", "tensorboard", "skimage", "sklearn", "PIL", "torchmetrics"):
-        require(module, "quickstart", why="the quick start")  # now, not after minutes of training
+        require(module, "quickstart", why="the quick start")  # before minutes of training
     if steps is not None and steps < 1:
         raise PConvError(f"steps: expected at least 1, got {steps}")
     config, out = quickstart_config(steps, seed, vgg, preset), Path(out)

@@ -92,7 +92,7 @@ class Found:
 
 
 def _tensors(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Random operands of the operator, the same each time; NaN in the holes, which nobody may read."""
+    """Random operands of the operator, the same each time; NaN in the holes, which must not be read."""
     generator = torch.Generator("cpu").manual_seed(7)  # whatever the default device is
 
     def draw(*shape: int) -> Tensor:
@@ -249,7 +249,7 @@ def _remembered() -> dict[str, bool]:
 
 
 def _remember(key: str, right: bool) -> None:
-    """A folder that cannot be written to costs a check a process, and nothing else."""
+    """A folder that cannot be written to means one check in each process."""
     path = cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _warn_of_others(host: str, has_token: bool, no_token: bool) -> None:
-    """Says what a host that others reach means.
+    """Warns about a host that others can reach.
 
     Raises:
         PConvError: there is neither a token nor the wish for none.

@@ -58,7 +58,7 @@ def load_rgb(path: str | Path) -> np.ndarray:
     """The picture file as (H, W, 3) uint8. Raises whatever the decoder raises, and ValueError for a huge picture."""
     pil_image = require("PIL.Image", "inpaint", why="reading pictures")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pil_image.DecompressionBombWarning)  # the limit below is the one that counts
+        warnings.simplefilter("ignore", pil_image.DecompressionBombWarning)  # replaced by the limit below
         with pil_image.open(path) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise ValueError(f"expected at most {_MOST_PIXELS} pixels, got {picture.width} x {picture.height}")
@@ -85,7 +85,7 @@ class ImageSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the set of pictures, wherever it lies; two different sets have different ones."""
+        """A digest of the set of pictures, independent of its path."""
         ...
 
 

@@ -25,7 +25,7 @@ _MARKS, _LINES = "os^DvP*X<>", ("-", "--", "-.", ":")  # methods differ in them,
 
 def write_plot(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     """Each metric over the middle of the hole share, with its interval; holes at the border and inside side by side."""
-    figure_module = require("matplotlib.figure", "eval", why="the plot")  # no pyplot: it keeps state and wants a screen
+    figure_module = require("matplotlib.figure", "eval", why="the plot")  # pyplot keeps state, needs a display
     figure = figure_module.Figure(figsize=(8.8, 3 * len(_PLOTTED)), layout="constrained")
     axes = figure.subplots(len(_PLOTTED), 2, sharex=True, sharey="row", squeeze=False)
     for line, metric in enumerate(_PLOTTED):
@@ -33,7 +33,7 @@ def write_plot(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str])
             axis = axes[line][column]
             for number, name in enumerate(names):
                 own = [r for r in rows if (r["metric"], r["border"], r["method"]) == (metric, border, name)]
-                # side by side: methods that are equally good would hide each other
+                # side by side, so that equal methods do not hide each other
                 beside = (number - (len(names) - 1) / 2) * 0.06 / max(len(names), 1)
                 at = [sum(map(float, row["share"].split("-"))) / 2 + beside for row in own]
                 means, low, high = (np.array([row[key] for row in own], float) for key in ("mean", "low", "high"))

@@ -69,7 +69,7 @@ class Pictures:
         return self._set.names[index]
 
     def content(self, index: int) -> str:
-        """A digest of the file: a picture that was replaced under its name is another one."""
+        """A digest of the file, to detect that it was replaced."""
         return self._set.content(index)
 
     def load(self, index: int) -> np.ndarray:
@@ -97,7 +97,7 @@ class Pages:
         return f"page-{index:05d}.png"
 
     def content(self, index: int) -> str:
-        return ""  # the identity says everything
+        return ""  # the identity is enough
 
     def load(self, index: int) -> np.ndarray:
         return document_page(index, self.size, self.seed, self.fonts)

@@ -39,7 +39,7 @@ def write_report(
     restored: Callable[[Pair], Any] | None,
     broken: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Writes everything that can be told from the store, whole or not. Returns what results.json holds.
+    """Writes the report of a complete or partial store. Returns what results.json holds.
 
     Without ``restored``, which gives a pair's pictures, plot and sheet are not written: an interruption does not wait.
     """

@@ -1,4 +1,4 @@
-"""The check of an exported file: its answers beside those of the network that it was made of, on ten sizes."""
+"""The check of an exported file: its outputs against those of its network, on ten sizes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["Difference", "compare", "check_sizes", "scene", "tolerance_of"]
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _EXACT, _FILL, _HALF = 1e-4, 3e-4, 5e-2  # of the range 0 to 1, or of the network's largest value where that is more
-# The operator of the smooth fill stops at a thousandth of the error that it began with, and the exported one elsewhere.
-# Beside a fill that goes on, the difference is the exported one's alone.
+# The operator of the smooth fill and the exported one stop at a thousandth of their first error, at different points.
+# Against a more exact fill the difference is the exported one's alone.
 _SOLVED = 1e-5
 
 
@@ -80,7 +80,7 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
         if other:
             raise PConvError(f"export: expected the network's new mask, got another in {other} pixels {where}")
         difference = float(np.abs(output - wanted).max()) / scale
-        if not difference <= tolerance:  # NaN is none
+        if not difference <= tolerance:  # true for NaN
             of = "the range 0 to 1" if scale == 1 else f"its largest value, {scale:.3g} before it is cut to 0 to 1"
             raise PConvError(
                 f"export: expected the network's output within {tolerance:g} of {of}, got a difference of "

@@ -50,7 +50,7 @@ def inpaint(
             network that comes with the package; by name on the device of an image that is a tensor, else on the CPU.
         image: a PIL picture (modes 1, L, LA, P, PA, RGB, RGBA, CMYK, YCbCr, I;16); a numpy array (H, W) or
             (H, W, 1|2|3|4), or a tensor (C, H, W) or (N, C, H, W): uint8, floating in [0, 1], numpy also
-            uint16. What lies in the hole is not looked at, NaN included. An alpha channel is kept as it is.
+            uint16. What lies in the hole is not read. An alpha channel is kept as it is.
             A PIL picture's orientation tag is applied, as the command does: the result is upright and has none.
         mask: for PIL a picture or array of the upright picture's size; for numpy (H, W); for tensors (H, W),
             (1, H, W), or (N|1, 1, H, W) with a batch. One rule for all: bool as it is; values within 0..1 count from
@@ -109,9 +109,8 @@ def restore(
 ) -> None:
     """Paint the hole (bool (H, W), true in it) of ``picture``, in place.
 
-    Fully transparent pixels have no colour worth looking at: they count as holes too, although nothing is painted
-    there. ``opaque`` makes the painted pixels opaque; the rest as in :func:`fill_holes`. The smooth fill ignores
-    ``tile``.
+    Fully transparent pixels have no colour, so they count as unknown, but are not painted. ``opaque`` makes the painted
+    pixels opaque; the rest as in :func:`fill_holes`. The smooth fill ignores ``tile``.
     """
     colours = torch.from_numpy(np.array(picture.rgb())).permute(2, 0, 1)
     wanted = torch.from_numpy(np.array(hole))
@@ -214,7 +213,7 @@ def _inpaint_array(filler: Filler, image: np.ndarray, hole: np.ndarray, tile: in
         raise PConvError(f"image: expected uint8, uint16 or floating in [0, 1], but got {image.dtype}")
     if samples.dtype.kind == "f":
         seen = samples[~hole]
-        if not ((seen >= 0) & (seen <= 1)).all():  # NaN fails both
+        if not ((seen >= 0) & (seen <= 1)).all():  # false for NaN
             raise PConvError("image: expected values in [0, 1] outside the hole, but found others (or NaN)")
     result = samples.astype(samples.dtype.newbyteorder("="))  # a copy
     if hole.any():

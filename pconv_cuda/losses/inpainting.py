@@ -39,7 +39,7 @@ _FEATURE_TERMS = ("perceptual", "style_out", "style_comp")
 class InpaintingLoss(nn.Module):
     """Weighted terms ``valid, hole, perceptual, style_out, style_comp, tv``; their sum is the objective.
 
-    Every norm is averaged over all of its elements (the author's word on "size-averaged"). With M the mask and
+    Every norm is averaged over all of its elements (the author's "size-averaged"). With M the mask and
     I_comp = select(M, I_gt, I_out):
 
         valid       mean |M (I_out - I_gt)|
@@ -86,7 +86,7 @@ class InpaintingLoss(nn.Module):
 
         Args:
             input: ``(N, C, H, W)``, the picture with holes; its valid pixels are the ground truth's, so that it
-                does not enter the arithmetic. It stands here because every known trainer passes it.
+                is not used. It is an argument because other implementations of the loss have it.
             mask: ``(N|1, 1|C, H, W)`` or ``(1|C, H, W)``, bool, uint8 or floating: 1 is valid.
             output: ``(N, C, H, W)``, the network's, with a graph.
             ground_truth: ``(N, C, H, W)``. All three normalised by the ImageNet mean and std.
@@ -181,10 +181,10 @@ def total_variation(image: Tensor, hole: Tensor | None) -> Tensor:
     right = (image[..., 1:] - image[..., :-1]).abs()
     below = (image[..., 1:, :] - image[..., :-1, :]).abs()
     if hole is None:
-        # A picture of one column has no horizontal pair; the mean of nothing would be NaN.
+        # A picture of one column has no horizontal pair, whose mean would be NaN.
         return sum((d.mean() for d in (right, below) if d.numel()), image.new_zeros(()))
     region = F.max_pool2d(hole.float(), 3, stride=1, padding=1) > 0
     in_right, in_below = region[..., 1:] & region[..., :-1], region[..., 1:, :] & region[..., :-1, :]
-    wide = torch.promote_types(image.dtype, torch.float32)  # the sum of many pixels is no fp16 number
+    wide = torch.promote_types(image.dtype, torch.float32)  # a sum over many pixels can overflow fp16
     total = torch.where(in_right, right, 0.0).sum(dtype=wide) + torch.where(in_below, below, 0.0).sum(dtype=wide)
     return total / image.numel()

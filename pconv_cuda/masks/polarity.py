@@ -1,4 +1,4 @@
-"""Which of a mask's two colours is the hole, and when it looks as if it were the other one."""
+"""Which of a mask's two colours is the hole, and when a mask looks inverted."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Mask = TypeVar("Mask", np.ndarray, Tensor)
 
 
 def check_polarity(polarity: object, argument: str = "polarity", also: tuple[str | None, ...] = ()) -> None:
-    """PConvError where ``polarity`` is none, and not one of the words ``also``."""
+    """PConvError where ``polarity`` is neither valid nor one of ``also``."""
     if polarity not in (*also, *POLARITIES):
         expected = " or ".join([*map(str, also), *POLARITIES])
         raise PConvError(f"{argument}: expected {expected}, got {polarity!r}")
 
 
 def other_polarity(polarity: str) -> str:
-    """The other one."""
+    """The opposite polarity."""
     return BLACK_HOLE if polarity == WHITE_HOLE else WHITE_HOLE
 
 

@@ -20,7 +20,7 @@ __all__ = ["DrawnMasks", "FolderMasks", "MaskSource"]
 
 
 class MaskSource(Protocol):
-    """Anything that draws a mask from a generator, and nothing else."""
+    """Draws a mask from a generator, without other state."""
 
     def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
         """A (size, size) bool mask, True where valid."""
@@ -38,7 +38,7 @@ class DrawnMasks:
             raise PConvError(f"data.masks: expected one of {', '.join(KINDS)}, got {kind!r}")
         hole_pixels(10**9, hole_share)  # validate the range early
         self.kind, self.hole_share = kind, hole_share
-        # the number rises when the same generator gives other masks: a run must not go on with those
+        # the version rises when the same generator gives other masks, which a resumed run must not get
         self.fingerprint = f"{kind}, version {VERSION}"
 
     def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:

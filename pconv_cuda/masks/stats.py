@@ -23,7 +23,7 @@ from pconv_cuda.text import parse_json
 
 __all__ = ["MaskStats", "decide_polarity", "mask_stats", "table"]
 
-_CLEAR = 0.05  # a mean share as near to a half as this says little
+_CLEAR = 0.05  # mean shares this near to a half are ambiguous
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ __all__ = [
 THRESHOLD = 128  # of 0..255
 _COLOURED = 48  # difference of a pixel's channels; the chroma noise of a black and white jpg stays below it
 _COLOURED_SHARE = 0.001
-_MIDTONES = (16, 239)  # brighter and darker is white and black, with a jpg's noise
+_MIDTONES = (16, 239)  # beyond these a value is white or black with a jpg's noise
 _PICTURE_SHARE = 0.5  # of midtones, from which on it is a picture: soft edges have fewer
 
 

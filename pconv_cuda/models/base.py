@@ -59,7 +59,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def grid(self) -> int:
-        """Side in pixels of the cells by which it halves: only windows that begin on them see what the whole would."""
+        """Side in pixels of the cells by which it halves: windows that begin on them agree with the whole picture."""
 
     @property
     @abc.abstractmethod
@@ -99,7 +99,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         return weights.save(self.state_dict(), self.config, Path(folder))
 
     def fuse(self) -> InpaintingNetwork:
-        """The network for inference: one with less to do in every call, or itself where there is none."""
+        """The network for inference, with less work in each call, or itself."""
         return self
 
     def _tensor(self) -> Tensor:

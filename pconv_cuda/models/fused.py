@@ -26,8 +26,8 @@ __all__ = ["FusedStage", "FusedUNet"]
 class FusedStage(nn.Module):
     """A :class:`~pconv_cuda.models.stage.Stage` of partial convolutions as one operator, on (features, mask) pairs.
 
-    In a window without valid pixels it stores 0, the stage that it was made of act(shift). Every reader of a stage
-    masks those pixels, so no difference reaches anyone.
+    In a window without valid pixels it stores 0, the original stage act(shift). Readers of a stage mask those pixels,
+    so this does not change their results.
     """
 
     weight: Tensor
@@ -39,8 +39,8 @@ class FusedStage(nn.Module):
         conv = stage.conv
         self.stride, self.padding = pair("stride", conv.stride, 1), pair("padding", conv.padding, 0)
         self.negative_slope = _slope(stage.activation)
-        # As the kernels read it, so that no call copies it: ours on a GPU by channels last, a CPU's library as the
-        # model is laid out. The layout of the results follows the features alone.
+        # The layout that the kernels read, so that no call copies the weight: channels_last on a GPU, the model's on a
+        # CPU. The layout of the results follows the features.
         layout = torch.channels_last if conv.weight.device.type == "cuda" else memory_format(conv.weight)
         weight, bias = _folded(conv, stage.norm)
         phases = ops.upcat_phases(weight, conv.low_channels) if isinstance(conv, PartialConvUpCat2d) else None
@@ -85,12 +85,12 @@ class FusedUNet(UNetBase):
         return self
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Not for a fused network, whose weights no class reads.
+        """Not available: no class reads the weights of a fused network.
 
         Raises:
             RuntimeError: always.
         """
-        raise RuntimeError("save_pretrained: a fused network has no such file; save the model that it was made of")
+        raise RuntimeError("save_pretrained: a fused network cannot be saved; save the model that it was made of")
 
 
 def _folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -163,7 +163,7 @@ class FillRefiner(InpaintingNetwork):
         return cast(Tensor, self.last(x))[..., :height, :width]
 
     def _first(self, detail: Tensor, valid: Tensor) -> Tensor:
-        """The layer that knows of holes: behind it there are none."""
+        """The only layer that sees the mask."""
         layer = cast(nn.Conv2d, cast(nn.ModuleList, self.down[0])[0])
         if self.conv == "plain":
             x = torch.cat([detail, valid.to(detail)], 1)
@@ -194,7 +194,7 @@ def _blurred(x: Tensor, radius: int) -> Tensor:
             line = wide.new_ones((1, 1, *sides))
             boxes.append((one.expand(channels, -1, -1, -1), padding, F.conv2d(line, one, padding=padding)))
         for kernel, padding, count in 2 * boxes:
-            # sums by a depthwise convolution: a fifth of avg_pool2d's time on a CPU
+            # depthwise convolution, which takes a fifth of avg_pool2d's time on a CPU
             wide = F.conv2d(wide, kernel, padding=padding, groups=channels) / count
     return wide.to(x.dtype)
 

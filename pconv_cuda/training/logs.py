@@ -1,4 +1,4 @@
-"""What a run leaves behind to look at: log.jsonl and TensorBoard's events."""
+"""A run's logs: log.jsonl and TensorBoard's events."""
 
 from __future__ import annotations
 

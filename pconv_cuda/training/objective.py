@@ -16,7 +16,7 @@ from pconv_cuda.training.pairs import Pairs
 
 __all__ = ["Objective", "mean_over_samples", "mean_terms"]
 
-_LEAST_ERROR = 0.01  # normalised units, about half a grey level: a perfect fill is no divisor of 0
+_LEAST_ERROR = 0.01  # normalised units, about half a grey level, so that a perfect fill does not divide by 0
 _LEAST_DISTANCE = 0.01  # likewise, of features
 Terms = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
