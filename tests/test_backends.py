@@ -46,7 +46,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module]:
     backends.benchmark = False
 
 
-def test_it_needs_no_gpu() -> None:
+def test_benchmark_mode_can_be_set_without_a_gpu() -> None:
     assert backends.last_plan() == ()
     backends.benchmark = True
     assert backends.benchmark is True

@@ -76,7 +76,7 @@ def test_output_never_fails_on_its_encoding(tmp_path):
 
 
 @pytest.mark.full("signals")
-def test_the_reader_of_the_output_may_go(tmp_path):
+def test_the_output_pipe_may_be_closed(tmp_path):
     """The pipe is closed before the first line: the work is done, and no line counts as a failure."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -53,7 +53,7 @@ def test_threads_spin_briefly_in_a_command() -> None:
     [("GOMP_SPINCOUNT", "77"), ("OMP_WAIT_POLICY", "ACTIVE"), ("KMP_BLOCKTIME", "0"), ("KMP_LIBRARY", "throughput"),
      ("GOMP_SPINCOUNT", "")],
 )  # fmt: skip
-def test_a_choice_of_the_users_stands(name: str, value: str) -> None:
+def test_a_users_own_setting_is_kept(name: str, value: str) -> None:
     assert settings_when_torch_is_loaded(**{name: value}) == {**dict.fromkeys(SETTINGS), name: value}
 
 

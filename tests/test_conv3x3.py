@@ -182,7 +182,7 @@ def test_features_and_their_gradient() -> None:
     assert torch.tensor(ratios).median(dim=0).values.max() <= 2, ratios
 
 
-def test_ways_that_torchs_own_layers_serve() -> None:
+def test_unsupported_uses_run_on_torchs_own_layers() -> None:
     """Autocast, float64, functorch, trained weights and exported programs do without the operator."""
     features = VGG16Features("random")
     image = torch.randn(1, 3, 16, 16)

@@ -201,7 +201,7 @@ def _order(network):
 
 
 @pytest.mark.parametrize("mistake", [_factor, _eps, _bias, _order])
-def test_the_comparison_catches(tmp_path, monkeypatch, mistake):
+def test_the_comparison_catches_a_planted_mistake(tmp_path, monkeypatch, mistake):
     """Planted in the folding of PConv-Keras, which uses every part of it."""
     network = foreign.random_network(foreign.keras, 3, biases="all", skip_first=True, eps=1e-3, head=True)
     path = tmp_path / "w.h5"

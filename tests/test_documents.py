@@ -72,7 +72,7 @@ def test_text_fills_the_page_but_not_its_margins(style):
     assert np.mean([(ink[:, :8] > 64).mean() for ink in inks]) < 0.5 * middle
 
 
-def test_words_belong_to_nobody():
+def test_words_have_the_letters_of_their_script():
     rng = np.random.default_rng(0)
     assert all(word.isascii() and len(word) >= 1 for word in words.latin_words(rng, 500))
     assert all("가" <= one <= "힣" for word in words.hangul_words(rng, 500) for one in word)

@@ -223,7 +223,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_a_name_is_no_markup_on_a_terminal(monkeypatch):
+def test_names_are_not_interpreted_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", _Terminal())
     with Progress("x[/y]z", 2) as progress:

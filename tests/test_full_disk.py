@@ -118,7 +118,7 @@ def test_nothing_can_be_written(material, tmp_path, capsys, monkeypatch, command
     assert there.is_dir() and _left(there) == []
 
 
-def test_what_was_written_before_the_disk_was_full_is_used(material, tmp_path, capsys):
+def test_records_written_before_the_disk_was_full_are_used(material, tmp_path, capsys):
     with limited(resource.RLIMIT_FSIZE, 2500):
         assert main(words("eval", material, tmp_path / "out")) == 1
     records = (tmp_path / "out/records.jsonl").read_text()

@@ -219,7 +219,7 @@ def test_a_manifest_reaches_nothing_outside_its_folder(copied, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("text", [_DEEP, '{"format": "pconv masks", "files": ' + _DEEP, "[]", "{}"], ids=len)
-def test_a_manifest_that_is_none(copied, text):
+def test_an_invalid_manifest_is_ignored(copied, text):
     (copied / "manifest.json").write_text(text)
     assert mask_stats(copied).masks == 12  # another program's: it counts as none
     with pytest.raises(PConvError, match="manifest.json"):
@@ -230,13 +230,13 @@ def test_a_manifest_that_is_none(copied, text):
 @pytest.mark.parametrize(
     "text", [_DEEP, "[]", '{"methods": 1, "settings": {}}', '{"methods": {}, "settings": 1}'], ids=len
 )
-def test_settings_of_an_evaluation_that_are_none(tmp_path, text):
+def test_invalid_settings_of_an_evaluation(tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(PConvError, match="out: .*settings.json is not the settings of an evaluation"):
         Store(tmp_path, {}, {})
 
 
-def test_records_that_are_none_are_measured_again(tmp_path):
+def test_invalid_records_are_measured_again(tmp_path):
     (tmp_path / "settings.json").write_text('{"settings": {}, "methods": {}}')
     lines = [
         _DEEP,

@@ -128,7 +128,7 @@ def test_a_network_comes_from_the_hub(name: str, uploaded: PConvUNet) -> None:
     assert same(load_network(name), uploaded)
 
 
-def test_it_comes_from_the_cache_where_there_is_no_network(
+def test_a_network_comes_from_the_cache_when_offline(
     uploaded: PConvUNet, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     PConvUNet.from_pretrained("someone/network")
@@ -239,7 +239,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
         PConvUNet(levels=1, width=2).push_to_hub("someone/network")
 
 
-def test_what_may_be_a_repository() -> None:
+def test_names_of_repositories_are_told_from_paths() -> None:
     assert all(map(hub.is_repository, ("a/b", "some-one/net.v1", "a/b@refs/pr/1", Path("a/b"))))
     assert not any(map(hub.is_repository, ("a", "/a/b", "a/b/c", "../b", "./a", "./a/b", "a/b/", "a//b", "~a/b")))
     assert not any(map(hub.is_repository, ("a/b.safetensors", "tests/b", "-a/b", "a/b@")))

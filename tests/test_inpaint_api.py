@@ -34,7 +34,7 @@ def truth(model: PConvUNet) -> np.ndarray:
     return torch.where(torch.from_numpy(HOLE), model.denormalize(output), colours)[0].permute(1, 2, 0).numpy()
 
 
-def test_it_is_the_package_s_function() -> None:
+def test_inpaint_is_exported_by_the_package() -> None:
     assert pconv_cuda.inpaint is inpaint
 
 
@@ -136,7 +136,7 @@ def test_pil_masks_begin_at_half_brightness(model: PConvUNet) -> None:
     np.testing.assert_array_equal(np.asarray(inpaint(model, image, strokes)), expected)
 
 
-def test_what_lies_in_the_hole_does_not_matter(model: PConvUNet) -> None:
+def test_values_in_the_hole_have_no_influence(model: PConvUNet) -> None:
     image = smooth_picture(HEIGHT, WIDTH).astype(np.float32) / 255
     expected = inpaint(model, image, HOLE)
     image[HOLE] = np.nan

@@ -278,7 +278,7 @@ def test_nothing_to_do_is_an_error_that_says_what_was_looked_for(
     ("name", "words"),
     [("nowhere", "does not exist"), ("photo.png", "not a readable safetensors"), ("empty", "found none")],
 )
-def test_weights_that_are_none(place: Path, name: str, words: str, capsys: pytest.CaptureFixture) -> None:
+def test_missing_or_invalid_weights(place: Path, name: str, words: str, capsys: pytest.CaptureFixture) -> None:
     (place / "empty").mkdir()
     arguments = (place / "photo.png", "--mask", place / "mask.png", "-o", place / "out.png")
     assert call(place / name, *arguments) == 1

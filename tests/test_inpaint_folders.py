@@ -148,7 +148,7 @@ def test_two_pictures_never_take_one_output(tmp_path: Path) -> None:
     assert [bool(job.problem) for job in jobs] == [False, True] and "is written for" in jobs[1].problem
 
 
-def test_a_reader_that_goes_away_loses_no_picture(tmp_path: Path, weights: Path) -> None:
+def test_a_closed_pipe_loses_no_picture(tmp_path: Path, weights: Path) -> None:
     folder = tmp_path / "d"
     for name in "abc":
         picture(folder / f"{name}.png")

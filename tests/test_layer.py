@@ -40,7 +40,7 @@ def test_without_holes_and_padding_it_is_the_convolution() -> None:
     torch.testing.assert_close(layer(image), F.conv2d(image, layer.weight, layer.bias))
 
 
-def test_a_window_by_hand() -> None:
+def test_a_window_agrees_with_the_formula() -> None:
     # One valid pixel of value 5 under a 3x3 window of ones: 9 / 1 * 5 + bias.
     layer = PartialConv2d(1, 1, 3, padding=1, return_mask=True, dtype=torch.float64)
     nn.init.ones_(layer.weight)

@@ -191,7 +191,7 @@ def test_a_set_of_this_package_says_its_polarity(tmp_path, capsys):
     assert out["cells"]["0.1-0.2"] == [2, 1] and out["cells"]["0.4-0.5"] == [2, 2]
 
 
-def test_doubt_is_said(tmp_path):
+def test_a_doubtful_polarity_is_reported(tmp_path):
     half = np.zeros((16, 16), dtype=bool)
     half[:8] = True
     save(tmp_path / "m", [half], True)

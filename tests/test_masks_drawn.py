@@ -125,7 +125,7 @@ def test_the_checker_sees_broken_promises():
         ({"size": 2, "border": False}, "hole_share: holes that keep 1 px"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, message):
+def test_impossible_masks_are_refused(arguments, message):
     for call in (lambda **kw: draw_mask(seed=0, **kw), lambda **kw: draw_masks_batch(n=1, seed=0, **kw)):
         with pytest.raises(PConvError, match=message):
             call(**{"size": 32, **arguments})

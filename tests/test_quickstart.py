@@ -35,7 +35,7 @@ def result(tmp_path_factory):
     return out, report, lines
 
 
-def test_it_writes_what_it_promises(result):
+def test_all_documented_files_are_written(result):
     out, report, _ = result
     names = {path.name for path in out.iterdir()}
     assert names >= {"sheet.png", "report.json", "model.safetensors", "config.json", "log.jsonl"}
@@ -46,14 +46,14 @@ def test_it_writes_what_it_promises(result):
     assert all(np.isfinite(value) for value in report.values())
 
 
-def test_it_is_above_biharmonic_filling(result):
+def test_the_result_is_above_biharmonic_filling(result):
     _, report, _ = result
     assert report["psnr_hole_after"] > report["psnr_hole_biharmonic"] > report["psnr_hole_mean"]
     assert report["psnr_hole_after"] != report["psnr_hole_smooth"]  # it has learned something
     assert report["psnr_hole_packaged"] > report["psnr_hole_smooth"] + 0.3
 
 
-def test_it_shows_a_result_first_and_says_where_it_stands(result):
+def test_the_sheet_comes_first_and_the_report_has_every_figure(result):
     _, report, lines = result
     assert "sheet.png" in lines[0] and "smooth fill" in lines[0] and "by photo" in lines[0]
     text = "\n".join(lines)

@@ -30,7 +30,7 @@ def test_the_grid_shows_input_mask_output_composite_truth_with_white_holes():
         assert torch.equal(whole, truth[row])
 
 
-def test_a_resumed_log_repeats_no_step_and_drops_a_torn_line(tmp_path):
+def test_a_resumed_log_repeats_no_step_and_drops_a_truncated_line(tmp_path):
     log = RunLog(tmp_path, 0, tensorboard=False)
     for step in range(1, 6):
         log.numbers(step, {"loss/total": step / 2})
@@ -87,7 +87,7 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
     assert "\x1b[" not in written[io.StringIO]
 
 
-def test_other_processes_stay_silent(capsys):
+def test_disabled_progress_prints_nothing(capsys):
     with Progress("step", 2, every=1, enabled=False) as progress:
         progress.say("x")
         progress.advance()

@@ -63,7 +63,7 @@ def test_equal_weights_make_equal_files(tmp_path):
     assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
 
 
-def test_of_other_files_there_is_no_step(tmp_path):
+def test_other_files_have_no_step(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     save_file({"a": torch.zeros(1)}, tmp_path / "words.safetensors", {"step": "two"})

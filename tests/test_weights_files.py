@@ -156,7 +156,7 @@ def test_other_files_are_named(name: str, content: bytes | None, message: str, t
     refused(tmp_path / name, message)
 
 
-def test_places_without_weights(tmp_path: Path) -> None:
+def test_paths_without_weights_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nothing", "expected a folder with model.safetensors or a .safetensors file, but .* not exist$")
     refused(tmp_path, "found none at .*model.safetensors$")
     (tmp_path / "G.pth").write_bytes(b"\x80\x02")

@@ -114,7 +114,7 @@ def test_phases_that_are_given_are_used() -> None:
 
 @pytest.mark.parametrize("negative_slope", [0.0, 0.2])
 @pytest.mark.parametrize("way", WAYS)
-def test_slope(negative_slope: float, way: str) -> None:
+def test_the_activation_of_a_stage(negative_slope: float, way: str) -> None:
     take(way)
     for dtype in DTYPES:
         t = make_tensors(BY_NAME["phases"], dtype).to(dtype)
