@@ -1,7 +1,8 @@
-"""Devices, layouts, and the rule that every comparison with float64 follows."""
+"""Fixtures that several files share, and the rule that every comparison with float64 follows."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,31 @@ def build_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
     own = tmp_path_factory.getbasetemp()
     of_the_run = own.parent if hasattr(pytestconfig, "workerinput") else own
     return Path(os.environ.get("PCONV_EMULATION_BUILD") or of_the_run / "emulation")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small network, as save_pretrained writes it."""
+    from inpaint_support import small_network
+
+    folder = tmp_path_factory.mktemp("weights")
+    small_network(2).save_pretrained(folder)
+    return folder
+
+
+class Terminal(io.StringIO):
+    """Takes the place of sys.stderr."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture(autouse=True)

@@ -9,20 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inpaint_support import small_network, smooth_picture, square_hole
+from inpaint_support import smooth_picture, square_hole
 from PIL import Image
 
 from pconv_cuda.cli import main
 from pconv_cuda.inpainting.batch import plan_jobs
 
 HOLE = square_hole(40, 50, 10, 15, 8)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    small_network(2).save_pretrained(folder)
-    return folder
 
 
 def picture(path: Path, seed: int = 0) -> Path:

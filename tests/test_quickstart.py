@@ -17,13 +17,7 @@ from pconv_cuda.evaluation.methods import baselines
 from pconv_cuda.inpainting import inpaint
 from pconv_cuda.models import load_network
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 import sys
 
 import torch
+from conftest import Terminal
 
 from pconv_cuda.progress import Progress
 from pconv_cuda.training.logs import RunLog, picture_grid
@@ -61,15 +62,10 @@ def test_tensorboard_gets_the_terms_and_the_pictures(tmp_path):
     assert (picture.width, picture.height) == (32, 14)
 
 
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     written = {}
-    for kind in (io.StringIO, _Terminal):
+    for kind in (io.StringIO, Terminal):
         monkeypatch.setattr(sys, "stderr", kind())
         with Progress("step", 10, done=4, every=3) as progress:
             progress.say("hello [not markup]")
@@ -80,10 +76,10 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
     assert plain[0] == "hello [not markup]"
     assert [line.split()[1] for line in plain[1:]] == ["6/10", "9/10", "10/10"]
     assert all("steps/s" in line and "left" in line and "loss 1.25" in line for line in plain[1:])
-    assert "\x1b[" in written[_Terminal]
-    assert "hello [not markup]" in written[_Terminal]
-    assert "steps/s" in written[_Terminal]
-    assert "10/10" in written[_Terminal]
+    assert "\x1b[" in written[Terminal]
+    assert "hello [not markup]" in written[Terminal]
+    assert "steps/s" in written[Terminal]
+    assert "10/10" in written[Terminal]
     assert "\x1b[" not in written[io.StringIO]
 
 

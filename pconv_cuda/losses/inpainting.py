@@ -28,11 +28,12 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset(
         {"valid": 1, "hole": 6, "perceptual": 0.05, "style_out": 120, "style_comp": 120, "tv": 0.1}, "hole"
     ),
-    # The widespread code that the project's first review quotes: 240 on each style term, TV over the whole composite.
-    "review": Preset(
+    # the weights of bobqywei/inpainting-partial-conv: 240 on each style term, TV over the whole composite
+    "bobqywei": Preset(
         {"valid": 1, "hole": 6, "perceptual": 0.05, "style_out": 240, "style_comp": 240, "tv": 2}, "image"
     ),
 }
+_ALIASES = {"review": "bobqywei"}  # former names
 _FEATURE_TERMS = ("perceptual", "style_out", "style_comp")
 
 
@@ -53,7 +54,7 @@ class InpaintingLoss(nn.Module):
     output, and ``valid`` and ``hole`` are averaged over what is known.
 
     Args:
-        preset: ``"paper"`` or ``"review"`` (:data:`PRESETS`).
+        preset: ``"paper"``, or ``"bobqywei"`` for that repository's weights (:data:`PRESETS`).
         vgg: ``"imagenet"`` (torchvision's weights), a path to a local file, ``"random"`` (tests only), or
             ``"none"``: then the three terms that need features are left out.
         weights: replaces single weights of the preset, by term.
@@ -67,6 +68,7 @@ class InpaintingLoss(nn.Module):
         self, preset: str = "paper", vgg: str | Path = "imagenet", *, weights: Mapping[str, float] | None = None
     ) -> None:
         super().__init__()
+        preset = _ALIASES.get(preset, preset)
         if preset not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
         chosen = dict(PRESETS[preset].weights)
@@ -176,7 +178,7 @@ def total_variation(image: Tensor, hole: Tensor | None) -> Tensor:
         image: ``(N, C, H, W)``.
         hole: ``(N|1, 1|C, H, W)`` bool, True in the hole: pairs with both pixels in the hole dilated by a 3x3 square,
             the sum divided by N C H W (the paper's). None: the mean over all horizontal pairs plus the mean over
-            all vertical ones (the review's).
+            all vertical ones (bobqywei's).
     """
     right = (image[..., 1:] - image[..., :-1]).abs()
     below = (image[..., 1:, :] - image[..., :-1, :]).abs()
