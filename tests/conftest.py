@@ -88,7 +88,7 @@ def assert_as_good_as_torch(
 
     Where torch happens to be exact, one rounding of the largest value is allowed; in float64, where the truth
     itself is rounded, 1e-12 of it. With ``sums``, the sums of the absolute values of what is added up, two roundings of
-    their largest: the error of a hundred products is a matter of their order, and the library's may be lucky.
+    their largest, since the error of a hundred products depends on their order.
     """
     assert ours.shape == truth.shape, f"{what}: shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
     assert torch.isfinite(ours).all(), f"{what}: NaN or infinity"

@@ -14,7 +14,7 @@ from pconv_cuda.ops import extension
 
 
 class Module:
-    """What backends wants of pconv_cuda._C_cuda."""
+    """The part of pconv_cuda._C_cuda that backends uses."""
 
     def __init__(self) -> None:
         self.reader: Callable[[], bool] | None = None

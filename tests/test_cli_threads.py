@@ -62,7 +62,7 @@ def test_benchmarks_measure_what_a_python_program_has() -> None:
 
 
 def test_a_program_that_has_loaded_torch_keeps_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There it would change nothing but what the program's own children inherit."""
+    """There it would only change what child processes inherit."""
     assert "torch" in sys.modules
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)

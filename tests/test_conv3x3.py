@@ -45,7 +45,7 @@ def test_every_shape(shape: tuple[int, ...], adjoint: bool, layout: torch.memory
     if adjoint:
         x, bias = torch.randn(n, k, h, w), torch.randn(c)
     gate = torch.randn_like(x)
-    x = torch.where(gate > 0, x, torch.nan)  # what the gate closes must not matter
+    x = torch.where(gate > 0, x, torch.nan)  # closed values must not count
     for relu in (False, True):
         given = (x.contiguous(memory_format=layout), gate, weight, bias, relu, adjoint)
         y, expected = winograd.conv3x3(*given), truth(*given)

@@ -40,7 +40,7 @@ def difference(network, done, seed: int = 0, bgr: bool = False):
     gap = (output - (expected.flip(1) if bgr else expected)).abs()
     known = new_mask.expand_as(gap)
     assert known.any()
-    # valid pixels and filled holes apart, so that neither hides behind the other
+    # valid pixels and filled holes separately
     inside = known & ~mask.expand_as(gap)
     return float(gap[known].max()), float(gap[inside].max()), float(expected.abs().max())
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are taken, which are left out and said, and what tells one content from another."""
+"""Which files of a folder are taken or reported as left out, and how contents are told apart."""
 
 from __future__ import annotations
 

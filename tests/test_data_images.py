@@ -95,7 +95,7 @@ def test_a_share_of_the_short_side_is_resized_to_the_crop():
     ramp = np.repeat(np.linspace(0, 255, 100).astype(np.uint8)[None, :, None], 100, axis=0).repeat(3, axis=2)
     crops = RandomCrops(MemoryImages([ramp], ["a"]), 10, 1, 0, share=(0.5, 0.8))
     spans = [float(crop.max() - crop.min()) for crop in (crops[step, 0] for step in range(60))]
-    assert all(0.43 < span < 0.8 for span in spans)  # a tenth less than the share, for ten pixels have nine gaps
+    assert all(0.43 < span < 0.8 for span in spans)  # a tenth less than the share, since ten pixels have nine gaps
     assert min(spans) < 0.52 and max(spans) > 0.68
     whole = RandomCrops(MemoryImages([ramp], ["a"]), 10, 1, 0, share=(1.0, 1.0))[0, 0]
     assert float(whole.max() - whole.min()) > 0.88

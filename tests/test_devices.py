@@ -1,4 +1,4 @@
-"""--device: the words, what torch finds, and the errors."""
+"""--device: valid names, what torch finds, and the errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawn pages and their damage: promises about pixels, fonts that are missing, and their way into the verbs."""
+"""Drawn pages and their damage: pixels, missing fonts, and their use by the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation's results belong to the content of its files; interruptions are short; names do no harm."""
+"""An evaluation's results are tied to its files' content; interruptions are quick; names are escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run on a machine with a GPU, as far as a machine without one can see it."""
+"""The run on a machine with a GPU, as far as it can be tested without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that somebody prepared: configurations, checkpoints, weights of metrics, manifests."""
+"""Malicious files: configurations, checkpoints, weights of metrics, manifests."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _sealed(content, path: Path) -> Path:
 
 
 def test_a_checkpoint_cannot_run_anything(tmp_path, monkeypatch, capsys):
-    """Its checksum is right, as whoever prepares one can make it."""
+    """Its checksum is right, as in a prepared file."""
     monkeypatch.chdir(tmp_path)
     path = _sealed({"step": 1, "model": _Payload()}, tmp_path / "evil.pt")
     words = ["train", "--data", "documents", "--set", "loss.vgg=none", "--out", str(tmp_path / "run")]

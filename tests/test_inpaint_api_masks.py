@@ -1,4 +1,4 @@
-"""The mask that ``pconv_cuda.inpaint`` takes: what is none, which colour is the hole, orientation tags."""
+"""Masks of ``pconv_cuda.inpaint``: what is refused, which colour is the hole, orientation tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pconv inpaint`` as a person calls it: masks, folders, messages, exit codes."""
+"""``pconv inpaint`` on the command line: masks, folders, messages, exit codes."""
 
 from __future__ import annotations
 

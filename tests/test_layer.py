@@ -125,7 +125,7 @@ def test_other_padding_modes_pad_the_mask_too(mode: str) -> None:
 def test_copies_pickles_and_moves() -> None:
     layer = PartialConv2d(2, 3, 3, padding=1, return_mask=True)
     image, mask = image_and_mask(1, 2, 6, 6)
-    layer(image.float(), mask)  # whatever a call might leave behind must not matter
+    layer(image.float(), mask)  # an earlier call must have no influence
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(other(image.float(), mask)[0], layer(image.float(), mask)[0])
     double = copy.deepcopy(layer).double()

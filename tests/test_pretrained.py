@@ -64,7 +64,7 @@ def test_photographs_are_filled_better_than_by_the_smooth_fill() -> None:
 
 
 def test_pages_are_filled_better_than_by_the_smooth_fill_or_for_photographs() -> None:
-    """Pages that no training has shown, with their kind of damage."""
+    """Pages that were not trained on, with their kind of damage."""
     pages = document_pages(6, 192, seed=4321)
     for share in ((0.01, 0.1), (0.2, 0.3)):
         found: dict[str, list[float]] = {"document": [], "photo": [], "smooth": []}

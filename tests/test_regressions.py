@@ -1,4 +1,4 @@
-"""What other implementations get wrong: each of their bugs is a test here."""
+"""Bugs of other implementations, a test for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of ``pconv serve`` in use: several pictures, a phone, errors, the queue, and that everyone can use it."""
+"""The page of ``pconv serve`` in use: several pictures, a phone, errors, the queue, accessibility."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many requests at once: one is at work, the others see their place, and whoever goes away frees it."""
+"""Many requests at once: one is at work, the others see their place, and clients that leave free it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 @contextlib.contextmanager
 def sent(client: Client, key: str) -> Iterator:
-    """A request whose answer nobody has read yet, at its place in the queue."""
+    """A request whose answer has not been read yet, at its place in the queue."""
     body, kind = multipart({"picture": PHOTO, "mask": MASK, "id": key})
     with contextlib.closing(client.connect()) as connection:
         connection.request("POST", "/inpaint", body, {"Content-Type": kind})

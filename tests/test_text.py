@@ -1,4 +1,4 @@
-"""Names that hold anything: what a terminal, Markdown, a spreadsheet and an error message get of them."""
+"""Arbitrary names, as shown in a terminal, Markdown, a spreadsheet and error messages."""
 
 from __future__ import annotations
 

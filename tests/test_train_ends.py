@@ -1,4 +1,4 @@
-"""How a training ends that was not to end yet: signals, killed loaders, no memory, files and folders that go."""
+"""Trainings that end early: signals, killed loaders, no memory, files and folders that are removed."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def test_one_pixel_of_one_picture_is_refused_at_the_start(photos, tmp_path, chan
     ids=str,
 )
 def test_sizes_that_batch_norm_allows_are_trained(photos, tmp_path, changes):
-    """The rule refuses nothing that works."""
+    """Sizes that work are not refused."""
     deep = {"model.levels": 4, "data.size": 16, "train.batch_size": 1, "train.steps": 1, **changes}
     assert train(_config(photos, **deep), tmp_path / "run").steps == 1
 

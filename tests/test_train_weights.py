@@ -97,7 +97,7 @@ def test_weights_of_an_unfinished_run_are_said_to_be_old(photos, extended):
     with pytest.warns(UserWarning, match=r"model.safetensors is of step 2, but the training .* went on to step 4"):
         PConvUNet.from_pretrained(extended)
     train(_config(photos, 6), extended)
-    PConvUNet.from_pretrained(extended)  # without a word: warnings of this package are errors here
+    PConvUNet.from_pretrained(extended)  # without a warning, which would be an error here
     assert weights.saved_step(extended / "model.safetensors") == 6
 
 

@@ -1,4 +1,4 @@
-"""The emulator itself: right where kernels are right, and not silent where they are wrong."""
+"""The emulator: correct kernels pass, planted mistakes are reported."""
 
 from __future__ import annotations
 
