@@ -1,4 +1,4 @@
-"""This package against what people run today, on this machine; or one result against another.
+"""This package against published implementations on this machine, or one result against another.
 
 python -m benchmarks --help        in the source folder: the benchmarks share the tests' cases
 """

@@ -35,7 +35,7 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 def verdict(old: dict[str, float], new: dict[str, float]) -> tuple[float, float, str]:
     """Change of our time over the plain convolution's in the same run, the noise of it, and what that means.
 
-    Both runs' noise together, doubled: the notch rule holds within a run, and another run has moods of its own.
+    Both runs' noise together, doubled: the notch rule holds within a run, and runs differ.
     """
     change = new["ratio"] / old["ratio"]
     noise = 2 * (old["noise"] ** 2 + new["noise"] ** 2) ** 0.5
