@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,13 +144,13 @@ def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> i
         display.clear()
         print(printable(count + text), flush=True)
 
-    def complain(text: str) -> None:
+    def complain(kind: str, text: str) -> None:
         display.clear()
-        display.say(rename_arguments(text, args.options))
+        display.say(f"{kind}: {rename_arguments(text, args.options)}")
 
     report = Reporter(
         say=say,
-        warn=lambda text: complain(f"warning: {text}"),
+        warn=partial(complain, "warning"),
         progress=display.show,
         peak_memory=lambda: _peak_memory(filler),
     )
@@ -163,10 +164,10 @@ def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> i
         try:
             run_job(job, filler, rule, report, args.tile, args.max_pixels)
         except Exception as error:  # the other pictures of a folder are still worth doing
-            complain(f"pconv inpaint: error: {_describe(error, job.image, tiled)}")
+            complain("pconv inpaint: error", _describe(error, job.image, tiled))
             failures += 1
     if failures and len(jobs) > 1:
-        complain(f"pconv inpaint: {failures} of {len(jobs)} pictures failed")
+        complain("pconv inpaint", f"{failures} of {len(jobs)} pictures failed")
     return 1 if failures else 0
 
 
