@@ -16,7 +16,7 @@ from pconv_cuda.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.masks import hole_pixels
-from pconv_cuda.masks.polarity import INVERTED_SHARE, check_polarity, hole_where, other_polarity
+from pconv_cuda.masks.polarity import check_polarity, hole_where, no_hole_error, warn_if_inverted
 from pconv_cuda.masks.shares import Limits
 from pconv_cuda.masks.testset import PAPER_SHARES, paper_mask
 from pconv_cuda.masks.values import THRESHOLD, mask_grey
@@ -182,16 +182,8 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
         elif cell in found:
             found[cell].append(number)
     if shares and not any(shares):
-        raise PConvError(
-            f"masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
-            f"when read as {polarity} (from brightness {THRESHOLD} on a pixel is white)"
-        )
-    if shares and np.mean(shares) > INVERTED_SHARE:
-        warnings.warn(
-            f"masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the "
-            f"other way round, add `polarity={other_polarity(polarity)}`",
-            stacklevel=2,
-        )
+        raise no_hole_error("masks", root, count, polarity)
+    warn_if_inverted("masks", root, shares, polarity, "add `polarity={}`")
     notes: list[str] = []
     if scaled:
         notes.append("masks whose brightest value is 1 are read as 0 and 255")

@@ -12,7 +12,7 @@ import torch
 from pconv_cuda.data.images import FolderImages
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.masks.drawing import KINDS, VERSION, draw_mask
-from pconv_cuda.masks.polarity import INVERTED_SHARE, check_polarity, hole_where, other_polarity
+from pconv_cuda.masks.polarity import check_polarity, hole_where, no_hole_error, warn_if_inverted
 from pconv_cuda.masks.shares import hole_pixels
 from pconv_cuda.masks.values import THRESHOLD, mask_grey
 
@@ -98,14 +98,5 @@ class FolderMasks:
         if shares and not any(shares):
             rest = (self._mask(index) for index in range(len(self.files)) if index % every)
             if all(mask is None or mask.all() for mask in rest):
-                raise PConvError(
-                    f"{self._what}: expected masks with holes, but not one of the {len(self.files)} files in "
-                    f"{str(folder)!r} has a pixel that is hole when read as {self.polarity} (from brightness "
-                    f"{THRESHOLD} on a pixel is white)"
-                )
-        if shares and np.mean(shares) > INVERTED_SHARE:
-            warnings.warn(
-                f"{self._what}: the masks in {str(folder)!r} are {np.mean(shares):.0%} hole when read as "
-                f"{self.polarity}; if they are the other way round, set data.polarity={other_polarity(self.polarity)}",
-                stacklevel=3,
-            )
+                raise no_hole_error(self._what, folder, len(self.files), self.polarity)
+        warn_if_inverted(self._what, folder, shares, self.polarity, "set data.polarity={}")
