@@ -1,4 +1,4 @@
-"""What every format is read into: the layers of a U-Net in their order, and the arithmetic that they were made for."""
+"""The common form of all formats: the layers of a U-Net in order, and their arithmetic."""
 
 from __future__ import annotations
 

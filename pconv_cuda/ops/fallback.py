@@ -43,7 +43,7 @@ def _why(device: torch.device) -> str:
 
 
 def _valid(input: Tensor, mask: Tensor | None, skip: Tensor | None, skip_mask: Tensor | None, upsample: bool) -> Any:
-    """What is convolved, one tensor, and where it is valid, a bool mask that broadcasts against it."""
+    """The convolved tensor, and a bool mask that broadcasts against it."""
     for each in (mask, skip_mask):
         if each is not None:
             check_binary(each)
