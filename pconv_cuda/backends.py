@@ -76,7 +76,7 @@ def _set(on: bool) -> None:
 
 
 def _named_by_device(choices: dict[str, int], save: bool) -> dict[str, int]:
-    """Keys begin with a device's number in a process, and with what it is in the file; others are left out."""
+    """Keys begin with a device's number in memory and with its description in the file; other devices' are left out."""
     named = {str(index): selftest.device_key(index) for index in range(torch.cuda.device_count())}
     if not save:
         named = {name: number for number, name in named.items()}
@@ -101,7 +101,7 @@ def _is_choice(value: Any) -> bool:
 
 
 def _save() -> None:
-    """What was measured, beside what other processes and devices left there."""
+    """Adds what was measured to the file, keeping other processes' and devices' choices."""
     module = extension.cuda_module()
     if module is None or not (measured := _named_by_device(module.measured_choices(), True)):
         return

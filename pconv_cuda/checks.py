@@ -75,7 +75,7 @@ def check_convolution(
 
 
 def check_parameters(input: Tensor, whose: str, others: dict[str, Tensor | None]) -> None:
-    """That what is computed with ``input`` has its device and dtype, and a bias one value a filter."""
+    """Checks that the parameters have the input's device and dtype, and the bias one value a filter."""
     bias, weight = others.get("bias"), others["weight"]
     if bias is not None and weight is not None:
         check_tensor("bias", bias)
@@ -145,7 +145,7 @@ def same_in_all_channels(mask: Tensor) -> bool:
 def smooth_arguments(
     input: Tensor, mask: Tensor, tension: float, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, Tensor, float, float, int]:
-    """What :func:`pconv_cuda.functional.smooth_fill` was given, checked: a batch, a bool mask, three numbers."""
+    """The checked arguments of :func:`pconv_cuda.functional.smooth_fill`: a batch, a bool mask, three numbers."""
     check_tensor("input", input)
     check_tensor("mask", mask)
     if input.dtype not in DTYPES:
@@ -185,7 +185,7 @@ def smooth_arguments(
 def check_fits(
     input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
 ) -> None:
-    """That at least one window lies inside the padded image, and that the output has a size."""
+    """Checks that a window fits into the padded image and that the output's size is a valid number."""
     values = input.shape[0] * weight.shape[0]
     for axis, name in enumerate(("height", "width")):
         size, window = input.shape[2 + axis] + 2 * padding[axis], dilation[axis] * (weight.shape[2 + axis] - 1) + 1
@@ -200,8 +200,8 @@ def check_fits(
 
 
 def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
-    """The mask, four-dimensional and without a gradient, when it fits the batched input. Of three dimensions it is one
-    mask for all pictures."""
+    """The mask, four-dimensional and without a gradient, checked against the batched input. A mask of three dimensions
+    is one for all pictures."""
     check_tensor(name, mask)
     mask = mask.unsqueeze(0) if mask.dim() == 3 else mask
     if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):

@@ -24,7 +24,7 @@ _DISTRIBUTIONS = {  # import name -> the name that pip knows, where they differ
 
 
 class PConvError(Exception):
-    """Something the user can put right; the command line prints it without a traceback."""
+    """An error that the user can correct; the command line prints it without a traceback."""
 
 
 class MissingExtra(PConvError, ImportError):

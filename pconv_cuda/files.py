@@ -224,9 +224,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def system_error_text(error: Exception) -> str | None:
-    """The same of any error that the system is the cause of, such as torch's own, with the file where it is known.
+    """The same for any error caused by the system, torch's own included, with the file where it is known.
 
-    None of every other error.
+    None for every other error.
     """
     if is_out_of_memory(error):
         return "out of memory; take smaller pictures or fewer at a time, or end other programs"

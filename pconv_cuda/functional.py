@@ -291,7 +291,7 @@ def is_transformed(*tensors: Tensor | None) -> bool:
 
 
 def _as_new_mask(new_mask: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:
-    """The operator's bool (N|1, 1|groups, P, Q) as users get it: whole batch, the mask's dtype, K channels by group."""
+    """The operator's bool (N|1, 1|groups, P, Q) as returned: whole batch, the mask's dtype, K channels by group."""
     if mask is not None:
         new_mask = new_mask.to(mask.dtype)
     if new_mask.shape[1] > 1:

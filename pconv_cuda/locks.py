@@ -150,7 +150,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _forget_locks() -> None:
-    """In a forked child: a loader process that outlives its killed parent must not keep the folder locked."""
+    """Called in a forked child, so that a loader process that outlives its parent does not keep the folder locked."""
     for descriptor in _locks:
         with contextlib.suppress(OSError):
             os.close(descriptor)

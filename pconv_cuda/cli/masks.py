@@ -8,7 +8,7 @@ import warnings
 
 from pconv_cuda.text import printable
 
-# known here so that `pconv --help` imports nothing heavy; tests compare them with the library's
+# repeated here so that `pconv --help` imports nothing heavy; a test compares them with the library's
 _KINDS = ("mixed", "occlusion", "strokes")
 _POLARITIES = ("auto", "white-hole", "black-hole")
 

@@ -122,7 +122,7 @@ def all_files(root: Path, what: str, recursive: bool = True) -> list[Path]:
 
 
 class FileSet:
-    """Files whose content is known, so that a later look tells whether it is the same.
+    """Files with digests of their content, to detect later changes.
 
     Args:
         root: folder that the names are relative to.
@@ -148,7 +148,7 @@ class FileSet:
 
     @property
     def names_fingerprint(self) -> str:
-        """The names in one line."""
+        """A digest of the names."""
         return self._summary(self.names)
 
     def _summary(self, entries: Sequence[str]) -> str:
@@ -156,11 +156,11 @@ class FileSet:
         return f"{len(self.files)} files, {digest[:12]}"
 
     def content(self, index: int) -> str:
-        """What names the content of file ``index``."""
+        """A digest of the content of file ``index``, as text."""
         return self._digests[index].hex()[:12]
 
     def _digest(self, path: Path) -> bytes:
-        """16 bytes that name the content; of a file that cannot be read they are zero."""
+        """A digest of 16 bytes; zeros for a file that cannot be read."""
         digest = hashlib.sha256()
         try:
             with open(path, "rb") as file:

@@ -17,7 +17,7 @@ _TEST_PAGE = 2**31 + 1  # outside training, so that test pages are disjoint
 
 
 def pages_fingerprint(size: int, seed: int, fonts: Fonts) -> str:
-    """Names a set of pages: other fonts draw other pages."""
+    """A fingerprint of a set of pages, which depends on the fonts."""
     return f"documents, version {page.VERSION}, {size} px, seed {seed}, fonts {fonts.fingerprint}"
 
 

@@ -94,7 +94,7 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
 def _answer(
     model: InpaintingNetwork | None, image: torch.Tensor, mask: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """What the exported file is to give, from the network itself, and its largest value before the cut, at least 1."""
+    """The expected output from the network, its new mask, and its largest value before clamping, at least 1."""
     with torch.inference_mode():
         scale = 1.0
         if model is None:

@@ -1,4 +1,4 @@
-"""Many pictures: which file goes with which mask to which output, and the loop over them."""
+"""Many pictures: jobs of picture, mask and output, and running one."""
 
 from __future__ import annotations
 

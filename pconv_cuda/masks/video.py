@@ -200,7 +200,7 @@ def _grey(frame: np.ndarray, size: int | None) -> np.ndarray:
 
 
 def _settings(path: Path, root: Path, every: int, size: int | None) -> dict[str, Any]:
-    """What decides about the masks. Refuses what cannot be, and a folder that holds something else."""
+    """The settings that determine the masks. Raises PConvError for invalid ones, and for a folder of other files."""
     if not path.is_file():
         raise PConvError(f"video: expected a video file, got {str(path)!r}, which is no file")
     if every < 1:

@@ -1,4 +1,4 @@
-"""What every network of the package has: the range of its pictures, and its file."""
+"""The networks' base: normalisation, devices, files."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ class InpaintingNetwork(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return self._tensor().device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """The dtype of its weights."""
         return self._tensor().dtype
 
     def push_to_hub(

@@ -85,7 +85,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _free(identity: Mapping[str, Any]) -> set[str]:
-    """The keys that may change between two parts of a run of ``identity``."""
+    """The keys that may change when a run of ``identity`` is resumed."""
     # a schedule that ends with the run gives every step another learning rate in a longer one
     return set(_FREE) - ({"train.steps"} if identity.get("train.schedule") == "cosine" else set())
 

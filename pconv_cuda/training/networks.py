@@ -1,4 +1,4 @@
-"""What a training trains: the network with its first weights, its optimiser, the average of its weights."""
+"""The trained network with its first weights, its optimiser, and the average of its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training minimises, step by step, and how its terms become numbers."""
+"""The objective of a training at each step, and its terms as numbers."""
 
 from __future__ import annotations
 
