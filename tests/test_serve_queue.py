@@ -130,7 +130,7 @@ def test_work_ends_when_its_client_leaves(gate: Gate, tmp_path: Path) -> None:
     with serving() as client:
         with sent(client, "number-1"):
             until(lambda: gate.begun == 1, "it does not begin")
-        until(lambda: gate.ended == 1, "it goes on for nobody")
+        until(lambda: gate.ended == 1, "it goes on without a client")
         gate.door.set()
         answer = client.post("/inpaint", picture=PHOTO, mask=MASK)
     assert answer.content == by_command(tmp_path, "a.png", PHOTO, MASK)

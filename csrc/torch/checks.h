@@ -168,7 +168,7 @@ inline void check_bias(const Geometry& g, const Tensor& input, const MaybeTensor
         "bias: expected the input's dtype and device");
 }
 
-// Made by upcat_phases; kept by whoever passes it.
+// Made by upcat_phases; the caller keeps it.
 inline void check_prepared(const Geometry& g, const Tensor& input, const MaybeTensor& prepared, bool upsample) {
     if (!prepared) return;
     PCONV_EXPECT(upsample, "prepared: expected none without upsample");

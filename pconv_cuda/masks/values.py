@@ -44,7 +44,7 @@ def is_set(values: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:
     """Where ``values`` (any shape, bool, integer or floating) are set, by the rule above; NaN is not.
 
     Raises:
-        PConvError: a type that is no number, or values below 0 or above 65535.
+        PConvError: a type that is not a number, or values below 0 or above 65535.
     """
     if values.dtype.kind == "b":
         return values

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_cuda.checks import as_valid, checked_mask, padded_mask
-from pconv_cuda.functional import partial_conv2d_sources
+from pconv_cuda.functional import STAGE_WINDOW, apply
 from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.options import check_sizes
 from pconv_cuda.models.prefill import filled
@@ -168,7 +168,7 @@ class FillRefiner(InpaintingNetwork):
         if self.conv == "plain":
             x = torch.cat([detail, valid.to(detail)], 1)
             return _layer(layer, x.contiguous(memory_format=_layout(x)))
-        x, _ = partial_conv2d_sources((detail, detail), (valid, None), layer.weight, padding=1)
+        x, _ = apply(detail, valid, layer.weight, None, *STAGE_WINDOW, detail, None)
         return F.leaky_relu(x, _SLOPE)
 
     def extra_repr(self) -> str:

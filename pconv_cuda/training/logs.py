@@ -47,7 +47,7 @@ def picture_grid(truth: torch.Tensor, mask: torch.Tensor, output: torch.Tensor, 
 
 
 def last_step(path: Path) -> int:
-    """The largest step of the log ``path``; 0 where there is none."""
+    """The largest step of the log ``path``, or 0."""
     steps = [0]
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
