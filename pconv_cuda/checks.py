@@ -75,7 +75,7 @@ def check_convolution(
 
 
 def check_parameters(input: Tensor, whose: str, others: dict[str, Tensor | None]) -> None:
-    """Checks that the parameters have the input's device and dtype, and the bias one value a filter."""
+    """That what is computed with ``input`` has its device and dtype, and a bias one value a filter."""
     bias, weight = others.get("bias"), others["weight"]
     if bias is not None and weight is not None:
         check_tensor("bias", bias)

@@ -279,7 +279,7 @@ def apply(
 def is_transformed(*tensors: Tensor | None) -> bool:
     """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which torch.library's autograd does not serve.
 
-    (It raises for the former and silently gives zero tangents for the latter.)
+    (It raises for the former and, worse, gives zero tangents for the latter.)
     """
     if torch.compiler.is_compiling():
         return False

@@ -119,7 +119,7 @@ def _fill_tensor(array: Tensor, wrap: tuple[bool, bool], tension: float) -> Tens
 
 
 def _filled(planes: Tensor, known: Tensor, wrap: tuple[bool, bool], tension: float) -> Tensor:
-    """The planes with their gaps filled. Their means are subtracted first, which reduces rounding errors."""
+    """The planes with their gaps filled. Their means are taken off first: a plate knows no level, but rounding does."""
     values = torch.where(known, planes, 0).double()
     mean = values.sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True)
     working = torch.float64 if planes.dtype == torch.float64 else torch.float32

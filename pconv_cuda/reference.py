@@ -109,7 +109,7 @@ def needs_plain_strides(input: Tensor, weight: Tensor, stride: int | Sequence[in
 
 
 def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """bf16 cannot hold counts above 256 exactly."""
+    """Counts of more than 256 are no bf16 numbers."""
     kind = tensor.device.type
     if kind not in ("cpu", "cuda", "mps", "xpu") or not torch.is_autocast_enabled(kind):
         return contextlib.nullcontext()

@@ -199,7 +199,7 @@ class _Filler:
             used = piece.core.grown(piece.ramp, scene.size).inside(box).inside(view)
             there, here = used.seen_from(box).slices, used.seen_from(view).slices
             weight = _fading(piece, used) * reached[here]
-            # select, since a product would pass NaN where the mask is 0
+            # a select first: what the network leaves where its mask is 0 must not get through a product
             sums[(slice(None), *there)] += torch.where(weight > 0, output[(slice(None), *here)], 0) * weight
             weights[there] += weight
             self.progress(done, len(pieces))

@@ -39,8 +39,8 @@ class FusedStage(nn.Module):
         conv = stage.conv
         self.stride, self.padding = pair("stride", conv.stride, 1), pair("padding", conv.padding, 0)
         self.negative_slope = _slope(stage.activation)
-        # The layout that the kernels read, so that no call copies the weight: channels_last on a GPU, the model's on a
-        # CPU. The layout of the results follows the features.
+        # As the kernels read it, so that no call copies it: ours on a GPU by channels last, a CPU's library as the
+        # model is laid out. The layout of the results follows the features alone.
         layout = torch.channels_last if conv.weight.device.type == "cuda" else memory_format(conv.weight)
         weight, bias = _folded(conv, stage.norm)
         phases = ops.upcat_phases(weight, conv.low_channels) if isinstance(conv, PartialConvUpCat2d) else None

@@ -12,12 +12,12 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_sizes", "column", "per_channe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# A larger config is damaged or malicious: at 12 levels a picture is padded to a multiple of 4096 pixels.
+# Beyond these a config is damaged or made to harm: at 12 levels a picture is padded to a multiple of 4096 pixels.
 _MOST = {"in_channels": 1024, "levels": 12, "width": 8192, "layers": 64, "blur": 255, "window": 255}
 
 
 def check_sizes(**sizes: Any) -> None:
-    """ValueError where one is not a positive integer, or too large."""
+    """ValueError where one is no positive integer, or beyond what a network can be."""
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")

@@ -96,7 +96,7 @@ class UNetBase(InpaintingNetwork):
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
         mask = as_valid(_one_channel_if_equal(compact(checked_mask(mask, image))))
         fill = filled(self.prefill, image, mask, fill)
-        if self.conv == "plain":  # 0 is the mean of a normalised picture
+        if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
             image = torch.where(mask, image, 0.0) if fill is None else fill
         # Any size: holes are added below and right until every level halves evenly, and cut off again.
         step = 2**self.levels
