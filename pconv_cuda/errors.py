@@ -14,6 +14,7 @@ _DISTRIBUTIONS = {  # import name -> the name that pip knows, where they differ
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
+    "netCDF4": "netcdf4",
     "pytest_benchmark": "pytest-benchmark",
     "python_multipart": "python-multipart",
     "skimage": "scikit-image",

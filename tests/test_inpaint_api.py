@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_named(model: PConvUNet, image, mask, words: str) -
 
 
 def test_a_network_for_other_channels_is_refused() -> None:
-    with pytest.raises(PConvError, match="in_channels is 1"):
+    with pytest.raises(PConvError, match="model: expected a network for RGB pictures, got in_channels=1"):
         inpaint(PConvUNet(in_channels=1, levels=1, width=2), RGB, np.eye(6, 5))
 
 

@@ -60,7 +60,7 @@ def test_a_recipe_is_beaten_by_file_settings_and_options(tmp_path, capsys) -> No
     assert main(["train", "--recipe", "small", "--print-config"]) == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert load_config(tmp_path / "printed.yaml") == load_config(recipe="small")
-    with pytest.raises(PConvError, match="recipe: expected one of paper, small, got 'big'"):
+    with pytest.raises(PConvError, match="recipe: expected one of paper, small, grid, got 'big'"):
         load_config(recipe="big")
 
 

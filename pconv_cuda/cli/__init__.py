@@ -29,6 +29,7 @@ VERBS = {
     "quickstart": "train a small network on packaged photographs and restore pictures with it",
     "train": "train a network by the paper's recipe",
     "inpaint": "fill the holes of pictures",
+    "fill": "fill the gaps of gridded data: NetCDF, Zarr, GeoTIFF, npy",
     "serve": "fill holes in the browser, or by HTTP, on this machine",
     "masks": "make mask files, from a seed or a video, and look at those of a folder",
     "eval": "print the paper's table for networks and baselines",

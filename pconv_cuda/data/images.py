@@ -27,6 +27,7 @@ __all__ = [
     "MemoryImages",
     "RandomCrops",
     "centre_square",
+    "draw_order",
     "find_files",
     "load_rgb",
     "to_rgb_array",
@@ -161,7 +162,8 @@ def _random_crop(
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+def draw_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The permutation of ``count`` pictures or steps in one epoch."""
     return generator(seed, Stream.ORDER, epoch).permutation(count)
 
 
@@ -199,7 +201,7 @@ class RandomCrops(Dataset[torch.Tensor]):
         step, sample = key
         count = len(self.images)
         epoch, place = divmod(step * self.batch_size + sample, count)
-        first = int(_order(self.seed, epoch, count)[place])
+        first = int(draw_order(self.seed, epoch, count)[place])
         for offset in range(count):
             array = self.images.load((first + offset) % count)
             if array is not None:

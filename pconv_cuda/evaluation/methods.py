@@ -119,8 +119,9 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
 
 def _network(name: str, path: Path, device: torch.device) -> Method:
     model = load_network(path, device=device)
-    if model.in_channels != 3:
-        raise PConvError(f"weights: {path}: expected a network for RGB, got in_channels={model.in_channels}")
+    if model.in_channels != 3 or model.not_for_pictures:
+        found = model.not_for_pictures or f"in_channels={model.in_channels}"
+        raise PConvError(f"weights: {path}: expected a network for RGB, got {found}")
     digest = hashlib.sha256(repr(sorted(model.config.items())).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

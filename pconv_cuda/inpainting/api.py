@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pconv_cuda.models import InpaintingNetwork
     from pconv_cuda.named import Filler
 
-__all__ = ["inpaint", "restore"]
+__all__ = ["check_for_pictures", "inpaint", "restore"]
 
 
 def inpaint(
@@ -86,8 +86,8 @@ def inpaint(
             warnings.warn(NO_TILES, UserWarning, stacklevel=2)
     elif not hasattr(filler, "config"):
         raise PConvError(f"model: expected a network of pconv_cuda.models or a name, got {type(filler).__name__}")
-    elif int(filler.config["in_channels"]) != 3:
-        raise PConvError(f"model: expected a network for RGB, but its in_channels is {filler.config['in_channels']}")
+    else:
+        check_for_pictures(filler, "model")
     if isinstance(image, Tensor):
         return _inpaint_tensor(filler, image, mask, polarity, tile)
     if isinstance(image, np.ndarray):
@@ -95,6 +95,16 @@ def inpaint(
     if hasattr(image, "getexif"):
         return _inpaint_pil(filler, image, mask, polarity, tile)
     raise PConvError(f"image: expected a PIL picture, a numpy array or a torch tensor, but got {type(image)}")
+
+
+def check_for_pictures(network: InpaintingNetwork, argument: str) -> None:
+    """
+    Raises:
+        PConvError: the network is for other than RGB pictures.
+    """
+    if network.in_channels != 3 or network.not_for_pictures:
+        found = network.not_for_pictures or f"in_channels={network.in_channels}"
+        raise PConvError(f"{argument}: expected a network for RGB pictures, got {found}; pconv_cuda.fill takes any")
 
 
 def restore(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
-from pconv_cuda.inpainting.api import restore
+from pconv_cuda.inpainting.api import check_for_pictures, restore
 from pconv_cuda.inpainting.folders import MaskFolder, read_folder
 from pconv_cuda.inpainting.masks import MaskRule
 from pconv_cuda.inpainting.patches import Progress
@@ -120,10 +120,13 @@ def load_filler(weights: str, device: str) -> Filler:
     """What fills holes, by name or path and device, made ready for inference.
 
     Raises:
-        PConvError: no such weights or device.
+        PConvError: no such weights or device, or weights for other than RGB pictures.
     """
     filler = load(weights, pick_device(device))
-    if isinstance(filler, SmoothFiller) or filler.conv != "partial":
+    if isinstance(filler, SmoothFiller):
+        return filler
+    check_for_pictures(filler, "weights")
+    if filler.conv != "partial":
         return filler
     return filler.fuse()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class InpaintingLoss(nn.Module):
     Args:
         preset: ``"paper"``, or ``"bobqywei"`` for that repository's weights (:data:`PRESETS`).
         vgg: ``"imagenet"`` (torchvision's weights), a path to a local file, ``"random"`` (tests only), or
-            ``"none"``: then the three terms that need features are left out.
+            ``"none"``: then the three terms that need features are left out, as with other than three channels,
+            where one warning says so.
         weights: replaces single weights of the preset, by term.
 
     Raises:
@@ -80,6 +82,7 @@ class InpaintingLoss(nn.Module):
         if self.features is None:
             chosen = {term: weight for term, weight in chosen.items() if term not in _FEATURE_TERMS}
         self.weights = chosen
+        self._said = False
 
     def forward(
         self, input: Tensor, mask: Tensor, output: Tensor, ground_truth: Tensor, target_mask: Tensor | None = None
@@ -105,7 +108,8 @@ class InpaintingLoss(nn.Module):
                 )
         _, c, h, w = output.shape
         valid = _fitting("mask", mask, output)
-        if self.features is not None and (c != 3 or min(h, w) < 8):
+        features = self._features_for(c)
+        if features is not None and min(h, w) < 8:
             raise ValueError(f"output: VGG16 needs (N, 3, H, W) of at least 8 x 8 pixels, got {tuple(output.shape)}")
         ground_truth, given = ground_truth.detach(), valid
         scale: float | Tensor = 1.0
@@ -123,28 +127,44 @@ class InpaintingLoss(nn.Module):
             "hole": scale * torch.where(valid, 0.0, distance).mean(),
             "tv": total_variation(composite, ~valid if self.tv_region == "hole" else None),
         }
-        if self.features is not None:
-            terms.update(self._feature_terms(output, composite, ground_truth))
-        return {term: weight * terms[term] for term, weight in self.weights.items()}
+        if features is not None:
+            terms.update(_feature_terms(features, output, composite, ground_truth))
+        return {term: weight * terms[term] for term, weight in self.weights.items() if term in terms}
 
-    def _feature_terms(self, output: Tensor, composite: Tensor, ground_truth: Tensor) -> dict[str, Tensor]:
-        assert self.features is not None
-        # One pass over both pictures that have a gradient; the truth without a graph.
-        both = self.features(torch.cat((output, composite)))
-        with torch.no_grad():
-            truth = self.features(ground_truth)
-        perceptual, style_out, style_comp = [], [], []
-        for pair, true in zip(both, truth, strict=True):
-            out, comp = pair.chunk(2)
-            perceptual += [F.l1_loss(out, true), F.l1_loss(comp, true)]
-            true_gram = gram_matrix(true)
-            style_out.append(F.l1_loss(gram_matrix(out), true_gram))
-            style_comp.append(F.l1_loss(gram_matrix(comp), true_gram))
-        return {
-            "perceptual": sum(perceptual[1:], perceptual[0]),
-            "style_out": sum(style_out[1:], style_out[0]),
-            "style_comp": sum(style_comp[1:], style_comp[0]),
-        }
+    def _features_for(self, channels: int) -> VGG16Features | None:
+        """VGG16 knows three channels: with others its terms are left out, and one warning says so."""
+        if self.features is None or channels == 3:
+            return self.features
+        if not self._said and not torch.compiler.is_compiling():
+            self._said = True
+            warnings.warn(
+                f"output: VGG16 takes 3 channels, got {channels}: the loss is without {', '.join(_FEATURE_TERMS)}; "
+                "vgg='none' says so from the start",
+                UserWarning,
+                stacklevel=4,
+            )
+        return None
+
+
+def _feature_terms(
+    features: VGG16Features, output: Tensor, composite: Tensor, ground_truth: Tensor
+) -> dict[str, Tensor]:
+    # One pass over both pictures that have a gradient; the truth without a graph.
+    both = features(torch.cat((output, composite)))
+    with torch.no_grad():
+        truth = features(ground_truth)
+    perceptual, style_out, style_comp = [], [], []
+    for pair, true in zip(both, truth, strict=True):
+        out, comp = pair.chunk(2)
+        perceptual += [F.l1_loss(out, true), F.l1_loss(comp, true)]
+        true_gram = gram_matrix(true)
+        style_out.append(F.l1_loss(gram_matrix(out), true_gram))
+        style_comp.append(F.l1_loss(gram_matrix(comp), true_gram))
+    return {
+        "perceptual": sum(perceptual[1:], perceptual[0]),
+        "style_out": sum(style_out[1:], style_out[0]),
+        "style_comp": sum(style_comp[1:], style_comp[0]),
+    }
 
 
 def _fitting(name: str, mask: Tensor, output: Tensor) -> Tensor:

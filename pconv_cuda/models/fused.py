@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class FusedStage(nn.Module):
         super().__init__()
         conv = stage.conv
         self.stride, self.padding = pair("stride", conv.stride, 1), pair("padding", conv.padding, 0)
-        self.negative_slope = _slope(stage.activation)
+        self.negative_slope, self.wraps = _slope(stage.activation), stage.wraps
         # As the kernels read it, so that no call copies it: ours on a GPU by channels last, a CPU's library as the
         # model is laid out. The layout of the results follows the features alone.
         layout = torch.channels_last if conv.weight.device.type == "cuda" else memory_format(conv.weight)
@@ -50,11 +50,13 @@ class FusedStage(nn.Module):
 
     def encode(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """One level down."""
-        return down(x, mask, self.weight, self.bias, self.stride, self.padding, self.negative_slope)
+        window = self.stride, self.padding, self.negative_slope
+        return down(x, mask, self.weight, self.bias, *window, wraps=self.wraps)
 
     def decode(self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor) -> tuple[Tensor, Tensor]:
         """One level up: [doubled | skip], each block of channels with its own mask."""
-        return up(low, low_mask, skip, skip_mask, self.weight, self.bias, self.phases, self.negative_slope)
+        parameters = self.weight, self.bias, self.phases, self.negative_slope
+        return up(low, low_mask, skip, skip_mask, *parameters, wraps=self.wraps)
 
 
 class FusedUNet(UNetBase):
@@ -69,7 +71,9 @@ class FusedUNet(UNetBase):
     """
 
     def __init__(self, model: PConvUNet) -> None:
-        super().__init__(model.in_channels, model.mean, model.std)
+        names = ("out_channels", "padding_mode", "values", "tension")
+        others: dict[str, Any] = {name: getattr(model, name) for name in names}
+        super().__init__(model.in_channels, model.mean, model.std, **others)
         self._take_options(model)
         self.encoder = nn.ModuleList(FusedStage(stage) for stage in model.encoder)  # type: ignore[arg-type]
         self.decoder = nn.ModuleList(FusedStage(stage) for stage in model.decoder)  # type: ignore[arg-type]

@@ -13,6 +13,8 @@ from pconv_cuda.functional import STAGE_WINDOW, apply
 from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.options import check_sizes
 from pconv_cuda.models.prefill import filled
+from pconv_cuda.models.wrap import Mode, continued
+from pconv_cuda.smooth import TENSION
 
 __all__ = ["FillRefiner"]
 
@@ -38,6 +40,9 @@ class FillRefiner(InpaintingNetwork):
             the valid pixels under the mask and that of the filled picture; contrast scales the network's answer.
         mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
         prefill: ``"smooth"``.
+        padding_mode: ``"zeros"``, ``"circular"``, or one for rows and one for columns: what goes round is continued by
+            as far as the network sees, at most by half its length, at either side.
+        values, tension: as of :class:`PConvUNet`.
     """
 
     kind = "refiner"
@@ -54,8 +59,11 @@ class FillRefiner(InpaintingNetwork):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         prefill: str = "smooth",
+        padding_mode: Mode = "zeros",
+        values: str = "picture",
+        tension: float = TENSION,
     ) -> None:
-        super().__init__(in_channels, mean, std)
+        super().__init__(in_channels, mean, std, padding_mode=padding_mode, values=values, tension=tension)
         check_sizes(levels=levels, width=width, layers=layers, blur=blur)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
@@ -85,7 +93,18 @@ class FillRefiner(InpaintingNetwork):
 
     @property
     def config(self) -> dict[str, Any]:
-        names = ["in_channels", "levels", "width", "layers", "blur", "conv", "mean", "std", "prefill"]
+        names = [
+            "in_channels",
+            "levels",
+            "width",
+            "layers",
+            "blur",
+            "conv",
+            "mean",
+            "std",
+            "prefill",
+            *self._rare_options(),
+        ]
         return {"network": self.kind, **{name: getattr(self, name) for name in names}}
 
     @property
@@ -127,10 +146,13 @@ class FillRefiner(InpaintingNetwork):
             TypeError: an image of another dtype than the parameters, outside of autocast; a mask of another dtype.
         """
         valid = self._checked(image, mask)
-        fill = filled(self.prefill, image, valid, fill)
+        fill = filled(self.prefill, image, valid, fill, self.wraps, self.tension)
         assert fill is not None
-        start = fill.contiguous(memory_format=_layout(fill))
-        answer = self._answer(start - _blurred(start, self.blur), valid.expand(len(image), -1, -1, -1))
+        height, width = fill.shape[2:]
+        (start, seen), (top, left) = continued((fill, valid), self.wraps, self.context, 1)
+        start = start.contiguous(memory_format=_layout(start))
+        answer = self._answer(start - _blurred(start, self.blur), seen.expand(len(image), -1, -1, -1))
+        answer = answer[..., top : top + height, left : left + width]
         output = torch.where(valid, image, fill + answer)
         return output, torch.ones_like(output[:, :1], dtype=torch.bool)
 
@@ -172,7 +194,7 @@ class FillRefiner(InpaintingNetwork):
         return F.leaky_relu(x, _SLOPE)
 
     def extra_repr(self) -> str:
-        names = ("in_channels", "levels", "width", "layers", "blur", "conv")
+        names = ["in_channels", "levels", "width", "layers", "blur", "conv", *self._rare_options()]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 

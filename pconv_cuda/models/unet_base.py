@@ -13,6 +13,7 @@ from pconv_cuda.models.base import InpaintingNetwork
 from pconv_cuda.models.options import window_sizes
 from pconv_cuda.models.prefill import filled
 from pconv_cuda.models.receptive_field import closed_side, context_radius, mask_reach
+from pconv_cuda.models.wrap import continued
 
 __all__ = ["UNetBase"]
 
@@ -40,7 +41,7 @@ class UNetBase(InpaintingNetwork):
         names = ["in_channels", "levels", "width", "conv", "mean", "std"]
         names += ["windows"] * (self.windows != window_sizes(None, self.levels))  # the paper's need no mention
         names += ["first_bias"] * self.first_bias + ["head"] * (self.head is not None)
-        names += ["prefill"] * (self.prefill is not None)
+        names += ["prefill"] * (self.prefill is not None) + self._rare_options()
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -81,7 +82,7 @@ class UNetBase(InpaintingNetwork):
             fill: the prefill ``(N, C, H, W)``, where it is known already (of a larger picture); only with a prefill.
 
         Returns:
-            ``(output, new_mask)``: ``(N, C, H, W)``, still normalised and for every pixel, and a bool
+            ``(output, new_mask)``: ``(N, out_channels, H, W)``, still normalised and for every pixel, and a bool
             ``(N, 1, H, W)``. Where the new mask is 0 the output is 0 and means nothing: the hole was too large. With
             a prefill it is 1 everywhere.
 
@@ -95,12 +96,16 @@ class UNetBase(InpaintingNetwork):
         if mask is None:
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
         mask = as_valid(_one_channel_if_equal(compact(checked_mask(mask, image))))
-        fill = filled(self.prefill, image, mask, fill)
+        fill = filled(self.prefill, image, mask, fill, self.wraps, self.tension)
         if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
             image = torch.where(mask, image, 0.0) if fill is None else fill
-        # Any size: holes are added below and right until every level halves evenly, and cut off again.
+        # Any size: holes are added below and right until every level halves evenly, and cut off again. What goes round
+        # is continued instead, at either side: the network's own seam then lies far from what is kept.
         step = 2**self.levels
-        extra = (0, -width % step, 0, -height % step)
+        top = left = 0
+        if any(self.wraps):
+            (image, mask), (top, left) = continued((image, mask), self.wraps, self.context, step)
+        extra = (0, -image.shape[3] % step, 0, -image.shape[2] % step)
         if extra != (0, 0, 0, 0):
             image, mask = F.pad(image, extra), padded_mask(mask, extra)
 
@@ -114,13 +119,15 @@ class UNetBase(InpaintingNetwork):
             low_mask = torch.ones_like(low[:, :1], dtype=torch.bool)
         if self.head is not None:
             low = torch.where(low_mask, torch.sigmoid(self.head_conv(low)), 0.0)
-        low, low_mask = low[..., :height, :width], low_mask[..., :height, :width].expand(len(low), -1, -1, -1)
+        low, low_mask = (each[..., top : top + height, left : left + width] for each in (low, low_mask))
+        low_mask = low_mask.expand(len(low), -1, -1, -1)
         if fill is not None:
             return fill + low, torch.ones_like(low_mask)  # low is 0 where its mask is
         return low, low_mask
 
     def extra_repr(self) -> str:
-        return f"in_channels={self.in_channels}, levels={self.levels}, width={self.width}, conv={self.conv!r}"
+        names = ["in_channels", "levels", "width", "conv", *self._rare_options()]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 def _one_channel_if_equal(mask: Tensor) -> Tensor:
