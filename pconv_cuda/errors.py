@@ -1,4 +1,4 @@
-"""Errors that a person reads, and the check for optional packages."""
+"""Errors for users, and the check for optional packages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _DISTRIBUTIONS = {  # import name -> the name that pip knows, where they differ
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface-hub",
+    "netCDF4": "netcdf4",
     "pytest_benchmark": "pytest-benchmark",
     "python_multipart": "python-multipart",
     "skimage": "scikit-image",
@@ -24,7 +25,7 @@ _DISTRIBUTIONS = {  # import name -> the name that pip knows, where they differ
 
 
 class PConvError(Exception):
-    """Something the user can put right; the command line prints it without a traceback."""
+    """An error that the user can correct; the command line prints it without a traceback."""
 
 
 class MissingExtra(PConvError, ImportError):

@@ -47,7 +47,7 @@ def test_every_shape(shape: tuple[int, ...], adjoint: bool, layout: torch.memory
     if adjoint:
         x, bias = torch.randn(n, k, h, w), torch.randn(c)
     gate = torch.randn_like(x)
-    x = torch.where(gate > 0, x, torch.nan)  # what the gate closes must not matter
+    x = torch.where(gate > 0, x, torch.nan)  # closed values must not count
     for relu in (False, True):
         given = (x.contiguous(memory_format=layout), gate, weight, bias, relu, adjoint)
         y, expected = winograd.conv3x3(*given), truth(*given)
@@ -184,7 +184,7 @@ def test_features_and_their_gradient() -> None:
     assert torch.tensor(ratios).median(dim=0).values.max() <= 2, ratios
 
 
-def test_ways_that_torchs_own_layers_serve() -> None:
+def test_unsupported_uses_run_on_torchs_own_layers() -> None:
     """Autocast, float64, functorch, trained weights and exported programs do without the operator."""
     features = VGG16Features("random")
     image = torch.randn(1, 3, 16, 16)

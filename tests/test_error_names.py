@@ -18,6 +18,7 @@ from pconv_cuda.convert import convert
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate
 from pconv_cuda.evaluation.compare import compare
+from pconv_cuda.grids.work import fill_file
 from pconv_cuda.inpainting.batch import load_filler, plan_jobs, run_job
 from pconv_cuda.inpainting.masks import MaskRule, parse_colour
 from pconv_cuda.masks.files import make_masks
@@ -118,6 +119,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     "masks' folder": (lambda p: mask_stats(p / "empty"), "folder: ", "masks stats {0}/empty", "error: DIR: "),
     "video": (lambda p: masks_from_video(p / "none.avi", p / "v"), "video: expected",
               "masks from-video {0}/none.avi --out {0}/v", "error: VIDEO: expected"),
+    "grid": (lambda p: fill_file(p / "none.nc", p / "o.nc"), "input: .* does not exist", "fill {0}/none.nc -o {0}/o.nc",
+             "error: INPUT: .* does not exist"),
+    "grid's kind": (lambda p: fill_file(p / "none.nc", p / "o.tif"), "output: expected a name ending in .nc",
+                    "fill {0}/none.nc -o {0}/o.tif", "error: -o: expected a name ending in .nc"),
+    "what goes round": (lambda p: fill_file(p / "none.nc", p / "o.nc", wrap="x"), "wrap: expected auto",
+                        "fill {0}/none.nc -o {0}/o.nc --wrap x", "error: --wrap: expected auto"),
     "token": (lambda p: read_token(p / "none"), "path: ", "serve --token-file {0}/none", "error: --token-file: "),
     "megapixels": (lambda p: Limits(megapixels=0), "megapixels: expected", "serve --max-megapixels 0",
                    "error: --max-megapixels: expected"),

@@ -29,7 +29,7 @@ def rmse(found: np.ndarray, where: np.ndarray, truth: np.ndarray = FIELD) -> flo
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("lead", [(), (3,), (2, 0), (2, 3)])
-def test_what_is_there_comes_back_to_the_bit(dtype: type, lead: tuple[int, ...]) -> None:
+def test_valid_values_are_returned_to_the_bit(dtype: type, lead: tuple[int, ...]) -> None:
     array = with_gaps(np.broadcast_to(FIELD, (*lead, *FIELD.shape)).astype(dtype))
     before = array.copy()
     filled = pconv_cuda.fill("smooth", array)
@@ -128,14 +128,16 @@ def test_a_labelled_array_keeps_its_names() -> None:
     turned = labelled(np.ascontiguousarray(array.transpose(1, 2, 0)), ("lat", "lon", "time"))
     found = pconv_cuda.fill("smooth", turned, wrap=(False, True), dims=("lat", "lon"))
     assert found.dims == turned.dims and np.array_equal(found.values.transpose(2, 0, 1), expected)
-    with pytest.raises(PConvError, match=r"dims: expected two of the array's \('lat', 'lon', 'time'\), got"):
+    with pytest.raises(PConvError, match=r"dims: expected two or three of the array's \('lat', 'lon', 'time'\), got"):
         pconv_cuda.fill("smooth", turned, dims=("lat", "level"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("photo", FIELD), {}, "model: expected 'smooth', which needs no weights, got 'photo'"),
+        (("photo", FIELD), {}, r"array: expected \(..., C, H, W\) for a network of 3 channels .* got shape \(45, 90\)"),
+        (("none", FIELD), {}, "model: expected one of the names smooth, .* but none does not exist"),
+        ((3, FIELD), {}, "model: expected 'smooth', weights, or a network of pconv_cuda.models, got int"),
         (("smooth", FIELD.astype(int)), {}, "array: expected float16, float32 or float64, got int64"),
         (("smooth", torch.ones(3, 3, dtype=torch.int32)), {}, "array: expected float16, .*got torch.int32"),
         (("smooth", FIELD[0]), {}, r"array: expected \(..., H, W\) with at least one value, got shape \(90,\)"),
@@ -143,7 +145,13 @@ def test_a_labelled_array_keeps_its_names() -> None:
         (("smooth", [1.0]), {}, "array: expected a numpy array, a torch tensor or an xarray.DataArray, got list"),
         (("smooth", np.where(FIELD > 40, np.inf, FIELD)), {}, "array: expected finite values, NaN where"),
         (("smooth", FIELD), {"wrap": (True,)}, r"wrap: expected two answers, for rows and columns, got \(True,\)"),
-        (("smooth", FIELD), {"dims": ("lat", "lon")}, "dims: expected None beside an array without names"),
+        (
+            ("smooth", FIELD),
+            {"dims": ("lat", "lon")},
+            "dims: expected numbers of the array's 2 axes, got \\('lat', 'lon'\\)",
+        ),
+        (("smooth", FIELD), {"dims": (0, 0)}, r"dims: expected two or three different axes, got \(0, 0\)"),
+        (("smooth", FIELD), {"tension": 2}, "tension: expected 0 to 1, got 2"),
     ],
 )
 def test_bad_input_is_named(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:

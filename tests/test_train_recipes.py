@@ -60,7 +60,7 @@ def test_a_recipe_is_beaten_by_file_settings_and_options(tmp_path, capsys) -> No
     assert main(["train", "--recipe", "small", "--print-config"]) == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert load_config(tmp_path / "printed.yaml") == load_config(recipe="small")
-    with pytest.raises(PConvError, match="recipe: expected one of paper, small, got 'big'"):
+    with pytest.raises(PConvError, match="recipe: expected one of paper, small, grid, got 'big'"):
         load_config(recipe="big")
 
 
@@ -129,7 +129,7 @@ def test_networks_and_optimisers_by_name() -> None:
 def test_a_small_run(pictures: Path, tmp_path) -> None:
     """The hole's loss alone, then all; what is written is the average; a resumed run is the same run."""
     # the other terms weigh more than that in the hole
-    config = small(pictures, loss__preset="review", loss__relative=False)
+    config = small(pictures, loss__preset="bobqywei", loss__relative=False)
     train(config, tmp_path / "run")
     log = log_of(tmp_path / "run")
     assert ["loss/valid" in line for line in log] == [False] * 4 + [True] * 2

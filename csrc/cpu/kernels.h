@@ -1,5 +1,5 @@
 // The border between torch and the kernels: plain pointers and PODs, no Tensor, no allocation.
-// Both sides include this file, so that a signature that drifts does not compile.
+// Both sides include this file, so that the compiler checks the signatures.
 //
 // These run on torch's thread pool and return when they are done. The CUDA side of the border is cuda/host/run.h.
 #pragma once

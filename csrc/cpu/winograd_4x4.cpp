@@ -1,6 +1,6 @@
 // A 3x3 convolution (stride 1, padding 1) in a quarter of the multiplications: Winograd's F(4x4, 3x3) (Lavin and Gray,
 // arXiv 1509.09308). x [N, H, W, C] and y [N, H, W, K] are channels_last fp32. For the frozen VGG16 of the loss, which
-// takes more time than the network that it judges.
+// takes more time than the network that is trained.
 //
 //   Y = A^T [ sum over c of (G g G^T) * (B^T d B) ] A      d 6x6 input pixels, Y 4x4 outputs, * by element
 //

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const Ratio ratio{ratios.mutable_data_ptr(), compact[0], compact[1]};
     const bool all_full = cpu::window_ratio(
         g, upsample ? stage.both : sources.mask.mask, ratio, static_cast<uint8_t*>(new_mask.mutable_data_ptr()));
-    if (g.n == 0)  // torch's convolution would return a view, which nobody may then write to in place
+    if (g.n == 0)  // torch's convolution would return a view, which may not be written to in place
         return {empty_in(g.layout, input, {g.n, g.k, g.p, g.q}), new_mask, ratios};
     const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
     const bool by_winograd = suits_winograd(g, sources);
@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const Ratio ratio{const_cast<void*>(dense_ratios.const_data_ptr()), ratios.size(0), ratios.size(1)};
     Tensor dx = no_gradient(input), dskip = no_gradient(input), dw = no_gradient(input), scaled;
     Tensor db = empty_of(input, {need_bias ? g.k : 0}, input.scalar_type());
-    // ratio * gradient is a tensor of its own, for the gradient is not ours to change; db comes out of the same pass.
+    // ratio * gradient is a tensor of its own, since the gradient must not be changed; db comes out of the same pass.
     need_skip &= skip.has_value();
     const bool need_inputs = need_input || need_skip, need_convolution = need_inputs || need_weight;
     if (need_convolution) scaled = torch::stable::empty_like(upstream);

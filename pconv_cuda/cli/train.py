@@ -1,4 +1,4 @@
-"""``pconv train``: a network by the paper's recipe, or by a configuration of one's own."""
+"""``pconv train``: a network by the paper's recipe or your own configuration."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ examples:
   pconv train --print-config > run.yaml
   pconv train --data photos/ --out runs/first --set data.size=256 --set model.levels=7
   pconv train --data photos/ --out runs/first --resume auto      goes on where it was stopped
+  pconv train --recipe grid --data tas.nc --var tas --masks observed --out runs/tas      then: pconv fill --weights
   torchrun --nproc-per-node 4 -m pconv_cuda train --data photos/ --out runs/first --config run.yaml
 """
 
@@ -22,21 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--data",
-        metavar="DIR|packaged|documents",
-        help="training pictures: a folder, packaged photographs, drawn pages",
+        metavar="DIR|packaged|documents|FILE",
+        help="training pictures: a folder, packaged photographs, drawn pages; or gridded data: .nc, .zarr, .tif, .npy",
     )
+    add("--var", metavar="NAME", help="the variable of a file of gridded data (default: the only one that is a grid)")
     add(
         "--masks",
         metavar="DIR|KIND",
         help="mask files (white is the hole), or a kind drawn on line: strokes, occlusion (the paper's family), mixed, "
-        "damage (of old pages)",
+        "damage (of old pages); observed: the gaps that other steps of gridded data have",
     )
     add("--out", metavar="RUN", help="folder of the run: weights, checkpoints, logs")
     add(
         "--recipe",
-        metavar="paper|small",
+        metavar="paper|small|grid",
         default="paper",
-        help="defaults of every key: the paper's, or a small network that adds to the smooth fill (default: paper)",
+        help="defaults of every key: the paper's, or a small network that adds to the smooth fill, for pictures or for "
+        "gridded data (default: paper)",
     )
     add("--config", metavar="FILE", help="YAML; what it leaves out is as in the recipe")
     add(
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from pconv_cuda.errors import PConvError
     from pconv_cuda.training.config import load_config, to_yaml
 
-    named = {"data.images": args.data, "data.masks": args.masks, "train.steps": args.steps}
+    named = {"data.images": args.data, "data.variable": args.var, "data.masks": args.masks, "train.steps": args.steps}
     overrides = {key: value for key, value in named.items() if value is not None}
     if args.sync_bn:
         overrides["train.batch_norm"] = "sync"

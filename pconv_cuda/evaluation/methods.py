@@ -1,4 +1,4 @@
-"""What fills the holes: trained networks, and baselines that learned nothing."""
+"""What fills the holes: trained networks, and baselines without training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FEW_VALID = "the hole covers the whole picture"
 class Method:
     """``fill(holed, valid)``: a picture (H, W, 3) uint8, 0 in its holes, and bool (H, W) -> colours for every pixel.
 
-    ``identity`` is another whenever the results could be.
+    ``identity`` differs whenever the results could differ.
     """
 
     name: str
@@ -86,7 +86,7 @@ def check_baselines(names: Sequence[str]) -> None:
 
 
 def baselines(names: Sequence[str]) -> list[Method]:
-    """The methods that are called so."""
+    """The methods of these names."""
     check_baselines(names)
     return [Method(name, BASELINES[name][0], BASELINES[name][0], BASELINES[name][2]) for name in names]
 
@@ -119,15 +119,18 @@ def networks(given: Sequence[str], device: str = "auto") -> list[Method]:
 
 def _network(name: str, path: Path, device: torch.device) -> Method:
     model = load_network(path, device=device)
-    if model.in_channels != 3:
-        raise PConvError(f"weights: {path}: expected a network for RGB, got in_channels={model.in_channels}")
+    if model.in_channels != 3 or model.not_for_pictures:
+        found = model.not_for_pictures or f"in_channels={model.in_channels}"
+        raise PConvError(f"weights: {path}: expected a network for RGB, got {found}")
     digest = hashlib.sha256(repr(sorted(model.config.items())).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     about = f"{model.conv} convolutions, {model.levels} levels, width {model.width}"
     if model.prefill is not None:
         about = f"{type(model).__name__} on the {model.prefill} fill, {about}"
-    identity = f"{about}, {digest.hexdigest()[:16]}"  # before fuse(), which changes no answer but for rounding
+    identity = (
+        f"{about}, {digest.hexdigest()[:16]}"  # of the weights before fuse(), which changes results by rounding only
+    )
     if model.conv == "partial":
         model = model.fuse()
     return Method(name, about, identity, lambda holed, valid: inpaint(model, holed, ~valid))

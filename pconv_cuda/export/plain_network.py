@@ -64,10 +64,15 @@ def plain_twin(model: InpaintingNetwork | None, half: bool = False) -> PlainNetw
     """The twin of a network, which is not changed; of None, the smooth fill of pictures with three channels.
 
     Raises:
-        PConvError: a network of another class.
+        PConvError: a network of another class, or one that is not for pictures.
     """
     if model is None:
         return _Fill()
+    if isinstance(model, InpaintingNetwork) and model.not_for_pictures:
+        raise PConvError(
+            f"model: expected a network for pictures, in and out, got one with {model.not_for_pictures}, which "
+            "the export does not know"
+        )
     if isinstance(model, PConvUNet):
         return _UNet(model, half)
     if isinstance(model, FillRefiner):

@@ -26,7 +26,7 @@ from pconv_cuda.smooth import REACH
 if TYPE_CHECKING:
     from pconv_cuda.models import InpaintingNetwork
 
-__all__ = ["fill_holes"]
+__all__ = ["fading", "fill_holes", "in_eval_mode"]
 
 _CPU_BUDGET = 1536 * 2**20  # bytes for one run's activations, where the caller names no tile
 
@@ -71,7 +71,7 @@ def fill_holes(
     if not bool(wanted.any()):
         return []
     valid = known_pixels(wanted, valid)
-    filler = _Filler(_in_eval_mode(model), tile, notify or (lambda _: None), progress or (lambda *_: None))
+    filler = _Filler(in_eval_mode(model), tile, notify or (lambda _: None), progress or (lambda *_: None))
     scene = _Scene(image, valid, wanted)
     # windows of boxes that are this near would overlap: one box is then cheaper than two
     boxes = hole_boxes(wanted, gap=2 * filler.mask_reach)
@@ -94,7 +94,7 @@ class _Filler:
         if tile is not None and tile < self.grid:
             raise PConvError(f"tile: expected at least {self.grid} px, one cell of this network's grid, but got {tile}")
         side = tile if tile is not None else self._affordable_side()
-        # the network pads to its grid: more would be paid for and not used
+        # the network pads to its grid, so a larger limit would cost time without use
         self.limit = side // self.grid * self.grid
         self.smooth = SmoothFiller(self.device)
         self.prefilled: Patches | None = None
@@ -116,7 +116,7 @@ class _Filler:
         if self.prefilled is not None:  # no hole is too wide
             return self._run(scene, box)[0]
         missing = self._beyond(scene, box, self.mask_reach)
-        if not bool(missing.any()):  # else one run could not close it, and would be for nothing
+        if not bool(missing.any()):  # one run may close it
             colours, reached = self._run(scene, box)
             missing = scene.wanted[box.slices] & ~reached
             if not bool(missing.any()):
@@ -198,7 +198,7 @@ class _Filler:
             output, reached = self._ask_network(colours, known, fill)
             used = piece.core.grown(piece.ramp, scene.size).inside(box).inside(view)
             there, here = used.seen_from(box).slices, used.seen_from(view).slices
-            weight = _fading(piece, used) * reached[here]
+            weight = fading(piece, used) * reached[here]
             # a select first: what the network leaves where its mask is 0 must not get through a product
             sums[(slice(None), *there)] += torch.where(weight > 0, output[(slice(None), *here)], 0) * weight
             weights[there] += weight
@@ -240,7 +240,7 @@ def _soften(mask: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(mask.float()[None], size, 1, radius, count_include_pad=False)[0]
 
 
-def _fading(piece: Piece, used: Box) -> Tensor:
+def fading(piece: Piece, used: Box) -> Tensor:
     """The weight (h, w) of a piece's answer: 1 in its core, falling to near 0 at the end of its ramp."""
 
     def line(start: int, stop: int, core_start: int, core_stop: int) -> Tensor:
@@ -253,7 +253,7 @@ def _fading(piece: Piece, used: Box) -> Tensor:
     return rows[:, None] * line(used.left, used.right, core.left, core.right)
 
 
-def _in_eval_mode(model: InpaintingNetwork) -> InpaintingNetwork:
+def in_eval_mode(model: InpaintingNetwork) -> InpaintingNetwork:
     """The model if it is in eval mode, else a copy in eval mode that shares its tensors.
 
     The mode of a model that the caller holds is never changed: other threads may be using it.

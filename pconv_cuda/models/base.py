@@ -1,4 +1,4 @@
-"""What every network of the package has: the range of its pictures, and its file."""
+"""The networks' base: normalisation, devices, files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from pconv_cuda import hub
 from pconv_cuda.models import weights
 from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
+from pconv_cuda.models.wrap import Mode, Wraps, padding_mode_of, wraps_of
+from pconv_cuda.smooth import TENSION
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,8 +36,15 @@ class InpaintingNetwork(nn.Module, abc.ABC):
     """Base of the networks: ``forward(image, mask, fill=None) -> (output, new_mask)``, and files of one format.
 
     Args:
-        in_channels: channels of the picture, in and out.
+        in_channels: channels of the picture.
         mean, std: of each channel, for :meth:`normalize`. Default: ImageNet's for three channels, their averages else.
+        out_channels: of the answer. Default: as many; fewer are the middle ones of the picture's, as the middle one
+            of several time steps.
+        padding_mode: ``"zeros"``: beyond the border there are holes. ``"circular"``: rows and columns go round. Or one
+            for rows and one for columns, ``("zeros", "circular")`` for latitudes and all longitudes.
+        values: ``"picture"``: [0, 1], to which answers are cut. ``"data"``: anything, in the unit of mean and std; for
+            :func:`pconv_cuda.fill`.
+        tension: of a prefill, as of :func:`pconv_cuda.functional.smooth_fill`: 0 for smooth fields without noise.
     """
 
     kind: ClassVar[str]  # the name in config.json
@@ -44,22 +53,75 @@ class InpaintingNetwork(nn.Module, abc.ABC):
     width: int
     conv: str
 
-    def __init__(self, in_channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        mean: tuple[float, ...] | None,
+        std: tuple[float, ...] | None,
+        *,
+        out_channels: int | None = None,
+        padding_mode: Mode = "zeros",
+        values: str = "picture",
+        tension: float = TENSION,
+    ) -> None:
         super().__init__()
-        check_sizes(in_channels=in_channels)
-        self.in_channels = in_channels
+        out_channels = in_channels if out_channels is None else out_channels
+        check_sizes(in_channels=in_channels, out_channels=out_channels)
+        if values not in ("picture", "data"):
+            raise ValueError(f"values: expected 'picture' or 'data', got {values!r}")
+        if not isinstance(tension, int | float) or not 0 <= tension <= 1:
+            raise ValueError(f"tension: expected 0 to 1, got {tension!r}")
+        self.in_channels, self.out_channels, self.values = in_channels, out_channels, values
+        self.tension = tension
+        self.padding_mode = padding_mode_of(padding_mode)
         self.mean = per_channel("mean", mean, IMAGENET_MEAN, in_channels)
-        self.std = per_channel("std", std, IMAGENET_STD, in_channels)
+        # the unit of data may be a small one
+        least = 1e-6 if values == "picture" else 1e-30
+        self.std = per_channel("std", std, IMAGENET_STD, in_channels, least)
 
     @property
     @abc.abstractmethod
     def config(self) -> dict[str, Any]:
         """What :meth:`from_pretrained` needs beside the weights; goes into config.json."""
 
+    def _rare_options(self) -> list[str]:
+        """The names of options of every network that differ from what they are for pictures."""
+        rare = {"padding_mode": self.padding_mode != "zeros", "values": self.values != "picture"}
+        rare["tension"] = self.tension != TENSION
+        return ["out_channels"] * (self.out_channels != self.in_channels) + [
+            name for name, here in rare.items() if here
+        ]
+
+    @property
+    def wraps(self) -> Wraps:
+        """Whether rows and columns go round."""
+        return wraps_of(self.padding_mode)
+
+    @property
+    def not_for_pictures(self) -> str | None:
+        """The option by which only :func:`pconv_cuda.fill` takes it; None: whatever takes networks does."""
+        for name in self._rare_options():
+            return f"{name}={getattr(self, name)!r}"
+        return None
+
+    @property
+    def first_answer(self) -> int:
+        """The channel of the picture that the answer's first one is.
+
+        Raises:
+            ValueError: there are more of the answer's.
+        """
+        if self.out_channels > self.in_channels:
+            raise ValueError(
+                f"out_channels: expected at most in_channels ({self.in_channels}) where an answer is to be in the "
+                f"picture's unit, got {self.out_channels}"
+            )
+        return (self.in_channels - self.out_channels) // 2
+
     @property
     @abc.abstractmethod
     def grid(self) -> int:
-        """Side in pixels of the cells by which it halves: only windows that begin on them see what the whole would."""
+        """Side in pixels of the cells by which it halves: windows that begin on them agree with the whole picture."""
 
     @property
     @abc.abstractmethod
@@ -86,20 +148,22 @@ class InpaintingNetwork(nn.Module, abc.ABC):
             raise TypeError(f"image: expected the parameters' dtype {weight.dtype}, got {image.dtype}")
 
     def normalize(self, image: Tensor) -> Tensor:
-        """``(..., C, H, W)`` in [0, 1] -> what the network takes; in fp32 where the image is not floating."""
+        """``(..., C, H, W)`` in [0, 1], or data -> what the network takes; in fp32 where it is not floating."""
         image = image if image.dtype.is_floating_point else image.float()
         return (image - column(self.mean, image)) / column(self.std, image)
 
     def denormalize(self, image: Tensor) -> Tensor:
-        """The network's output ``(..., C, H, W)`` -> [0, 1], clamped."""
-        return (image * column(self.std, image) + column(self.mean, image)).clamp(0, 1)
+        """The network's output ``(..., C, H, W)`` -> [0, 1], clamped; or data, not clamped."""
+        part = slice(self.first_answer, self.first_answer + self.out_channels)
+        values = image * column(self.std[part], image) + column(self.mean[part], image)
+        return values.clamp(0, 1) if self.values == "picture" else values
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically."""
         return weights.save(self.state_dict(), self.config, Path(folder))
 
     def fuse(self) -> InpaintingNetwork:
-        """The network for inference: one with less to do in every call, or itself where there is none."""
+        """The network for inference, with less work in each call, or itself."""
         return self
 
     def _tensor(self) -> Tensor:
@@ -108,12 +172,12 @@ class InpaintingNetwork(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return self._tensor().device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """The dtype of its weights."""
         return self._tensor().dtype
 
     def push_to_hub(

@@ -13,7 +13,15 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_sizes", "column", "per_channe
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Beyond these a config is damaged or made to harm: at 12 levels a picture is padded to a multiple of 4096 pixels.
-_MOST = {"in_channels": 1024, "levels": 12, "width": 8192, "layers": 64, "blur": 255, "window": 255}
+_MOST = {
+    "in_channels": 1024,
+    "out_channels": 1024,
+    "levels": 12,
+    "width": 8192,
+    "layers": 64,
+    "blur": 255,
+    "window": 255,
+}
 
 
 def check_sizes(**sizes: Any) -> None:
@@ -35,16 +43,18 @@ def window_sizes(given: Any, levels: int) -> tuple[int, ...]:
     return tuple(windows)
 
 
-def per_channel(name: str, given: Any, imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """One number a channel."""
+def per_channel(
+    name: str, given: Any, imagenet: tuple[float, ...], channels: int, least: float = 1e-6
+) -> tuple[float, ...]:
+    """One number a channel; those of ``std`` are at least ``least``."""
     if given is None:
         return imagenet if channels == 3 else (sum(imagenet) / 3,) * channels
     values = tuple(float(value) for value in given)
     if len(values) != channels:
         raise ValueError(f"{name}: expected {channels} numbers, one a channel, got {len(values)}")
     # Of subnormal size the quotient of a pixel is infinite.
-    if not all(math.isfinite(value) for value in values) or (name == "std" and min(values) < 1e-6):
-        expected = "numbers of at least 1e-6" if name == "std" else "finite numbers"
+    if not all(math.isfinite(value) for value in values) or (name == "std" and min(values) < least):
+        expected = f"numbers of at least {least:g}" if name == "std" else "finite numbers"
         raise ValueError(f"{name}: expected {expected}, got {given!r}")
     return values
 

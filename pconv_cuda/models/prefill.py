@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pconv_cuda.functional import smooth_fill
+from pconv_cuda.models.wrap import Wraps, continued
+from pconv_cuda.smooth import TENSION
 
-__all__ = ["PREFILLS", "filled"]
+__all__ = ["PREFILLS", "filled", "smooth_fill_around"]
 
 PREFILLS = ("smooth",)
 
 
-def filled(prefill: str | None, image: Tensor, mask: Tensor, fill: Tensor | None) -> Tensor | None:
+def filled(
+    prefill: str | None,
+    image: Tensor,
+    mask: Tensor,
+    fill: Tensor | None,
+    wraps: Wraps = (False, False),
+    tension: float = TENSION,
+) -> Tensor | None:
     """The picture with its holes filled by the method ``prefill``; None without one.
 
     Args:
@@ -19,6 +30,8 @@ def filled(prefill: str | None, image: Tensor, mask: Tensor, fill: Tensor | None
             normalised or not.
         mask: bool ``(N|1, 1|C, H, W)``, true where the picture is valid.
         fill: the answer, where the caller has it already.
+        wraps: whether rows and columns go round.
+        tension: of the smooth fill.
 
     Raises:
         ValueError: ``fill`` of another shape, dtype or device, or without a method; a picture without a valid pixel.
@@ -32,4 +45,16 @@ def filled(prefill: str | None, image: Tensor, mask: Tensor, fill: Tensor | None
                 f"got {tuple(fill.shape)}, {fill.dtype}, {fill.device}"
             )
         return fill
-    return None if prefill is None else smooth_fill(image, mask)
+    return None if prefill is None else smooth_fill_around(image, mask, wraps, tension=tension)
+
+
+def smooth_fill_around(image: Tensor, mask: Tensor, wraps: Wraps, **options: Any) -> Tensor:
+    """:func:`~pconv_cuda.functional.smooth_fill` where axes go round.
+
+    What goes round is continued by half its length at either side, so that a gap across the seam is one gap.
+    """
+    if not any(wraps):
+        return smooth_fill(image, mask, **options)
+    height, width = image.shape[-2:]
+    (image, mask), (top, left) = continued((image, mask), wraps, max(height, width), 1)
+    return smooth_fill(image, mask, **options)[..., top : top + height, left : left + width]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from pconv_cuda.models.base import initialise
@@ -9,7 +11,9 @@ from pconv_cuda.models.fused import FusedUNet
 from pconv_cuda.models.options import check_sizes, window_sizes
 from pconv_cuda.models.stage import Stage
 from pconv_cuda.models.unet_base import UNetBase
+from pconv_cuda.models.wrap import Mode
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
+from pconv_cuda.smooth import TENSION
 
 __all__ = ["PConvUNet"]
 
@@ -23,7 +27,7 @@ class PConvUNet(UNetBase):
     Masks stay one channel a source. A hole is filled as far as the masks grow: see :attr:`reach`.
 
     Args:
-        in_channels: channels of the picture, in and out.
+        in_channels: channels of the picture.
         levels: halvings: 8 is the paper's network for 512 x 512, 7 the usual one for 256 x 256.
         width: channels of the first level; they double three times and then stay.
         conv: ``"partial"``, or ``"plain"`` for the paper's baseline: ordinary convolutions, holes filled with 0 (the
@@ -36,6 +40,15 @@ class PConvUNet(UNetBase):
             1x1 convolution and a sigmoid behind the last stage.
         prefill: ``"smooth"``: the output is :func:`~pconv_cuda.functional.smooth_fill` of the picture plus the
             network's answer, which begins at 0, so no hole is too wide. None: the paper's network.
+        out_channels: of the answer. Default: as many as the picture's; fewer are its middle ones, as the middle one of
+            several time steps. With a prefill as many.
+        padding_mode: ``"zeros"``: beyond the border there are holes. ``"circular"``: rows and columns go round. Or one
+            for rows and one for columns, ``("zeros", "circular")`` for a globe. Data and masks are padded first; all
+            operators are those of other networks, the fused decoder stage too. A side that goes round and is no
+            multiple of 2^levels is continued by up to half its length at either side.
+        values: ``"picture"``: [0, 1], to which answers are cut. ``"data"``: anything, in the unit of ``mean`` and
+            ``std``, for :func:`pconv_cuda.fill`.
+        tension: of a prefill, as of :func:`~pconv_cuda.functional.smooth_fill`: 0 for smooth fields without noise.
     """
 
     def __init__(
@@ -52,8 +65,14 @@ class PConvUNet(UNetBase):
         first_bias: bool = False,
         head: str | None = None,
         prefill: str | None = None,
+        out_channels: int | None = None,
+        padding_mode: Mode = "zeros",
+        values: str = "picture",
+        tension: float = TENSION,
     ) -> None:
-        super().__init__(in_channels, mean, std)
+        options: dict[str, Any] = {"padding_mode": padding_mode, "values": values, "tension": tension}
+        super().__init__(in_channels, mean, std, out_channels=out_channels, **options)
+        out_channels = self.out_channels
         check_sizes(levels=levels, width=width)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
@@ -63,6 +82,8 @@ class PConvUNet(UNetBase):
             raise ValueError(f"prefill: expected None or 'smooth', got {prefill!r}")
         if prefill and head:
             raise ValueError(f"head: expected None with a prefill, to which a sigmoid cannot be added, got {head!r}")
+        if prefill and out_channels != in_channels:
+            raise ValueError(f"out_channels: expected in_channels ({in_channels}) with a prefill, got {out_channels}")
         self.levels, self.width, self.conv = levels, width, conv
         self.windows, self.first_bias, self.head = window_sizes(windows, levels), bool(first_bias), head
         self.prefill = prefill
@@ -75,6 +96,7 @@ class PConvUNet(UNetBase):
                 down(widths[i], widths[i + 1], window, 2, window // 2, bias=self.first_bias and i == 0),
                 norm=i > 0,
                 activation=nn.ReLU(inplace=True),
+                wraps=self.wraps,
             )
             for i, window in enumerate(self.windows)
         )
@@ -94,12 +116,14 @@ class PConvUNet(UNetBase):
                 norm=True,
                 activation=leaky(),
                 composed=composed,
+                wraps=self.wraps,
             )
             for i in range(levels - 1, 0, -1)
         )
-        last = up(widths[1], in_channels, in_channels, bias=True)
-        self.decoder.append(Stage(last, norm=False, activation=leaky() if head else None, composed=composed))
-        self.head_conv = nn.Conv2d(in_channels, in_channels, 1) if head else nn.Identity()
+        last = up(widths[1], in_channels, out_channels, bias=True)
+        end = leaky() if head else None
+        self.decoder.append(Stage(last, norm=False, activation=end, composed=composed, wraps=self.wraps))
+        self.head_conv = nn.Conv2d(out_channels, out_channels, 1) if head else nn.Identity()
         initialise(self)
         if prefill:
             nn.init.zeros_(last.weight)

@@ -19,7 +19,7 @@ from pconv_cuda.ops import extension
 __all__ = ["conv3x3", "serves"]
 
 _HERE = bool(extension.load().build_info()["conv3x3"]) and os.environ.get("PCONV_FALLBACK") != "1"
-_LEAST_CHANNELS = 64  # fewer, and the transforms cost more than they save, in digits first
+_LEAST_CHANNELS = 64  # with fewer the transforms cost more than they save, accuracy first
 
 conv3x3 = torch.ops.pconv_cuda.conv3x3.default
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind to look at: log.jsonl and TensorBoard's events."""
+"""A run's logs: log.jsonl and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pconv_cuda.errors import require
 from pconv_cuda.files import atomic_path, open_append
 from pconv_cuda.text import parse_json
 
-__all__ = ["LOG", "RunLog", "last_step", "picture_grid"]
+__all__ = ["LOG", "RunLog", "as_pictures", "last_step", "picture_grid"]
 
 LOG = "log.jsonl"
 
@@ -46,8 +46,17 @@ def picture_grid(truth: torch.Tensor, mask: torch.Tensor, output: torch.Tensor, 
     return make_grid(torch.stack(shown, dim=1).flatten(0, 1), nrow=len(shown), padding=2)
 
 
+def as_pictures(
+    channel: int, truth: torch.Tensor, mask: torch.Tensor, output: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Normalised data ``(N, C, H, W)`` as :func:`picture_grid` takes them, from two deviations below to two above."""
+    middle = slice(channel, channel + 1)
+    truth, output = ((each.nan_to_num(-2.0) / 4 + 0.5).clamp(0, 1) for each in (truth[:, middle], output))
+    return truth, mask[:, middle], output
+
+
 def last_step(path: Path) -> int:
-    """The largest step of the log ``path``; 0 where there is none."""
+    """The largest step of the log ``path``, or 0."""
     steps = [0]
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

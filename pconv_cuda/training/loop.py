@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
@@ -24,11 +25,10 @@ from pconv_cuda.progress import Progress
 from pconv_cuda.training.checkpoints import CONFIGURATION, Checkpoints
 from pconv_cuda.training.conditions import check_depth, make_accelerator, memory_errors
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
-from pconv_cuda.training.logs import RunLog, picture_grid
+from pconv_cuda.training.logs import RunLog, as_pictures, picture_grid
 from pconv_cuda.training.networks import WeightAverage, build_network, build_optimizer, freeze_encoder_bn
 from pconv_cuda.training.objective import Objective, mean_over_samples, mean_terms
-from pconv_cuda.training.pairs import Pairs
-from pconv_cuda.training.sources import RunData, loader_errors, open_data, training_batches
+from pconv_cuda.training.sources import Batch, RunData, loader_errors, open_data, training_batches
 
 __all__ = ["TrainingResult", "train"]
 
@@ -70,6 +70,7 @@ class _Run:
         self.identity = {**flatten(config), **self.data.identity}
         self.best_step, self.best_score = 0, float("inf")
         self.losses = [0.0, 0]  # their sum and number since the last score
+        self.rmse: float | None = None  # of gridded data, of the last validation
         self._check_folder: Callable[[], None] = lambda: None
         check_depth(config, self.accelerator.num_processes)
 
@@ -78,11 +79,14 @@ class _Run:
     def _prepare(self, state: dict[str, Any] | None) -> None:
         """Network, loss and optimiser; from ``state`` where there is one."""
         config, device = self.config, self.accelerator.device
-        network = build_network(config)
+        network = build_network(config, self.data.grid)
         self.stage = config.stage_at(state["step"] if state is not None else 0)
         if self.stage == 2:
             freeze_encoder_bn(network)
-        self.objective = Objective(config, device)
+        if self.data.grid is not None and config.loss.features:
+            found = config.loss.features
+            raise PConvError(f"config: loss.features: expected 0 for gridded data, VGG16 takes pictures, got {found}")
+        self.objective = Objective(config, device, None if self.data.grid is None else "none")
         optimizer = build_optimizer(config, network, device)
         self.network = network
         self.average = WeightAverage(network.to(device), config.train.average) if config.train.average else None
@@ -145,7 +149,7 @@ class _Run:
                     "best_step": self.best_step,
                     "best_score": self.best_score,
                     "losses": self.losses,
-                    "network": self.network.config,
+                    "network": self._written_config(),
                 }
             )
         self.accelerator.wait_for_everyone()
@@ -153,6 +157,10 @@ class _Run:
     def _result(self) -> InpaintingNetwork:
         """The network that is judged and written."""
         return self.network if self.average is None else self.average.network
+
+    def _written_config(self) -> dict[str, Any]:
+        """Of crops alone a network may be trained by other padding than it is used with."""
+        return {**self.network.config, **({} if self.data.grid is None else self.data.grid.written)}
 
     def _last_good(self) -> str:
         good = self.checkpoints.newest_good()
@@ -162,7 +170,7 @@ class _Run:
         # also where the run was complete: the process before may have been killed just short of this
         if self.accelerator.is_main_process:
             self._check_folder()
-            weights.save(self._result().state_dict(), self.network.config, self.out, step)
+            weights.save(self._result().state_dict(), self._written_config(), self.out, step)
         self.accelerator.wait_for_everyone()
 
     # ---- the work
@@ -193,6 +201,10 @@ class _Run:
                 progress.say(f"complete: {first} of {last} steps are done in {self.out}")
             else:
                 progress.say(f"resumed after step {first}" if first else "started afresh")
+                if (grid := self.data.grid) is not None:
+                    progress.say(f"mean {grid.mean:.6g}, standard deviation {grid.std:.6g} {grid.unit}".rstrip())
+                    if self.config.loss.vgg != "none" and self.config.loss.hole_steps is not None:
+                        progress.say("loss.vgg: no perceptual and no style terms: VGG16 takes pictures of 3 channels")
                 if main:
                     with atomic_path(self.out / CONFIGURATION) as temporary:
                         temporary.write_text(to_yaml(self.config), encoding="utf-8")
@@ -238,6 +250,9 @@ class _Run:
                     log.numbers(done, numbers)
                 if done % config.checkpoint.every == 0 or done == last:
                     self._checkpoint(done, log)
+                    if self.rmse is not None and main and done % config.checkpoint.every == 0:
+                        unit = self.data.grid.unit if self.data.grid is not None else ""
+                        progress.say(f"step {done}: error of hidden values {self.rmse:.4g} {unit}".rstrip())
         finally:
             micro_batches.close()  # the loader processes end now, whatever still refers to this
             if log:
@@ -247,7 +262,7 @@ class _Run:
     def _checkpoint(self, done: int, log: RunLog | None) -> None:
         """After ``done`` steps: the score, where it is time for one, and a checkpoint."""
         if log:
-            self._check_folder()  # before anything is written: what is missing would be made anew
+            self._check_folder()  # before anything is written, since writing makes missing folders
         score = None
         if done % self.config.checkpoint.every == 0:
             # without pictures set aside the mean training loss since the last score decides
@@ -255,7 +270,8 @@ class _Run:
             if self.data.validation is not None:
                 score = self._validate(self.data.validation)
                 if log:
-                    log.numbers(done, {"validation/total": score})
+                    unit = {} if self.rmse is None else {"validation/rmse": self.rmse}
+                    log.numbers(done, {"validation/total": score, **unit})
             self.losses = [0.0, 0]
         self._save(done, score)
 
@@ -277,7 +293,11 @@ class _Run:
             self.average.update(self.network)
         every = self.config.log.pictures
         if pictures is not None and every and (step + 1) % every == 0:
-            grid = picture_grid(truth, mask, self.network.denormalize(output.detach().float()))
+            shown = output.detach().float()
+            if self.data.grid is None:
+                grid = picture_grid(truth, mask, self.network.denormalize(shown))
+            else:
+                grid = picture_grid(*as_pictures(self.network.first_answer, truth, mask, shown))
             pictures.pictures(step + 1, grid.cpu())
         return sums
 
@@ -290,17 +310,22 @@ class _Run:
     def _forward(
         self, model: torch.nn.Module, truth: torch.Tensor, mask: torch.Tensor, step: int | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """``truth`` (N, 3, S, S) in [0, 1], ``mask`` (N, 1, S, S) bool. Returns (output, terms).
+        """``truth`` (N, 3, S, S) in [0, 1], ``mask`` (N, 1, S, S) bool; or as :class:`GridPairs` has them.
 
-        The terms are those of training step ``step``, or all.
+        Returns (output, terms). The terms are those of training step ``step``, or all.
         """
         with self.accelerator.autocast():
-            target = self.network.normalize(truth)
+            grid = self.data.grid is not None
+            target = truth if grid else self.network.normalize(truth)
             holed = torch.where(mask, target, 0.0)
             # made here, for the network and the loss
-            fill = filled(self.network.prefill, holed, mask, None)
+            fill = filled(self.network.prefill, holed, mask, None, self.network.wraps, self.network.tension)
             output, _ = model(holed, mask) if fill is None else model(holed, mask, fill)
-            return output, self.objective.terms(holed, mask, output, target, fill, step)
+            if not grid:
+                return output, self.objective.terms(holed, mask, output, target, fill, step)
+            middle = slice(self.network.first_answer, self.network.first_answer + 1)
+            holed, mask, target = holed[:, middle], mask[:, middle], target[:, middle]
+            return output, self.objective.terms(holed, mask, output, target, fill, step, ~torch.isnan(target))
 
     def _numbers(self, terms: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         """The terms as means over the processes.
@@ -314,15 +339,27 @@ class _Run:
                 raise PConvError(f"step {step + 1}: the loss term {name!r} is {value}; {self._last_good()}")
         return numbers
 
-    def _validate(self, pairs: Pairs) -> float:
-        """Mean objective, all terms of it, over the samples set aside, the same ones each time."""
+    def _validate(self, pairs: Dataset[Batch]) -> float:
+        """Mean objective, all terms of it, over the samples set aside, the same ones each time.
+
+        Of gridded data the root mean square error of the hidden values, in their unit, is kept beside it.
+        """
         train, samples = self.config.train, self.config.data.validation_samples
         at_once = max(1, train.batch_size // (train.accumulate * self.accelerator.num_processes))
         network = self._result().eval()
-        return mean_over_samples(
-            self.accelerator,
-            pairs,
-            samples,
-            at_once,
-            lambda batch: self._forward(network, *self._to_device(batch))[1],
-        )
+        squares, first, grid = [0.0, 0], self.network.first_answer, self.data.grid
+
+        def terms_of(batch: Batch) -> dict[str, torch.Tensor]:
+            truth, mask = self._to_device(batch)
+            output, terms = self._forward(network, truth, mask)
+            if grid is not None:
+                hidden = ~mask[:, first] & ~torch.isnan(truth[:, first])
+                apart = (output[:, 0].float() - truth[:, first])[hidden].double()
+                squares[0] += float((apart**2).sum())
+                squares[1] += int(hidden.sum())
+            return terms
+
+        score = mean_over_samples(self.accelerator, pairs, samples, at_once, terms_of)
+        if grid is not None:
+            self.rmse = grid.std * (squares[0] / max(1, squares[1])) ** 0.5
+        return score

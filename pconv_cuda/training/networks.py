@@ -1,8 +1,8 @@
-"""What a training trains: the network with its first weights, its optimiser, the average of its weights."""
+"""The trained network with its first weights, its optimiser, and the average of its weights."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,13 +11,18 @@ from torch.optim.swa_utils import AveragedModel
 from pconv_cuda import named
 from pconv_cuda.errors import PConvError
 from pconv_cuda.models import FillRefiner, InpaintingNetwork, PConvUNet
+from pconv_cuda.training.grids import GridFacts, mode_of
 from pconv_cuda.training.options import TrainingConfig
 
 __all__ = ["WeightAverage", "build_network", "build_optimizer", "freeze_encoder_bn"]
 
 
-def build_network(config: TrainingConfig) -> InpaintingNetwork:
+def build_network(config: TrainingConfig, grid: GridFacts | None = None) -> InpaintingNetwork:
     """The network with its first weights: those of ``model.weights``, or a function of the seed.
+
+    Args:
+        config: its section ``model``.
+        grid: of gridded data, whose channels, unit and axes the network then has.
 
     Raises:
         PConvError: weights that cannot be had, or are of another network.
@@ -25,11 +30,20 @@ def build_network(config: TrainingConfig) -> InpaintingNetwork:
     torch.manual_seed(config.train.seed)
     model = config.model
     network: InpaintingNetwork
+    options: dict[str, Any] = {"levels": model.levels, "width": model.width, "conv": model.conv}
+    if grid is not None:
+        steps = grid.time_steps
+        options |= {"in_channels": steps, "mean": (grid.mean,) * steps, "std": (grid.std,) * steps}
+        options |= {"padding_mode": mode_of(grid.seen), "values": "data"}
+        if model.tension is not None:
+            options["tension"] = model.tension
+        if model.prefill is not None and steps > 1:
+            raise PConvError(f"config: data.time_steps: expected 1 with model.prefill, got {steps}")
     if model.network == "refiner":
         assert model.prefill is not None
-        network = FillRefiner(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
+        network = FillRefiner(prefill=model.prefill, **options)
     else:
-        network = PConvUNet(levels=model.levels, width=model.width, conv=model.conv, prefill=model.prefill)
+        network = PConvUNet(prefill=model.prefill, out_channels=None if grid is None else 1, **options)
     if model.weights is not None:
         _begin_from(model.weights, network)
     if config.train.batch_norm == "sync":
@@ -42,8 +56,10 @@ def _begin_from(source: str, network: InpaintingNetwork) -> None:
     if not isinstance(found, InpaintingNetwork):
         raise PConvError(f"config: model.weights: expected a network, but {source} has no weights")
     own, wanted = found.config, network.config
+    # weights know no unit, and how a crop is padded is not how they are used
+    free = ("mean", "std", "padding_mode") if network.values == "data" else ()
     # of another class, it has other keys
-    if differing := [key for key in wanted if own.get(key) != wanted[key]]:
+    if differing := [key for key in wanted if own.get(key) != wanted[key] and key not in free]:
         key = differing[0]
         raise PConvError(
             f"config: model.weights: expected a network with {key} {wanted[key]}, as the configuration says, but "
@@ -74,7 +90,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class WeightAverage:
     """An exponential average of a network's weights and statistics: smoother than the last ones, and better.
 
-    Its decay begins small, for the first weights are worth little: after n steps it is at most (1 + n) / (10 + n).
+    Its decay begins small, so that the first weights soon count little: after n steps it is at most (1 + n) / (10 + n).
     """
 
     def __init__(self, network: InpaintingNetwork, decay: float) -> None:

@@ -1,4 +1,4 @@
-"""What a training minimises, step by step, and how its terms become numbers."""
+"""The objective of a training at each step, and its terms as numbers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
 from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.losses.vgg import VGG16Features, feature_distance
 from pconv_cuda.training.options import TrainingConfig
-from pconv_cuda.training.pairs import Pairs
 
 __all__ = ["Objective", "mean_over_samples", "mean_terms"]
 
-_LEAST_ERROR = 0.01  # normalised units, about half a grey level: a perfect fill is no divisor of 0
+_LEAST_ERROR = 0.01  # normalised units, about half a grey level, so that a perfect fill does not divide by 0
 _LEAST_DISTANCE = 0.01  # likewise, of features
 Terms = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -30,7 +29,8 @@ class Objective:
     steps are that one and the distance of VGG16's features, in parts of the prefill's as well.
     """
 
-    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
+    def __init__(self, config: TrainingConfig, device: torch.device, vgg: str | None = None) -> None:
+        """``vgg`` replaces ``loss.vgg``."""
         self._hole_steps, self._relative = config.loss.hole_steps, config.loss.relative
         self._hole = InpaintingLoss(preset=config.loss.preset, vgg="none")
         self._all = self._hole
@@ -38,33 +38,47 @@ class Objective:
         if self._weight:
             self._features = VGG16Features(config.loss.vgg).to(device)
         elif self._hole_steps is not None:
-            self._all = InpaintingLoss(preset=config.loss.preset, vgg=config.loss.vgg).to(device)
+            self._all = InpaintingLoss(preset=config.loss.preset, vgg=vgg or config.loss.vgg).to(device)
 
     def terms(
-        self, holed: Tensor, mask: Tensor, output: Tensor, target: Tensor, fill: Tensor | None, step: int | None
+        self,
+        holed: Tensor,
+        mask: Tensor,
+        output: Tensor,
+        target: Tensor,
+        fill: Tensor | None,
+        step: int | None,
+        known: Tensor | None = None,
     ) -> Terms:
         """The weighted terms of training step ``step``, counted from 0, or with None those of the last one.
 
-        Tensors as in :class:`pconv_cuda.InpaintingLoss`; ``fill`` is the prefill, where there is one.
+        Tensors as in :class:`pconv_cuda.InpaintingLoss`; ``fill`` is the prefill, where there is one;
+        ``known`` (bool) says where a target with gaps is known, None: everywhere.
         """
+        given = () if known is None else (known,)
         later = self._hole_steps is not None and (step is None or step >= self._hole_steps)
         if later and self._features is None:
-            return self._all(holed, mask, output, target)
+            return self._all(holed, mask, output, target, *given)
         if self._relative and fill is not None:
-            terms = {"hole": _relative_loss(mask, output, target, fill)}
+            terms = {"hole": _relative_loss(mask, output, target, fill, known)}
             if later and self._features is not None:
                 composite = torch.where(mask, target, output)
                 terms["features"] = self._weight * _relative_distance(self._features, composite, target, fill)
             return terms
-        return {"hole": self._hole(holed, mask, output, target)["hole"]}
+        return {"hole": self._hole(holed, mask, output, target, *given)["hole"]}
 
 
-def _relative_loss(mask: Tensor, output: Tensor, target: Tensor, fill: Tensor) -> Tensor:
-    hole = (~mask).to(target.dtype)
+def _relative_loss(mask: Tensor, output: Tensor, target: Tensor, fill: Tensor, known: Tensor | None) -> Tensor:
+    asked = ~mask
+    if known is not None:
+        asked, target = asked & known, torch.where(known, target, 0.0)
+    hole = asked.to(target.dtype)
     ours, fills, count = (
         (each * hole).flatten(1).sum(1)
         for each in ((output - target).abs(), (fill - target).abs(), torch.ones_like(fill))
     )
+    if known is not None:  # perhaps nothing was hidden
+        count = count.clamp(min=1)
     return (ours / (fills + _LEAST_ERROR * count)).mean()
 
 
@@ -84,7 +98,7 @@ def mean_terms(accelerator: Any, terms: Terms) -> dict[str, float]:
 
 @torch.no_grad()
 def mean_over_samples(
-    accelerator: Any, pairs: Pairs, samples: int, at_once: int, terms_of: Callable[[Batch], Terms]
+    accelerator: Any, pairs: Dataset[Batch], samples: int, at_once: int, terms_of: Callable[[Batch], Terms]
 ) -> float:
     """The mean over ``samples`` of the sum of their terms, which ``terms_of`` tells of a batch.
 

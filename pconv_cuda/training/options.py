@@ -40,6 +40,9 @@ class ModelConfig:
     prefill: str | None = _key(
         None, "smooth: the network adds to the smooth fill; null for none (unet only)", one_of=("smooth",)
     )
+    tension: float | None = _key(
+        None, "of the smooth fill to which a network for gridded data adds, 0 to 1; null for 0.3", least=0, most=1
+    )
     levels: int = _key(8, "depth of the network; 8 is the paper's at 512 px, 7 suits 256 px", least=1, most=16)
     width: int = _key(64, "channels of the first level", least=1)
     conv: str = _key("partial", "partial | plain (the paper's baseline)", one_of=("partial", "plain"))
@@ -48,18 +51,40 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    images: str = _key("packaged", "folder, packaged (photographs in installed packages) or documents (drawn pages)")
+    images: str = _key(
+        "packaged",
+        "folder, packaged (photographs in installed packages), documents (drawn pages), or a file of gridded data: "
+        ".nc, .zarr, .tif, .npy",
+    )
+    variable: str | None = _key(None, "of a file of gridded data; null for the only one that is a grid")
+    time_steps: int | None = _key(
+        None,
+        "of gridded data: the network sees so many steps, an odd number, and fills the middle one; null for 1",
+        least=1,
+        most=255,
+    )
+    wrap: str | None = _key(
+        None,
+        "of gridded data: auto (null: longitudes that span 360 degrees go round) | none | columns | rows | both",
+        one_of=("auto", "none", "columns", "rows", "both"),
+    )
     masks: str = _key(
-        "strokes", "folder of mask files, or drawn on line: strokes | occlusion (the paper's family) | mixed | damage"
+        "strokes",
+        "folder of mask files, or drawn on line: strokes | occlusion (the paper's family) | mixed | damage; observed: "
+        "the gaps that other steps of gridded data have; a file of gridded data: the gaps that its steps have",
     )
     polarity: str = _key("white-hole", "of mask files: white-hole | black-hole", one_of=("white-hole", "black-hole"))
     hole_share: tuple[float, float] = _key((0.0, 0.6), "of drawn masks: above the first, at most the second")
-    size: int = _key(512, "side of the square crops, pixels", least=1)
+    size: int = _key(512, "side of the square crops, pixels; of a smaller grid all of it", least=1)
     crop_share: tuple[float, float] | None = _key(
         (0.5, 1.0), "of the short side that a crop covers, resized to data.size; null crops at native scale"
     )
     workers: int = _key(4, "loader processes for each training process; 0 loads in the loop itself", least=0)
-    validation: str | None = _key(None, "folder of pictures that decide which checkpoint is the best")
+    validation: str | None = _key(
+        None,
+        "folder of pictures, or file of gridded data, that decide which checkpoint is the best; gridded data of ten "
+        "steps or more set their last tenth aside where it is null",
+    )
     validation_samples: int = _key(24, "crops of them, the same ones each time", least=1)
 
 
@@ -99,7 +124,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    preset: str = _key("paper", "paper | review: weights of the terms", one_of=("paper", "review"))
+    preset: str = _key(
+        "paper", "paper | bobqywei (that repository's): weights of the terms", one_of=("paper", "bobqywei", "review")
+    )
     vgg: str = _key("imagenet", "imagenet | PATH of VGG16 weights | random | none (no perceptual, no style)")
     hole_steps: int | None = _key(
         0, "steps at the start with the loss in the hole alone, then all terms; null for all of them", least=0

@@ -10,34 +10,36 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import torch
+from torch.utils.data import Dataset
 
 from pconv_cuda.data.images import FolderImages, ImageSource, MemoryImages
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.documents import DamageMasks, DocumentPages
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
-from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
+from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource
+from pconv_cuda.training.grids import GridFacts, GridPairs, GridSteps, facts_of, is_grid, open_steps, split_steps
 from pconv_cuda.training.options import TrainingConfig
 from pconv_cuda.training.pairs import Pairs, StepBatches
 
 __all__ = ["RunData", "loader_errors", "open_data", "training_batches"]
 
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # pictures (N, 3, S, S) float32 in [0, 1], masks (N, 1, S, S) bool
+# pictures (N, 3, S, S) float32 in [0, 1], masks (N, 1, S, S) bool; of gridded data as GridPairs has them
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class RunData:
     """``validation`` is None where no pictures were set aside; ``identity`` says what the data are."""
 
-    training: Pairs
-    validation: Pairs | None
+    training: Dataset[Batch]
+    validation: Dataset[Batch] | None
     identity: dict[str, str]
+    grid: GridFacts | None = None
 
 
 def _masks(config: TrainingConfig) -> MaskSource:
-    if config.data.masks == "strokes":
-        return StrokeMasks(config.data.hole_share)  # the first masks of this package: runs that go on need their bits
     if config.data.masks == "damage":
         return DamageMasks(config.data.hole_share)
     if config.data.masks in KINDS:
@@ -52,6 +54,14 @@ def open_data(config: TrainingConfig) -> RunData:
         PConvError: a folder that is missing or empty; the message says what was looked for.
     """
     data, train = config.data, config.train
+    if is_grid(data.images):
+        return _open_grid(config)
+    ours = {"data.variable": data.variable, "data.time_steps": data.time_steps, "data.wrap": data.wrap}
+    for key, value in {**ours, "model.tension": config.model.tension}.items():
+        if value is not None:
+            raise PConvError(f"config: {key}: expected null but for a file of gridded data, got {value!r}")
+    if data.masks == "observed":
+        raise PConvError(f"config: data.masks: observed is for a file of gridded data, got data.images {data.images!r}")
     validation: ImageSource | None = None
     images: ImageSource
     if data.images == "packaged":
@@ -79,6 +89,31 @@ def open_data(config: TrainingConfig) -> RunData:
     return RunData(training, set_aside, identity)
 
 
+def _open_grid(config: TrainingConfig) -> RunData:
+    data, train = config.data, config.train
+    steps = open_steps(data.images, data.variable, data.wrap)
+    if data.validation is not None:
+        seen: GridSteps = steps
+        unseen: GridSteps | None = open_steps(data.validation, data.variable, data.wrap, "data.validation")
+    else:
+        seen, unseen = split_steps(steps)
+    facts = facts_of(seen, config)
+    gaps, masks, masks_name = seen, None, "observed"
+    if is_grid(data.masks):
+        gaps = open_steps(data.masks, None, data.wrap, "data.masks")
+        masks_name = gaps.fingerprint
+    elif data.masks != "observed":
+        masks = _masks(config)
+        masks_name = masks.fingerprint
+    identity = {"content of data.images": steps.fingerprint, "content of data.masks": masks_name}
+    set_aside = None
+    if unseen is not None:
+        identity["content of data.validation"] = unseen.fingerprint
+        set_aside = GridPairs(unseen, facts, masks, gaps, data.size, data.validation_samples, train.seed + 1)
+    training = GridPairs(seen, facts, masks, gaps, data.size, train.batch_size, train.seed)
+    return RunData(training, set_aside, identity, facts)
+
+
 def _prepare_loader(worker: int) -> None:
     torch.set_num_threads(1)  # the loaders must not compete with the training for every core
     sys.excepthook = _report_in_loader
@@ -91,7 +126,7 @@ def _report_in_loader(kind: type[BaseException], value: BaseException, trace: Tr
 
 
 def training_batches(
-    pairs: Pairs, config: TrainingConfig, first: int, device: torch.device, processes: int = 1, rank: int = 0
+    pairs: Dataset[Batch], config: TrainingConfig, first: int, device: torch.device, processes: int = 1, rank: int = 0
 ) -> Generator[Batch, None, None]:
     """Micro-batches of this process from step ``first`` to the end: (picture, mask) as in :class:`Pairs`.
 

@@ -1,0 +1,5 @@
+"""Gaps in gridded data, in arrays and in files."""
+
+from pconv_cuda.grids.api import fill
+
+__all__ = ["fill"]

@@ -1,0 +1,211 @@
+"""``pconv_cuda.fill``: the gaps of arrays of any kind, shape and range."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pconv_cuda.errors import PConvError
+from pconv_cuda.grids.smooth import SmoothGrid
+from pconv_cuda.smooth import TENSION
+
+if TYPE_CHECKING:
+    from pconv_cuda.grids.network import NetworkGrid
+    from pconv_cuda.models import InpaintingNetwork
+
+    Grid = SmoothGrid | NetworkGrid
+
+__all__ = ["fill", "fill_with", "grid_filler", "load_filler"]
+
+
+def fill(
+    model: InpaintingNetwork | str | Path,
+    array: Any,
+    *,
+    wrap: tuple[bool, bool] | None = None,
+    tension: float | None = None,
+    dims: Sequence[Any] | None = None,
+) -> Any:
+    """Fill the missing values of a grid, or of many; every value that is there is returned to the bit.
+
+    Args:
+        model: ``"smooth"``, which fills each plane of rows and columns by itself, whatever its range and unit, by
+            :func:`pconv_cuda.functional.smooth_fill`, a thin plate under tension, solved a hundred times more finely
+            than for pictures. Or a network of :mod:`pconv_cuda.models`, or what ``pconv_cuda.models.load_network``
+            takes, or a name: values are normalised by its ``mean`` and ``std`` and never cut to a range. One with as
+            many channels out as in takes a channel axis of that length; one with several in and one out goes along the
+            axis and fills each step from those around it (beyond the ends there are none); one with a single channel
+            takes each plane by itself. What it cannot reach the smooth fill continues.
+        array: numpy ``(..., [C,] H, W)``, masked arrays too, a torch tensor, or an ``xarray.DataArray``; float16,
+            bfloat16, float32 or float64. NaN is missing, and so is what a masked array masks. Infinity is refused.
+        wrap: whether rows and columns go round: ``(False, True)`` for a grid of latitudes and all longitudes, where
+            the last column is the first one's neighbour. None: as the network's ``padding_mode`` says; of
+            ``"smooth"``: neither.
+        tension: 0 to 1, as in ``smooth_fill``, for ``"smooth"`` alone: 0 for smooth fields without noise, whose slopes
+            it continues into gaps; 1 makes no new extrema. Default: 0.3.
+        dims: the axes of rows and columns, or of channels (such as time steps), rows and columns: names of a
+            DataArray's, else numbers. Default: the last ones.
+
+    Returns:
+        A new array of the same type, shape and dtype, on the same device; of a DataArray with its coordinates, names
+        and attributes. A plane without any value, and without neighbours in time that the network takes, stays as it
+        is, and one warning says how many there are.
+
+    Raises:
+        PConvError: another model, a type, shape or dtype that does not fit, infinite values, axes that the array does
+            not have.
+    """
+    filler = grid_filler(model, wrap, tension, array.device if isinstance(array, Tensor) else torch.device("cpu"))
+    return fill_with(filler, array, dims)
+
+
+def grid_filler(
+    model: InpaintingNetwork | str | Path,
+    wrap: tuple[bool, bool] | None = None,
+    tension: float | None = None,
+    device: torch.device | None = None,
+) -> Grid:
+    """What fills planes; arguments as of :func:`fill`, weights are loaded on ``device``."""
+    if wrap is not None:
+        if isinstance(wrap, str | bool) or len(wrap) != 2:
+            raise PConvError(f"wrap: expected two answers, for rows and columns, got {wrap!r}")
+        wrap = bool(wrap[0]), bool(wrap[1])
+    if tension is not None and not 0 <= tension <= 1:
+        raise PConvError(f"tension: expected 0 to 1, got {tension!r}")
+    found = load_filler(model, device or torch.device("cpu")) if isinstance(model, str | Path) else model
+    if found == "smooth":
+        return SmoothGrid(wrap or (False, False), TENSION if tension is None else tension)
+    from pconv_cuda.grids.network import NetworkGrid
+    from pconv_cuda.models import InpaintingNetwork
+
+    if not isinstance(found, InpaintingNetwork):
+        raise PConvError(
+            f"model: expected 'smooth', weights, or a network of pconv_cuda.models, got {type(found).__name__}"
+        )
+    if tension is not None:
+        raise PConvError(f"tension: expected None beside a network, which has none, got {tension!r}")
+    return NetworkGrid(found, wrap)
+
+
+def load_filler(model: str | Path, device: torch.device) -> InpaintingNetwork | str:
+    """``"smooth"`` as it is, else a network by name or path."""
+    if model == "smooth":
+        return "smooth"
+    from pconv_cuda.named import load
+
+    network: Any = load(str(model), device, "model")
+    return network
+
+
+def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None) -> Any:
+    """:func:`fill` by something that is loaded."""
+    if hasattr(array, "data_vars"):
+        name = next(iter(array.data_vars), "name")
+        raise PConvError(
+            f"array: expected one variable of the xarray.Dataset, such as dataset[{name!r}], got all of it"
+        )
+    if hasattr(array, "dims") and hasattr(array, "transpose") and hasattr(array, "copy"):
+        axes = _axes_of_names(tuple(array.dims), dims, filler.in_channels)
+        return array.copy(data=_fill_numpy(filler, np.asarray(array.values), axes))
+    if isinstance(array, Tensor):
+        return _fill_tensor(filler, array, dims)
+    if isinstance(array, np.ma.MaskedArray):
+        missing = np.ma.getmaskarray(array)
+        filled = _fill_numpy(filler, np.where(missing, np.nan, array.data), dims)
+        filled[~missing] = array.data[~missing]
+        return np.ma.masked_invalid(filled) if np.isnan(filled).any() else np.ma.masked_array(filled)
+    if isinstance(array, np.ndarray):
+        return _fill_numpy(filler, array, dims)
+    raise PConvError(
+        f"array: expected a numpy array, a torch tensor or an xarray.DataArray, got {type(array).__name__}"
+    )
+
+
+def _axes_of_names(own: tuple[Any, ...], dims: Sequence[Any] | None, channels: int) -> list[int]:
+    if dims is None:
+        return list(range(len(own)))[-(2 if channels == 1 else 3) :]
+    names = [dims] if isinstance(dims, str) else list(dims)
+    unknown = [name for name in names if name not in own]
+    if unknown or len(names) not in (2, 3) or len(set(names)) != len(names):
+        raise PConvError(f"dims: expected two or three of the array's {own}, got {tuple(names)}")
+    return [own.index(name) for name in names]
+
+
+def _fill_numpy(filler: Grid, array: np.ndarray, dims: Sequence[Any] | None) -> np.ndarray:
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise PConvError(f"array: expected float16, float32 or float64, got {array.dtype}")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    whole = np.ascontiguousarray(native)
+    tensor = torch.from_numpy(whole if whole.flags.writeable else whole.copy())
+    return _fill_tensor(filler, tensor, dims).numpy().astype(array.dtype, copy=False)
+
+
+def _fill_tensor(filler: Grid, array: Tensor, dims: Sequence[Any] | None) -> Tensor:
+    if not array.is_floating_point():
+        raise PConvError(f"array: expected float16, bfloat16, float32 or float64, got {array.dtype}")
+    axes = _axes(tuple(array.shape), dims, filler.in_channels)
+    last = list(range(-len(axes), 0))
+    ordered = array.detach().movedim(axes, last)
+    if 0 in ordered.shape[-2:]:
+        raise PConvError(f"array: expected (..., H, W) with at least one value, got shape {tuple(array.shape)}")
+    several = filler.in_channels > 1
+    steps = ordered.shape[-3] if several else 1
+    if several and filler.out_channels > 1 and steps != filler.in_channels:
+        raise PConvError(
+            f"array: expected {filler.in_channels} channels along axis {axes[0]}, as the network has, got {steps}"
+        )
+    with torch.no_grad():
+        stacks = ordered.reshape(-1, steps, *ordered.shape[-2:]).contiguous()  # one layout, one answer to the bit
+        if bool(torch.isinf(stacks).any()):
+            raise PConvError("array: expected finite values, NaN where they are missing, got infinity")
+        filled = _filled_stacks(filler, stacks)
+        empty = int(torch.isnan(filled).any(3).any(2).sum())
+    if empty:
+        count = filled.shape[0] * filled.shape[1]
+        warnings.warn(f"array: {empty} of {count} planes have no value and stay empty", UserWarning, stacklevel=5)
+    return filled.reshape(ordered.shape).movedim(last, axes).contiguous()
+
+
+def _axes(shape: tuple[int, ...], dims: Sequence[Any] | None, channels: int) -> list[int]:
+    """Two axes, or three for a network of several channels; never negative."""
+    wanted, names = (2, "rows and columns") if channels == 1 else (3, "channels, rows and columns")
+    least = "(..., H, W)" if channels == 1 else f"(..., C, H, W) for a network of {channels} channels"
+    if len(shape) < wanted:
+        raise PConvError(f"array: expected {least} with at least one value, got shape {shape}")
+    given = list(range(len(shape)))[-wanted:] if dims is None else list(dims)
+    if not all(isinstance(axis, int) and -len(shape) <= axis < len(shape) for axis in given):
+        raise PConvError(f"dims: expected numbers of the array's {len(shape)} axes, got {tuple(given)}")
+    axes = [axis % len(shape) for axis in given]
+    if len(axes) not in (2, 3) or len(set(axes)) != len(axes):
+        raise PConvError(f"dims: expected two or three different axes, got {tuple(given)}")
+    if wanted == 2:
+        return axes[-2:]
+    if len(axes) == 2:
+        rest = [axis for axis in range(len(shape)) if axis not in axes]
+        if len(rest) != 1:
+            raise PConvError(f"dims: expected the axes of {names} of shape {shape}, got {tuple(given)}")
+        axes = [*rest, *axes]
+    return axes
+
+
+def _filled_stacks(filler: Grid, stacks: Tensor) -> Tensor:
+    """``(N, C, H, W)``: whole stacks, or every step from those around it."""
+    if filler.in_channels == filler.out_channels:
+        parts = [filler.fill(part) for part in stacks.split(filler.at_once)] if len(stacks) else [stacks]
+        return torch.cat(parts)
+    before, after = filler.first_answer, filler.in_channels - 1 - filler.first_answer
+    filled = stacks.clone()
+    for stack, target in zip(stacks, filled, strict=True):
+        ends = [stack.new_full((count, *stack.shape[1:]), torch.nan) for count in (before, after)]
+        padded = torch.cat((ends[0], stack, ends[1]))
+        windows = padded.unfold(0, filler.in_channels, 1).movedim(-1, 1)  # a view (steps, in_channels, H, W)
+        for first in range(0, len(stack), filler.at_once):
+            part = windows[first : first + filler.at_once]
+            target[first : first + filler.at_once] = filler.fill(part)[:, 0]
+    return filled

@@ -1,0 +1,147 @@
+"""NetCDF files and Zarr stores, read by xarray without decoding, so that what is written back is what was there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pconv_cuda.errors import PConvError, require
+from pconv_cuda.grids.files import GridFile, GridVariable
+from pconv_cuda.grids.packing import packing_of
+
+__all__ = ["NetcdfFile", "ZarrFile"]
+
+_EAST = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese")
+_LONGITUDES = ("lon", "longitude", "long", "nav_lon")
+
+
+class _Labelled(GridFile):
+    """What NetCDF and Zarr have in common: an undecoded xarray.Dataset."""
+
+    dataset: Any
+
+    @property
+    def names(self) -> list[str]:
+        helpers: set[str] = set()
+        for variable in self.dataset.variables.values():
+            for key in ("bounds", "coordinates", "grid_mapping", "ancillary_variables", "cell_measures"):
+                helpers |= set(str(variable.attrs.get(key, "")).replace(":", " ").split())
+        return [
+            str(name)
+            for name, variable in self.dataset.data_vars.items()
+            if variable.ndim >= 2 and variable.dtype.kind in "iuf" and name not in helpers
+        ]
+
+    def read(self, name: str) -> GridVariable:
+        variable = self._variable(name)
+        values, _ = packing_of(variable.attrs).unpack(self._raw(name))
+        round_ = tuple(dim for dim in variable.dims if self._goes_round(dim))
+        return GridVariable(name, values, tuple(variable.dims), round_, str(variable.attrs.get("units", "")))
+
+    def close(self) -> None:
+        self.dataset.close()
+
+    def _variable(self, name: str) -> Any:
+        if name not in self.dataset.variables:
+            found = ", ".join(self.names) or "none"
+            raise PConvError(f"variables: expected variables of {self.path} ({found}), got {name!r}")
+        variable = self.dataset[name]
+        if variable.ndim < 2 or variable.dtype.kind not in "iuf":
+            raise PConvError(
+                f"variables: expected numbers with at least two axes, got {name!r} of {self.path}: {variable.dtype} "
+                f"along {tuple(variable.dims)}"
+            )
+        return variable
+
+    def _raw(self, name: str) -> np.ndarray:
+        try:
+            return np.asarray(self._variable(name).values)
+        except (OSError, RuntimeError, ValueError) as error:  # a file that was cut, a filter that is not there
+            raise PConvError(f"input: {name!r} of {self.path} cannot be read: {error}") from error
+
+    def _packed(self, filled: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        for name, values in filled.items():
+            raw, packing = self._raw(name), packing_of(self.dataset[name].attrs)
+            yield name, packing.pack(raw, values, packing.unpack(raw)[1])
+
+    def _goes_round(self, dim: Any) -> bool:
+        """Whether the coordinate of an axis is a longitude that spans 360 degrees in equal steps."""
+        coordinate = self.dataset.variables.get(dim)
+        if coordinate is None or coordinate.dims != (dim,) or coordinate.dtype.kind not in "iuf" or coordinate.size < 2:
+            return False
+        units = str(coordinate.attrs.get("units", "")).lower()
+        if units not in _EAST and str(dim).lower() not in _LONGITUDES:
+            return False
+        at, _ = packing_of(coordinate.attrs).unpack(np.asarray(coordinate.values))
+        steps = np.diff(at.astype(np.float64))
+        step = float(np.median(steps))
+        return bool(np.abs(steps - step).max() < 0.01 * abs(step)) and abs(abs(step) * at.size - 360) < 0.5 * abs(step)
+
+
+class NetcdfFile(_Labelled):
+    """NetCDF, classic or 4."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._netcdf: Any = require("netCDF4", "grid", why="reading NetCDF files")
+        xarray: Any = require("xarray", "grid", why="reading NetCDF files")
+        try:
+            self.dataset = xarray.open_dataset(path, engine="netcdf4", decode_cf=False, cache=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise PConvError(f"input: {path} cannot be read as NetCDF: {error}") from error
+
+    def rewrite(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
+        packed = dict(self._packed(filled))
+        self.dataset.close()
+        with self._netcdf.Dataset(temporary, "r+") as copy:
+            copy.set_auto_maskandscale(False)
+            for name, raw in packed.items():
+                copy[name][...] = raw
+
+
+class ZarrFile(_Labelled):
+    """A Zarr store in a folder, of format 2 or 3."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._zarr: Any = require("zarr", "grid", why="reading Zarr stores")
+        xarray: Any = require("xarray", "grid", why="reading Zarr stores")
+        try:
+            self.dataset = xarray.open_dataset(path, engine="zarr", decode_cf=False, cache=False, chunks=None)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise PConvError(f"input: {path} cannot be read as Zarr: {error}") from error
+
+    @contextlib.contextmanager
+    def copied(self, output: Path) -> Iterator[Path]:
+        """A folder cannot be replaced by a rename: an older store is moved aside, and back after an error."""
+        if output.exists() and not any((output / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+            raise PConvError(f"output: expected a new name or a Zarr store, got {output}, which is something else")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        token = secrets.token_hex(8)
+        temporary, aside = (output.with_name(f".pconv-{token}-{part}.zarr") for part in ("new", "old"))
+        try:
+            shutil.copytree(self.path, temporary)
+            yield temporary
+            if output.exists():
+                os.rename(output, aside)
+            try:
+                os.rename(temporary, output)
+            except OSError:
+                if aside.exists():
+                    os.rename(aside, output)
+                raise
+        finally:
+            for folder in (temporary, aside):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def rewrite(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
+        group = self._zarr.open_group(str(temporary), mode="r+")
+        for name, raw in self._packed(filled):
+            group[name][...] = raw
