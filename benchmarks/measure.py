@@ -108,8 +108,9 @@ def machine() -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     load = [round(value, 2) for value in os.getloadavg()]
     return {
-        "cpu": model, "cores": os.cpu_count(), "vectors": torch.backends.cpu.get_cpu_capability(), "gpu": device, "torch": torch.__version__,
-        "threads": torch.get_num_threads(), "load": load, "python": platform.python_version(),
+        "cpu": model, "cores": os.cpu_count(), "vectors": torch.backends.cpu.get_cpu_capability(), "gpu": device,
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "load": load,
+        "python": platform.python_version(),
     }  # fmt: skip
 
 
