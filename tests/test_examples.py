@@ -64,7 +64,7 @@ def assert_restored(
 
 
 def refused(name: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It ends with a sentence, not with a traceback."""
+    """It ends with one sentence instead of a traceback."""
     with pytest.raises(SystemExit) as stop:
         example(name).main(arguments)
     said = f"{stop.value.code} {capsys.readouterr().err}"

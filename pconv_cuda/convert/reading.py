@@ -41,7 +41,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_code(file: Any, path: Path) -> None:
-    """A whole Keras model with code in a layer computes what no table of weights says."""
+    """A Keras model with code in a layer cannot be told by its weights."""
     config = file.attrs.get("model_config", "")
     text = config.decode("utf-8", "replace") if isinstance(config, bytes) else str(config)
     if re.search(r'"class_name":\s*"Lambda"', text):

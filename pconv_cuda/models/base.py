@@ -1,4 +1,4 @@
-"""What every network of the package has: the range of its pictures, and its file."""
+"""The networks' base: normalisation, devices, files."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def grid(self) -> int:
-        """Side in pixels of the cells by which it halves: only windows that begin on them see what the whole would."""
+        """Side in pixels of the cells by which it halves: windows that begin on them agree with the whole picture."""
 
     @property
     @abc.abstractmethod
@@ -163,7 +163,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         return weights.save(self.state_dict(), self.config, Path(folder))
 
     def fuse(self) -> InpaintingNetwork:
-        """The network for inference: one with less to do in every call, or itself where there is none."""
+        """The network for inference, with less work in each call, or itself."""
         return self
 
     def _tensor(self) -> Tensor:
@@ -172,12 +172,12 @@ class InpaintingNetwork(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return self._tensor().device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """The dtype of its weights."""
         return self._tensor().dtype
 
     def push_to_hub(

@@ -262,7 +262,7 @@ class _Run:
     def _checkpoint(self, done: int, log: RunLog | None) -> None:
         """After ``done`` steps: the score, where it is time for one, and a checkpoint."""
         if log:
-            self._check_folder()  # before anything is written: what is missing would be made anew
+            self._check_folder()  # before anything is written, since writing makes missing folders
         score = None
         if done % self.config.checkpoint.every == 0:
             # without pictures set aside the mean training loss since the last score decides

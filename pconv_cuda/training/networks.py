@@ -1,4 +1,4 @@
-"""What a training trains: the network with its first weights, its optimiser, the average of its weights."""
+"""The trained network with its first weights, its optimiser, and the average of its weights."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class WeightAverage:
     """An exponential average of a network's weights and statistics: smoother than the last ones, and better.
 
-    Its decay begins small, for the first weights are worth little: after n steps it is at most (1 + n) / (10 + n).
+    Its decay begins small, so that the first weights soon count little: after n steps it is at most (1 + n) / (10 + n).
     """
 
     def __init__(self, network: InpaintingNetwork, decay: float) -> None:

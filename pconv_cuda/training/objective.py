@@ -1,4 +1,4 @@
-"""What a training minimises, step by step, and how its terms become numbers."""
+"""The objective of a training at each step, and its terms as numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pconv_cuda.training.options import TrainingConfig
 
 __all__ = ["HiddenErrors", "Objective", "mean_over_samples", "mean_terms"]
 
-_LEAST_ERROR = 0.01  # normalised units, about half a grey level: a perfect fill is no divisor of 0
+_LEAST_ERROR = 0.01  # normalised units, about half a grey level, so that a perfect fill does not divide by 0
 _LEAST_DISTANCE = 0.01  # likewise, of features
 Terms = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]

@@ -124,7 +124,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    preset: str = _key("paper", "paper | review: weights of the terms", one_of=("paper", "review"))
+    preset: str = _key(
+        "paper", "paper | bobqywei (that repository's): weights of the terms", one_of=("paper", "bobqywei", "review")
+    )
     vgg: str = _key("imagenet", "imagenet | PATH of VGG16 weights | random | none (no perceptual, no style)")
     hole_steps: int | None = _key(
         0, "steps at the start with the loss in the hole alone, then all terms; null for all of them", least=0

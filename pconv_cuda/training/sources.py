@@ -17,7 +17,7 @@ from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.documents import DamageMasks, DocumentPages
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
-from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
+from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource
 from pconv_cuda.training.grids import GridFacts, GridPairs, GridSteps, facts_of, is_grid, open_steps, split_steps
 from pconv_cuda.training.options import TrainingConfig
 from pconv_cuda.training.pairs import Pairs, StepBatches
@@ -40,8 +40,6 @@ class RunData:
 
 
 def _masks(config: TrainingConfig) -> MaskSource:
-    if config.data.masks == "strokes":
-        return StrokeMasks(config.data.hole_share)  # the first masks of this package: runs that go on need their bits
     if config.data.masks == "damage":
         return DamageMasks(config.data.hole_share)
     if config.data.masks in KINDS:
