@@ -21,10 +21,10 @@ def load(path: Path) -> list[dict[str, Any]]:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = [bench["extra_info"] for bench in found["benchmarks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PConvError(f"bench: {path} is no result of pytest-benchmark ({type(error).__name__}: {error})") from None
+        raise PConvError(f"{path} is no result of pytest-benchmark ({type(error).__name__}: {error})") from None
     rows = [{**row, "date": found.get("datetime", "")[:10]} for row in rows if {"rivals", *KEY} <= set(row)]
     if not rows:
-        raise PConvError(f"bench: {path}: expected results of `pconv bench`, found none with rivals in it")
+        raise PConvError(f"{path}: expected results of `python -m benchmarks`, found none with rivals in it")
     return rows
 
 
@@ -35,7 +35,7 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 def verdict(old: dict[str, float], new: dict[str, float]) -> tuple[float, float, str]:
     """Change of our time over the plain convolution's in the same run, the noise of it, and what that means.
 
-    Both runs' noise together, doubled: the notch rule holds within a run, and another run has moods of its own.
+    Both runs' noise together, doubled: the notch rule holds within a run, and runs differ.
     """
     change = new["ratio"] / old["ratio"]
     noise = 2 * (old["noise"] ** 2 + new["noise"] ** 2) ** 0.5
@@ -49,7 +49,7 @@ def table(old_path: Path, new_path: Path) -> str:
     old, new = ({key(row): row for row in load(path)} for path in (old_path, new_path))
     shared = [one for one in new if one in old]
     if not shared:
-        raise PConvError(f"bench: {old_path} and {new_path} have no case in common (same size, batch, holes, dtype)")
+        raise PConvError(f"{old_path} and {new_path} have no case in common (same size, batch, holes, dtype)")
     lines = ["| case | old, ms | new, ms | times plain, old -> new | change | noise | verdict |", "|---" * 7 + "|"]
     for one in shared:
         before, after = old[one]["rivals"]["ours"], new[one]["rivals"]["ours"]

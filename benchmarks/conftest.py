@@ -64,5 +64,5 @@ def _threads(request: pytest.FixtureRequest):
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    """A result says what machine it is, not whose."""
+    """Leaves the host's name out of the result."""
     machine_info.pop("node", None)

@@ -1,4 +1,4 @@
-"""One run on a machine with a GPU, in two parts, each worth having without the other.
+"""One run on a machine with a GPU, in two independent parts.
 
     python -m benchmarks.gpu_lap [--part check|speed] [--out FOLDER] [--seconds N] [--rehearse]
 

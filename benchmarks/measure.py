@@ -1,4 +1,4 @@
-"""Timing that can be believed: rivals take turns in one process, medians, and the machine beside the numbers."""
+"""Timing: rivals take turns in one process; medians, and the machine beside the numbers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Seconds of every call. In each round every rival runs once, so that drift and noise hit all alike.
 
-    The order moves on by one each round: nobody always follows the rival that leaves the caches cold. ``events``:
+    The order moves on by one each round: no rival always follows the one that leaves the caches cold. ``events``:
     timed by CUDA events; by default on a CUDA device.
     """
     by_events = device == "cuda" if events is None else events
@@ -73,7 +73,7 @@ def alternate(
 def summary(times: dict[str, list[float]], base: str) -> dict[str, Any]:
     """Median, least and most in milliseconds; ``ratio``: the median over the rounds of a call's time over ``base``'s.
 
-    Times of one round are compared with each other, so that a slow minute of the machine does not decide;
+    Times of one round are compared with each other, so that slow phases of the machine cancel;
     ``ratio_of_min`` compares the best rounds. ``noise`` is the ratio's own uncertainty as a share of it: half of the
     median's 95 % interval by the notch rule, 1.57 times the quartiles' distance over the root of the rounds.
     """
@@ -108,8 +108,9 @@ def machine() -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     load = [round(value, 2) for value in os.getloadavg()]
     return {
-        "cpu": model, "cores": os.cpu_count(), "gpu": device, "torch": torch.__version__,
-        "threads": torch.get_num_threads(), "load": load, "python": platform.python_version(),
+        "cpu": model, "cores": os.cpu_count(), "vectors": torch.backends.cpu.get_cpu_capability(), "gpu": device,
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "load": load,
+        "python": platform.python_version(),
     }  # fmt: skip
 
 

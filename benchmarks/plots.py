@@ -40,7 +40,7 @@ WIDTH = 8.8  # inches; at 110 dots an inch about the width of a README, so that 
 
 
 def _figure(rows: int, columns: int, height: float, **shared: Any) -> tuple[Any, list[Any]]:
-    figure_module = require("matplotlib.figure", "bench", why="plots")  # no pyplot: it keeps state and wants a screen
+    figure_module = require("matplotlib.figure", "bench", why="plots")  # pyplot keeps state and needs a display
     figure = figure_module.Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).ravel())
 

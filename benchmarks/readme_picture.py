@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from pconv_cuda.data.images import centre_square
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.documents import damage_mask, document_pages
+from pconv_cuda.evaluation.methods import BASELINES, baselines
 from pconv_cuda.masks import draw_mask
-from pconv_cuda.quickstart import Case, hole_psnr, restore, write_sheet
+from pconv_cuda.quickstart import Case, hole_psnr, packaged_network, restore_all, write_cases
 
 SIZE = 256
 SHARES = ((0.05, 0.1), (0.1, 0.15), (0.15, 0.2))  # one a row: thin holes to wider ones
@@ -24,11 +25,7 @@ IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 def photographs() -> Iterator[Case]:
     _, held_out = split(packaged_images())
     for number, (photograph, share) in enumerate(zip(held_out, SHARES, strict=True)):
-        height, width = photograph.array.shape[:2]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = Image.fromarray(photograph.array[top : top + side, left : left + side])
-        truth = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+        truth = centre_square(photograph.array, SIZE)
         yield Case(photograph.name, truth, draw_mask(SIZE, np.random.default_rng([2026, number]), "mixed", share))
 
 
@@ -39,11 +36,13 @@ def pages() -> Iterator[Case]:
 
 def sheet(cases: list[Case], columns: dict[str, str], out: Path) -> None:
     """A row a case; ``columns``: label -> what fills the holes."""
-    results = {label: [restore(name, case) for case in cases] for label, name in columns.items()}
+    methods = [baselines((name,)) if name in BASELINES else packaged_network(name) for name in columns.values()]
+    results = {label: restore_all(own, cases)[own[0].name] for label, own in zip(columns, methods, strict=True)}
+    psnr = {label: hole_psnr(pictures, cases) for label, pictures in results.items()}
     for row, case in enumerate(cases):
-        said = ", ".join(f"{hole_psnr(results[label][row], case):.2f} dB with {columns[label]}" for label in columns)
+        said = ", ".join(f"{psnr[label][row]:.2f} dB with {columns[label]}" for label in columns)
         print(f"{case.name}: {1 - case.valid.mean():.1%} hole, {said}")
-    write_sheet(out, cases, results)
+    write_cases(out, cases, results)
 
 
 if __name__ == "__main__":

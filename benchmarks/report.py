@@ -1,7 +1,7 @@
 """Results as tables and plots; the tables of the README and of docs/benchmarks.md from the newest of them.
 
 python -m benchmarks.report --readme        newest of benchmarks/results -> README.md, docs/benchmarks.md, picture
-python -m benchmarks.report OUT JSON...     what `pconv bench` writes
+python -m benchmarks.report OUT JSON...     what `python -m benchmarks` writes
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def newest(folder: Path) -> list[Row]:
             continue  # memory, scaling, the quick start: results of another form
         if {"layer", "network"} <= {row["kind"] for row in rows if row["device"] == "cpu"}:
             return rows
-    raise PConvError(f"bench: no result of a CPU with layers and a network in {folder}")
+    raise PConvError(f"no result of a CPU with layers and a network in {folder}")
 
 
 def usual(rows: list[Row]) -> dict[str, Row]:
@@ -178,7 +178,7 @@ def update_readme() -> None:
     for path, block in blocks(folder).items():
         text = path.read_text(encoding="utf-8")
         if text.count(BEGIN) != 1 or text.count(END) != 1:
-            raise PConvError(f"bench: expected the marks {BEGIN!r} and {END!r} once each in {path}")
+            raise PConvError(f"expected the marks {BEGIN!r} and {END!r} once each in {path}")
         head, _, rest = text.partition(BEGIN)
         with atomic_path(path) as temporary:
             temporary.write_text(head + block + rest.partition(END)[2], encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What people run today, written down again from its arithmetic: the unfused layers that we are compared with.
+"""Published implementations, rewritten from their arithmetic: the unfused layers that we compare with.
 
-None of them is the truth (that is pconv_cuda.reference); they are here to be timed.
+They are timed, not used as the truth (pconv_cuda.reference is).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The smooth fill against the usual methods that learn nothing: seconds on one core, and PSNR inside the holes.
+"""The smooth fill against the usual methods without training: seconds on one core, and PSNR inside the holes.
 
 OMP_NUM_THREADS=1 python -m benchmarks.smooth_fill > result.json
     --photos DIR   more photographs, a folder of JPEG files

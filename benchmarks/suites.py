@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> Path:
     Raises:
         PConvError: a device that is not here, or a call that failed; the message has the end of its output.
     """
-    require("pytest_benchmark", "bench", why="pconv bench")
+    require("pytest_benchmark", "bench", why="measuring")
     args.device = pick_device(args.device).type
     target, calls = args.out / "results.json", SUITES[args.suite]
     gathered: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def _measured(options: list[str]) -> dict[str, Any]:
         # A photograph on one core takes longer than a test may.
         done = subprocess.run([*command, "-o", "timeout=3600"], cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
-            raise PConvError(f"bench: pytest {' '.join(options)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+            raise PConvError(f"pytest {' '.join(options)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
         found = json.loads(file.read_text(encoding="utf-8"))
     for bench in found["benchmarks"]:
         bench["stats"].pop("data", None)  # raw rounds: medians, extremes and noise are kept

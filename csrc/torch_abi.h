@@ -1,4 +1,4 @@
-// The one place that says which stable ABI we are built for: torch 2.11 and everything after it.
+// The stable ABI that we are built for: torch 2.11 and everything after it.
 // Every file that includes a torch header includes this one first.
 #pragma once
 

@@ -1,6 +1,6 @@
 """Partial convolution (Liu et al., ECCV 2018) as fused kernels, and inpainting built on it.
 
-Everything is imported when it is first used (PEP 562), torch too. The operators ``torch.ops.pconv_cuda.*`` are
+Names are imported at first use (PEP 562), and torch with them. The operators ``torch.ops.pconv_cuda.*`` are
 registered with the first of them, or by ``import pconv_cuda.ops``.
 """
 

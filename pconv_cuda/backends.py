@@ -1,15 +1,15 @@
-"""Which kernels run: settings and a look, modelled on ``torch.backends``.
+"""Which kernels run: one setting and a report, modelled on ``torch.backends``.
 
 ``pconv_cuda.backends.benchmark = True``: the first time that an operator meets a new geometry on a CUDA device, it
-times the ways that there are (our kernels on mma.sync and, on sm_90, on wgmma; the library's convolution with our
-passes; then every tile that the fastest of these could take) and keeps the fastest, in memory and at the end in the
-user's cache folder. It pays where the same sizes come
-again and again, as in training. Nothing is timed while a graph is captured, and under
+times the alternatives (our kernels on mma.sync and, on sm_90, on wgmma; the library's convolution with our passes;
+then every tile of the fastest of these) and keeps the fastest, in memory and at the end in the
+user's cache folder. It pays where the same sizes recur,
+as in training. Nothing is timed while a graph is captured, and under
 ``torch.use_deterministic_algorithms(True)`` the static plan decides: the same kernels, and so the same bits, in every
 run.
 
 Attributes:
-    benchmark: bool, False at first. True needs no CUDA device: it then changes nothing.
+    benchmark: bool, default False. Without a CUDA device it has no effect.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _set(on: bool) -> None:
 
 
 def _named_by_device(choices: dict[str, int], save: bool) -> dict[str, int]:
-    """Keys begin with a device's number in a process, and with what it is in the file; others are left out."""
+    """Keys begin with a device's number in memory and with its description in the file; other devices' are left out."""
     named = {str(index): selftest.device_key(index) for index in range(torch.cuda.device_count())}
     if not save:
         named = {name: number for number, name in named.items()}
@@ -101,7 +101,7 @@ def _is_choice(value: Any) -> bool:
 
 
 def _save() -> None:
-    """What was measured, beside what other processes and devices left there."""
+    """Adds what was measured to the file, keeping other processes' and devices' choices."""
     module = extension.cuda_module()
     if module is None or not (measured := _named_by_device(module.measured_choices(), True)):
         return

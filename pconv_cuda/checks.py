@@ -1,4 +1,4 @@
-"""What the functional forms accept: each check names the argument, what was expected and what came."""
+"""What the functional forms accept: each check names the argument, the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def check_parameters(input: Tensor, whose: str, others: dict[str, Tensor | None]
             continue
         if tensor.device != input.device:
             raise ValueError(f"{name}: expected {whose} device {input.device}, got {tensor.device}")
-        # Autocast brings unequal dtypes together later.
+        # Under autocast the operator casts them.
         if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
             raise TypeError(f"{name}: expected {whose} dtype {input.dtype}, got {tensor.dtype}")
 
@@ -123,11 +123,11 @@ def upcat_mask(name: str, mask: Tensor | None, source: Tensor) -> Tensor | None:
     if mask is None:
         return None
     mask = compact(checked_mask(mask, source, name))
-    # Under torch.func's transforms the reference runs, which takes them; and vmap has no values to look at.
+    # Under torch.func's transforms the reference runs, which takes such masks, and vmap hides the values.
     if mask.shape[1] == 1 or (not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()):
         return mask
     first = mask[:, :1]
-    # Whether channels agree is the values' answer, which a graph under compilation cannot wait for.
+    # Comparing channels reads values, which a graph under compilation cannot.
     if not torch.compiler.is_compiling() and not mask.is_meta and same_in_all_channels(mask):
         return first
     raise ValueError(
@@ -145,7 +145,7 @@ def same_in_all_channels(mask: Tensor) -> bool:
 def smooth_arguments(
     input: Tensor, mask: Tensor, tension: float, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, Tensor, float, float, int]:
-    """What :func:`pconv_cuda.functional.smooth_fill` was given, checked: a batch, a bool mask, three numbers."""
+    """The checked arguments of :func:`pconv_cuda.functional.smooth_fill`: a batch, a bool mask, three numbers."""
     check_tensor("input", input)
     check_tensor("mask", mask)
     if input.dtype not in DTYPES:
@@ -168,7 +168,7 @@ def smooth_arguments(
     rounds = operator.index(max_iterations)
     if rounds < 1:
         raise ValueError(f"max_iterations: expected at least 1, got {max_iterations!r}")
-    # The answer is in the values, which a graph under compilation cannot wait for; there the operator asks.
+    # This reads values, which a graph under compilation cannot; there the operator checks.
     if not torch.compiler.is_compiling() and not valid.is_meta and 0 not in input.shape:
         empty = ~valid.flatten(2).any(2)
         if bool(empty.any()):
@@ -177,7 +177,7 @@ def smooth_arguments(
                 f"mask: expected at least one valid pixel in each sample and channel, got none in sample {sample}, "
                 f"channel {channel}"
             )
-    # Below what the arithmetic resolves there is nothing to gain.
+    # A smaller tolerance is below the rounding error.
     least = 4 * torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     return input, valid, float(tension), max(float(tolerance), least), rounds
 
@@ -185,7 +185,7 @@ def smooth_arguments(
 def check_fits(
     input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
 ) -> None:
-    """That at least one window lies inside the padded image, and that the output has a size."""
+    """Checks that a window fits into the padded image and that the output's size is a valid number."""
     values = input.shape[0] * weight.shape[0]
     for axis, name in enumerate(("height", "width")):
         size, window = input.shape[2 + axis] + 2 * padding[axis], dilation[axis] * (weight.shape[2 + axis] - 1) + 1
@@ -200,8 +200,8 @@ def check_fits(
 
 
 def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
-    """The mask, four-dimensional and without a gradient, when it fits the batched input. Of three dimensions it is one
-    mask for all pictures."""
+    """The mask, four-dimensional and without a gradient, checked against the batched input. A mask of three dimensions
+    is one for all pictures."""
     check_tensor(name, mask)
     mask = mask.unsqueeze(0) if mask.dim() == 3 else mask
     if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):
@@ -227,7 +227,7 @@ def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
 
 
 def as_valid(mask: Tensor, name: str = "mask") -> Tensor:
-    """The mask as bool: True where it is less or more than 0. NaN, a value that nobody knows, is a hole."""
+    """The mask as bool: True where it is not 0. NaN is a hole."""
     if mask.dtype == torch.bool:
         return mask
     if mask.dtype.is_complex:
@@ -236,13 +236,13 @@ def as_valid(mask: Tensor, name: str = "mask") -> Tensor:
 
 
 def check_binary(mask: Tensor, name: str = "mask") -> None:
-    """With ``PCONV_CHECK=1`` in the environment: refuse values other than 0 and 1, NaN too. It synchronises.
+    """With ``PCONV_CHECK=1`` in the environment: RuntimeError for values other than 0 and 1. It synchronises.
 
     Everything that calls :func:`as_valid` calls this first. (In compiled code the operator itself checks.)
     """
     if torch.compiler.is_compiling() or os.environ.get("PCONV_CHECK") != "1" or mask.is_meta:
         return
-    while torch._C._functorch.is_functorch_wrapped_tensor(mask):  # vmap has no values, but what it wraps has
+    while torch._C._functorch.is_functorch_wrapped_tensor(mask):  # vmap hides the values of what it wraps
         mask = torch._C._functorch.get_unwrapped(mask)
     odd = int(((mask != 0) & (mask != 1)).sum())
     if odd:
@@ -250,7 +250,7 @@ def check_binary(mask: Tensor, name: str = "mask") -> None:
 
 
 def compact(mask: Tensor) -> Tensor:
-    """Undo an expansion over batch or channels: same values, fewer of them, no copy."""
+    """Undo an expansion over batch or channels, without a copy."""
     if torch.compiler.is_exporting():  # an exported program is called with masks of any strides
         return mask
     if mask.shape[0] > 1 and mask.stride(0) == 0:

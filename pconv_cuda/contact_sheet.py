@@ -1,4 +1,4 @@
-"""Pictures side by side with headings, as a person looks through them."""
+"""Pictures side by side, with headings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that a person reads, and the check for optional packages."""
+"""Errors for users, and the check for optional packages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DISTRIBUTIONS = {  # import name -> the name that pip knows, where they differ
 
 
 class PConvError(Exception):
-    """Something the user can put right; the command line prints it without a traceback."""
+    """An error that the user can correct; the command line prints it without a traceback."""
 
 
 class MissingExtra(PConvError, ImportError):

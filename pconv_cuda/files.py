@@ -33,7 +33,7 @@ __all__ = [
     "temporary_folder",
 ]
 
-# Short, whatever the final name's length is, and random, so that nobody can prepare a link of that name.
+# Short for any final name, and random, so that no link can be planted under it.
 _TEMPORARY = re.compile(r"\.pconv-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 _FOREIGN_AGE = 24 * 3600  # seconds after which a temporary file of another host counts as abandoned
@@ -181,7 +181,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# ---- errors of the system in words
+# ---- texts of system errors
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space, or write to another disk",
@@ -196,7 +196,7 @@ _REMEDIES = {
 
 
 def os_error_text(error: OSError) -> str:
-    """What happened and what helps, in words; the file is not named."""
+    """Cause and remedy as a phrase, without the file's name."""
     return _REMEDIES.get(error.errno or 0) or error.strerror or str(error)
 
 
@@ -224,9 +224,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def system_error_text(error: Exception) -> str | None:
-    """The same of any error that the system is the cause of, such as torch's own, with the file where it is known.
+    """The same for any error caused by the system, torch's own included, with the file where it is known.
 
-    None of every other error.
+    None for every other error.
     """
     if is_out_of_memory(error):
         return "out of memory; take smaller pictures or fewer at a time, or end other programs"

@@ -66,7 +66,7 @@ def partial_conv2d(
         input: ``(N, C, H, W)`` or ``(C, H, W)``; float64, float32, bfloat16 or float16; contiguous or
             channels_last, which the output keeps.
         mask: ``(N|1, 1|C, H, W)``, or ``(1|C, H, W)``, one for all pictures of a batch; bool, uint8 or floating: 1
-            (and all else that is less or more than 0) is valid, 0 and NaN are holes. ``None``: all valid, so that only
+            (and every other value but 0) is valid, 0 and NaN are holes. ``None``: all valid, so that only
             the image border is renormalised (partial convolution based padding, arXiv 1811.11718).
         weight: ``(K, C / groups, R, S)``, of the input's dtype.
         bias: ``(K,)`` or None; added where a window holds a valid pixel.
@@ -142,7 +142,7 @@ def partial_conv2d_sources(
         if not alike or 0 in source.shape[1:]:
             shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
             raise ValueError(f"inputs: expected (N, C_i, H, W) of one batch and size, C_i not 0, got {shapes}")
-        # Autocast brings unequal dtypes together: a picture, and features of the layer before.
+        # Under autocast dtypes may differ: a float32 picture and half-precision features.
         same = source.dtype == inputs[0].dtype or torch.is_autocast_enabled(source.device.type)
         if not same or source.device != inputs[0].device:
             kinds = ", ".join(f"{each.dtype} on {each.device}" for each in inputs)
@@ -160,7 +160,7 @@ def partial_conv2d_sources(
     window = (stride, padding, dilation, 1)
     if len(inputs) == 2 and all(mask is None or mask.shape[1] == 1 for mask in compact_masks):
         output, new_mask = apply(inputs[0], compact_masks[0], weight, bias, *window, inputs[1], compact_masks[1])
-    else:  # a mask for each channel of what is joined: the operator knows two sources with a mask of one channel each
+    else:  # per-channel masks, or other than two sources: the operator takes two sources with one-channel masks
         valid = [reference.valid_mask(mask, each) for mask, each in zip(compact_masks, inputs, strict=True)]
         batch = 1 if all(mask.shape[0] == 1 for mask in valid) else inputs[0].shape[0]
         spread = [mask.expand(batch, each.shape[1], -1, -1) for mask, each in zip(valid, inputs, strict=True)]
@@ -281,7 +281,7 @@ def apply(
     prepared: Tensor | None = None,
     negative_slope: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The operator; or the reference, where torch's transforms need every step to be an operator of torch's own."""
+    """The operator; or the reference, under torch.func's transforms, which need torch's own operators."""
     window = (stride, padding, dilation, groups)
     if not is_transformed(input, skip, weight, bias):
         rest = (upsample, prepared, -1, negative_slope)
@@ -295,7 +295,7 @@ def apply(
 
 
 def _as_new_mask(new_mask: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:
-    """The operator's bool (N|1, 1|groups, P, Q) as users get it: whole batch, the mask's dtype, K channels by group."""
+    """The operator's bool (N|1, 1|groups, P, Q) as returned: whole batch, the mask's dtype, K channels by group."""
     if mask is not None:
         new_mask = new_mask.to(mask.dtype)
     if new_mask.shape[1] > 1:

@@ -1,8 +1,8 @@
 """Networks on the Hugging Face hub: ``user/repo``, or ``user/repo@revision``. The extra ``[hub]``.
 
-Nothing here is asked for a path that exists, nor for one whose first part is a folder here, nor for a text that begins
-with ``.``, ``/`` or ``~`` or ends in ``/``. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what
-they mean to huggingface_hub.
+A path that exists, one whose first part is an existing folder, and a text that begins with ``.``, ``/`` or ``~`` or
+ends in ``/`` never lead to the hub. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what they
+mean to huggingface_hub.
 """
 
 from __future__ import annotations
@@ -40,6 +40,20 @@ filled = inpaint(network, picture, mask)  # PIL or numpy: white is the hole
 ```
 On the command line: `pconv inpaint photo.jpg --mask hole.png -o restored.png --weights {name}`.
 """
+_GRID_CARD = """---
+library_name: pconv_cuda
+tags: [inpainting, partial-convolution, gridded-data]
+---
+# {name}
+A network of pconv_cuda, class `{kind}`, which fills gaps in gridded data.
+
+```python
+from pconv_cuda import fill
+
+filled = fill("{name}", array)  # numpy, torch or xarray; NaN is missing
+```
+On the command line: `pconv fill data.nc --var NAME -o filled.nc --weights {name}`.
+"""
 
 
 def is_repository(path: str | Path) -> bool:
@@ -60,7 +74,7 @@ def download(repository: str, files: tuple[str, str]) -> Path:
         The weights' file, beside which the configuration lies.
 
     Raises:
-        PConvError: no such repository or revision, one without such a file, one that has to be asked for, or no
+        PConvError: no such repository or revision, one without such a file, a gated one, or no
             network and nothing in the cache.
         MissingExtra: huggingface_hub is not installed.
     """
@@ -84,8 +98,9 @@ def push(network: InpaintingNetwork, repository: str, *, private: bool | None, m
         network.save_pretrained(folder)
         api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
         api.create_repo(repository, private=private, exist_ok=True)
-        if not api.file_exists(repository, "README.md"):  # one that a person wrote stays
-            card = _CARD.format(name=repository, kind=type(network).__name__)
+        if not api.file_exists(repository, "README.md"):  # an existing one is kept
+            card = _GRID_CARD if network.not_for_pictures else _CARD
+            card = card.format(name=repository, kind=type(network).__name__)
             (folder / "README.md").write_text(card, encoding="utf-8")
         done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     return str(done.commit_url)
@@ -93,8 +108,11 @@ def push(network: InpaintingNetwork, repository: str, *, private: bool | None, m
 
 @contextlib.contextmanager
 def _in_words(what: str) -> Iterator[None]:
-    """Errors of the library as one sentence each."""
+    """Errors of the library as one sentence each, without its warnings of every try."""
     errors = require("huggingface_hub.errors", "hub")
+    logging = require("huggingface_hub.utils.logging", "hub")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     except errors.GatedRepoError as error:
@@ -124,3 +142,5 @@ def _in_words(what: str) -> Iterator[None]:
         if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise
         raise PConvError(f"{what}: the hub cannot be reached: {str(error)[:300]}") from error
+    finally:
+        logging.set_verbosity(verbosity)

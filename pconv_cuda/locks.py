@@ -136,7 +136,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _write_holder(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # a full disk: the lock holds, its holder is not named
+    with contextlib.suppress(OSError):  # a full disk: the lock holds, without its holder's name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
 
@@ -150,7 +150,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _forget_locks() -> None:
-    """In a forked child: a loader process that outlives its killed parent must not keep the folder locked."""
+    """Called in a forked child, so that a loader process that outlives its parent does not keep the folder locked."""
     for descriptor in _locks:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What ``inpaint`` and the command line take by name. Nothing here imports torch before something is loaded."""
+"""The fillers that ``inpaint`` and the command line know by name. torch is imported when one is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DEFAULT", "NAMED", "Named", "load", "load_named"]
 
 @dataclass(frozen=True)
 class Named:
-    """``about`` is for people; ``load`` makes it on a device."""
+    """``about``: for help texts; ``load``: makes it on a device."""
 
     about: str
     load: Callable[[torch.device], Filler]
@@ -52,7 +52,7 @@ DEFAULT = "photo"  # what `pconv inpaint` takes where no weights are named
 
 
 def load_named(name: str, device: torch.device) -> Filler:
-    """What ``pconv_cuda.inpaint`` takes in a network's place.
+    """The filler of a name, as ``pconv_cuda.inpaint`` takes it.
 
     Raises:
         PConvError: another word.

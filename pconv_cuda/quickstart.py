@@ -7,21 +7,22 @@ network never saw, and measures the result against the others and two baselines,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pconv_cuda.contact_sheet import contact_sheet
+from pconv_cuda.data.images import centre_square
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.documents import damage_mask, document_pages
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.evaluation.methods import baselines
+from pconv_cuda.evaluation.figures import write_sheet
+from pconv_cuda.evaluation.methods import Method, baselines, networks
+from pconv_cuda.evaluation.metrics import measure
 from pconv_cuda.files import atomic_path
-from pconv_cuda.inpainting import inpaint
 from pconv_cuda.masks import draw_mask
-from pconv_cuda.models import InpaintingNetwork, load_network
+from pconv_cuda.models.weights import PRETRAINED
 from pconv_cuda.rng import Stream, generator
 from pconv_cuda.training.config import TrainingConfig, load_config
 from pconv_cuda.training.loop import train
@@ -31,12 +32,14 @@ __all__ = [
     "Case",
     "held_out_cases",
     "hole_psnr",
+    "packaged_network",
     "quickstart",
     "quickstart_config",
-    "restore",
-    "write_sheet",
+    "restore_all",
+    "write_cases",
 ]
 
+Results = dict[str, list[np.ndarray]]  # name of a method -> its picture (H, W, 3) uint8 of each case
 PRESETS = {"photographs": "photo", "document": "document"}  # and the packaged network for it
 
 STEPS = 3000  # measured on two cores: 24 a second without VGG16's terms, so 2 minutes
@@ -99,17 +102,12 @@ def held_out_cases(seed: int = 0, size: int = _PICTURE, preset: str = "photograp
     """
     if preset == "document":
         return _page_cases(seed, size)
-    pil_image = require("PIL.Image", "quickstart", why="the quick start")
     _, held_out = split(packaged_images())
     cases = []
     for number, photograph in enumerate(held_out):
-        height, width = photograph.array.shape[:2]
-        side = min(height, width)
-        left, top = (width - side) // 2, (height - side) // 2
-        picture = pil_image.fromarray(photograph.array[top : top + side, left : left + side])
-        truth = np.asarray(picture.resize((size, size), pil_image.Resampling.LANCZOS))
+        truth = centre_square(photograph.array, size)
         for one, share in enumerate(_HOLES):
-            # a step that no training reaches, so that no training has these masks
+            # step index outside training, so test masks are disjoint
             rng = generator(seed, Stream.MASK, 2**31, number, one)
             cases.append(Case(f"{photograph.name}-{one + 1}", truth, draw_mask(size, rng, "mixed", share)))
     return cases
@@ -124,21 +122,27 @@ def _page_cases(seed: int, size: int) -> list[Case]:
     return cases
 
 
-def _composite(fill: Callable[[np.ndarray, np.ndarray], np.ndarray], case: Case) -> np.ndarray:
-    """What ``fill(holed, valid)`` puts into the holes, the picture elsewhere."""
-    filled = fill(np.where(case.valid[..., None], case.truth, np.uint8(0)), case.valid)
-    return np.where(case.valid[..., None], case.truth, filled)
+def packaged_network(name: str) -> list[Method]:
+    """The method of the packaged network of this name."""
+    return networks([f"{name}={PRETRAINED / name}.safetensors"])  # a name alone could be a file here
 
 
-def restore(model: InpaintingNetwork | str, case: Case) -> np.ndarray:
-    """The picture (H, W, 3) uint8, its holes filled by a network or by name; neither sees what lies in them."""
-    return _composite(lambda holed, valid: inpaint(model, holed, ~valid), case)
+def restore_all(methods: Sequence[Method], cases: Sequence[Case]) -> Results:
+    """Each method's name -> its picture of every case."""
+    return {method.name: [method.restore(case.truth, case.valid) for case in cases] for method in methods}
 
 
-def hole_psnr(restored: np.ndarray, case: Case) -> float:
-    """Peak signal-to-noise ratio over the hole's pixels alone, in dB (peak 255)."""
-    difference = restored[~case.valid].astype(np.float64) - case.truth[~case.valid]
-    return float(10 * np.log10(255.0**2 / max(np.mean(difference**2), 1e-10)))
+def hole_psnr(restored: Sequence[np.ndarray], cases: Sequence[Case]) -> list[float]:
+    """PSNR over the hole's pixels of each case, dB (peak 255)."""
+    both = zip(restored, cases, strict=True)
+    return [measure(picture, case.truth, case.valid)["hole_psnr"] for picture, case in both]
+
+
+def write_cases(path: Path, cases: Sequence[Case], results: Results) -> None:
+    """The sheet: before, hole, a column for each of ``results``, truth."""
+    columns = zip(*results.values(), strict=True)
+    examples = [(case.truth, case.valid, fills) for case, fills in zip(cases, columns, strict=True)]
+    write_sheet(path, examples, list(results))
 
 
 def quickstart(
@@ -163,29 +167,24 @@ def quickstart(
     Raises:
         PConvError: a missing extra, or a folder that holds a run of other settings.
     """
-    for module in ("accelerate", "tensorboard", "skimage", "sklearn", "PIL"):
-        require(module, "quickstart", why="the quick start")  # now, not after minutes of training
+    for module in ("accelerate", "tensorboard", "skimage", "sklearn", "PIL", "torchmetrics"):
+        require(module, "quickstart", why="the quick start")  # before minutes of training
     if steps is not None and steps < 1:
         raise PConvError(f"steps: expected at least 1, got {steps}")
     config, out = quickstart_config(steps, seed, vgg, preset), Path(out)
     cases = held_out_cases(seed, preset=preset)
     packaged = PRESETS[preset]
-    results = {name: [restore(name, case) for case in cases] for name in ("smooth", packaged)}
+    results = restore_all([*baselines(("smooth",)), *packaged_network(packaged)], cases)
     out.mkdir(parents=True, exist_ok=True)
-    write_sheet(out / "sheet.png", cases, results)
+    write_cases(out / "sheet.png", cases, results)
     say(f"{out / 'sheet.png'}: {len(cases)} pictures, by the smooth fill, which needs no weights, and by {packaged}")
     say(f"{packaged} comes with the package; now a small network learns the same")
     train(config, out)
-    trained = load_network(out)
-    results["result"] = [restore(trained, case) for case in cases]
-    write_sheet(out / "sheet.png", cases, results)
-    for method in baselines(("mean", "biharmonic")):
-        results[method.name] = [_composite(method.fill, case) for case in cases]
+    results |= restore_all(networks([f"result={out}"]), cases)
+    write_cases(out / "sheet.png", cases, results)
+    results |= restore_all(baselines(("mean", "biharmonic")), cases)
     names = {"smooth": "smooth", "packaged": packaged, "after": "result", "mean": "mean", "biharmonic": "biharmonic"}
-    report = {
-        f"psnr_hole_{key}": float(np.mean([hole_psnr(*both) for both in zip(results[name], cases, strict=True)]))
-        for key, name in names.items()
-    }
+    report = {f"psnr_hole_{key}": float(np.mean(hole_psnr(results[name], cases))) for key, name in names.items()}
     with atomic_path(out / "report.json") as temporary:
         about = {"pictures": len(cases), "steps": config.train.steps, "seed": seed, "vgg": config.loss.vgg}
         about |= {} if preset == "photographs" else {"preset": preset}
@@ -211,16 +210,3 @@ def _report_lines(report: dict[str, float], packaged: str, count: int) -> list[s
     lines.append(f"training added {gain:+.2f} dB to the smooth fill")
     lines.append(f"the result is {abs(above):.2f} dB {'above' if above >= 0 else 'below'} biharmonic filling")
     return lines
-
-
-def write_sheet(path: Path, cases: Sequence[Case], filled: Mapping[str, Sequence[np.ndarray]]) -> None:
-    """One row a picture: before (holes white), hole (white), a column for each of ``filled``, truth."""
-    rows = []
-    for number, case in enumerate(cases):
-        hole = ~case.valid
-        before = np.where(hole[..., None], np.uint8(255), case.truth)
-        fills = [pictures[number] for pictures in filled.values()]
-        rows.append([before, hole.astype(np.uint8) * 255, *fills, case.truth])
-    sheet = contact_sheet(rows, cases[0].truth.shape[0], headings=("before", "hole", *filled, "truth"))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")

@@ -51,7 +51,7 @@ def window_ratio(mask: Tensor, weight: Tensor, groups: int, precise: torch.dtype
             box = torch.ones(groups, channels, rows, columns, dtype=precise, device=mask.device)
             count = F.conv2d(valid, box, groups=groups, **where)
     count = count.round()  # some algorithms of a GPU's library leave 1e-7 in an empty window
-    # A select, never an epsilon: 1 / 1e-8 is no fp16 number.
+    # A select instead of an epsilon: 1 / 1e-8 overflows fp16.
     return torch.where(count > 0, channels * rows * columns / count.clamp(min=1), 0.0)
 
 
@@ -69,14 +69,14 @@ def partial_conv2d(
     where: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     if mask is not None:
         check_binary(mask)
-    # Ratios are formed in fp32 (fp64 for doubles): a count of 1024 channels is not a bf16 number.
+    # Ratios are formed in fp32 (fp64 for doubles): bf16 cannot hold large counts exactly.
     precise = torch.float64 if input.dtype == torch.float64 else torch.float32
     if mask is None:
         mask = torch.ones_like(input[..., :1, :, :], dtype=torch.bool)
     ratio = window_ratio(mask, weight, groups, precise, **where)
     if ratio.shape[-3] > 1:
         ratio = ratio.repeat_interleave(weight.shape[0] // groups, dim=-3)
-    # A select, never a product: NaN in a hole does no harm.
+    # A select instead of a product, which would pass NaN.
     masked = torch.where(as_valid(mask), input, 0.0)
     if needs_plain_strides(input, weight, stride):
         masked, weight = (t.clone(memory_format=torch.contiguous_format) for t in (masked, weight))

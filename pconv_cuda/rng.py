@@ -1,8 +1,8 @@
 """Random draws that are a function of (seed, step, sample) alone.
 
-There is no generator whose state moves along with training: each draw gets a fresh one, keyed by
-what it is for. A run that is resumed, or that has other numbers of workers or processes, sees the
-same pictures and masks to the bit, and a checkpoint has no random state to save.
+No generator keeps state during training: each draw gets a fresh one, keyed by its purpose. A run that is resumed, or
+that has other numbers of workers or processes, sees the same pictures and masks to the bit, and a checkpoint has no
+random state to save.
 """
 
 from __future__ import annotations

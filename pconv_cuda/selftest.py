@@ -75,7 +75,7 @@ _TF32 = 2.0**-11
 
 @dataclass(frozen=True)
 class Found:
-    """What one case gave: errors over the largest value of the truth, ours and the library's."""
+    """The result of a case: errors relative to the largest value of the truth, ours and the library's."""
 
     family: str
     dtype: torch.dtype
@@ -92,7 +92,7 @@ class Found:
 
 
 def _tensors(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Random operands of the operator, the same each time; NaN in the holes, which nobody may read."""
+    """Random operands of the operator, the same each time; NaN in the holes, which must not be read."""
     generator = torch.Generator("cpu").manual_seed(7)  # whatever the default device is
 
     def draw(*shape: int) -> Tensor:
@@ -222,7 +222,7 @@ def cache_file() -> Path:
 
 
 def device_key(index: int) -> str:
-    """A CUDA device, its driver, torch and this build: everything that a finding may depend on."""
+    """A key of a CUDA device, its driver, torch and this build."""
     about = torch.cuda.get_device_properties(index)
     module = extension.cuda_module()
     build = Path(getattr(module, "__file__", "") or "")
@@ -249,7 +249,7 @@ def _remembered() -> dict[str, bool]:
 
 
 def _remember(key: str, right: bool) -> None:
-    """A folder that cannot be written to costs a check a process, and nothing else."""
+    """A folder that cannot be written to means one check in each process."""
     path = cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ def _remember(key: str, right: bool) -> None:
 
 
 def is_right(family: int, dtype: int, index: int) -> bool:
-    """What the CUDA operators ask before the first use of a family (a bit) with a dtype; see the module."""
+    """Whether a family (a bit) gives right results with a dtype; the CUDA operators ask before its first use."""
     choice = os.environ.get("PCONV_SELFTEST", "1")
     name, kind, device = list(FAMILIES)[family.bit_length() - 1], DTYPES[dtype], torch.device("cuda", index)
     if choice == "0" or kind == torch.float64:

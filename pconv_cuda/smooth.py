@@ -24,8 +24,8 @@ __all__ = ["MAX_ITERATIONS", "REACH", "TENSION", "TOLERANCE", "laplacian", "plat
 TENSION = 0.3
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 30  # about 5 are needed, 12 without tension; CUDA launches all of them, most of them empty
-_LOST = 1 / 16  # p A p is about r z; far below it the direction is rounding alone, and a step would lead away
-_GROWN = 16  # r z grows so much over its least value by rounding alone
+_LOST = 1 / 16  # p A p is about r z; far below that the direction is rounding error
+_GROWN = 16  # growth of r z over its least value that means rounding errors dominate
 REACH = 2  # of the plate, in pixels: a hole pixel's equation holds no pixel that is farther away in rows or columns
 # The smoother's polynomial is small on [largest / RANGE, largest], where `largest` bounds the plate's eigenvalues: what
 # a coarse level cannot represent lies above a sixteenth of it. Degree 2 needs 6 iterations to 1e-3, 3 and 4 need 5.

@@ -1,4 +1,4 @@
-"""Tensors out of files that others made: .safetensors and what torch.save writes.
+"""Tensors from untrusted files: .safetensors and what torch.save writes.
 
 Nothing but tensors and plain containers is unpickled, and nothing is allocated that the file cannot hold.
 """
@@ -32,7 +32,7 @@ _DEPTH = 32  # of nested containers
 
 
 def describe(path: Path) -> str:
-    """What a file is by its first bytes, in words; ``""`` where they tell nothing."""
+    """The kind of a file by its first bytes, as text; ``""`` where it is unknown."""
     with open(path, "rb") as file:
         start = file.read(64)
     if not start:
@@ -119,7 +119,7 @@ def load_torch(path: Path, argument: str) -> Any:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except PConvError:
         raise
-    except Exception as error:  # a pickle may raise whatever it likes
+    except Exception as error:  # a pickle may raise anything
         raise PConvError(f"{argument}: {path} {_reason(error, path)}") from error
     declared = 0
     for name, tensor in _tensors(content, "", 0):

@@ -1,4 +1,4 @@
-"""Text that may hold anything, such as names of files: made safe for a terminal, Markdown, CSV and messages."""
+"""Untrusted text, such as names of files, made safe for a terminal, Markdown, CSV and messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MENTIONED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 
 
 def rename_arguments(text: str, names: Mapping[str, str]) -> str:
-    """An error's text for people who know its arguments by other names, such as options.
+    """An error's text with its arguments under other names, such as options.
 
     The text begins with the arguments that it is about ("seed, size: expected ..."), and has others in backticks,
     with a value where one is advised (`` `threshold=200` ``). What ``names`` does not hold stays as it is.

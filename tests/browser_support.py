@@ -32,7 +32,7 @@ _OPTIONS = (
 
 @contextlib.contextmanager
 def chromium(downloads: Path) -> Iterator[webdriver.Chrome]:
-    """Skips where there is none."""
+    """Skips where Chromium is missing."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not driver:
         pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
@@ -52,7 +52,7 @@ def chromium(downloads: Path) -> Iterator[webdriver.Chrome]:
 
 
 class Page:
-    """What a person does with the page.
+    """A user's actions on the page.
 
     Args:
         browser: which shows it.

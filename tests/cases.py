@@ -34,7 +34,7 @@ class Case:
         return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups")}
 
 
-# Small and ragged on purpose: sizes are prime or odd, so that no tail is ever full.
+# Small and ragged: sizes are prime or odd, so that tails are partial.
 CASES = [
     Case("plain3x3"),
     Case("no_bias", bias=False),
@@ -93,7 +93,7 @@ KERNEL_CASES = [
     Case("window_of_81_taps", n=1, c=3, h=9, w=9, k=4, window=(9, 9), padding=(4, 4)),
     Case("stride_beyond_the_image", n=1, c=8, h=3, w=3, k=8, stride=(5, 4)),
     Case("channel_masks_of_many", n=1, c=24, h=5, w=6, k=16, mask="channels"),
-    # The kernels of the network's two ends: more tiles than blocks, ragged tiles, every width of a filter row, pieces
+    # First- and last-layer kernels: more tiles than blocks, ragged tiles, every width of a filter row, pieces
     # of channels that end in the middle of a step, blocks that begin inside a chunk.
     Case("first_in_tiles", n=1, c=3, h=33, w=48, k=40, window=(3, 7), stride=(2, 2), padding=(1, 3), bias=False),
     Case("first_of_odd_sizes", n=2, c=2, h=18, w=19, k=69, window=(5, 4), padding=(2, 1), mask="batch1"),

@@ -154,7 +154,7 @@ def errors(found: list[Tensor], truth: list[Tensor]) -> list[float]:
 def assert_no_worse(ours: list[list[float]], theirs: list[list[float]], dtype: torch.dtype) -> None:
     """Our error is at most twice the composed path's, both averaged over a few problems.
 
-    A sum of a few dozen terms is exact by luck now and then; over several problems luck evens out. Where the rival
+    A sum of a few dozen terms is sometimes exact by chance; several problems average this out. Where the rival
     happens to be exact, one rounding is allowed; in float64, where the truth itself is rounded, 1e-12.
     """
     least = 1e-12 if dtype == torch.float64 else torch.finfo(dtype).eps

@@ -1,7 +1,8 @@
-"""Devices, layouts, and the rule that every comparison with float64 follows."""
+"""Fixtures that several files share, and the rule that every comparison with float64 follows."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,31 @@ def build_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
     return Path(os.environ.get("PCONV_EMULATION_BUILD") or of_the_run / "emulation")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small network, as save_pretrained writes it."""
+    from inpaint_support import small_network
+
+    folder = tmp_path_factory.mktemp("weights")
+    small_network(2).save_pretrained(folder)
+    return folder
+
+
+class Terminal(io.StringIO):
+    """Takes the place of sys.stderr."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -62,7 +88,7 @@ def assert_as_good_as_torch(
 
     Where torch happens to be exact, one rounding of the largest value is allowed; in float64, where the truth
     itself is rounded, 1e-12 of it. With ``sums``, the sums of the absolute values of what is added up, two roundings of
-    their largest: the error of a hundred products is a matter of their order, and the library's may be lucky.
+    their largest, since the error of a hundred products depends on their order.
     """
     assert ours.shape == truth.shape, f"{what}: shape {tuple(ours.shape)}, expected {tuple(truth.shape)}"
     assert torch.isfinite(ours).all(), f"{what}: NaN or infinity"

@@ -1,4 +1,4 @@
-"""Looks into a built CUDA extension: architectures, spills, and the instructions that tensor-core kernels are made of.
+"""Inspects a built CUDA extension: architectures, spills, and the instructions that tensor-core kernels are made of.
 
 python tests/cuda_objects.py pconv_cuda/_C_cuda*.so
 """

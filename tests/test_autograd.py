@@ -53,7 +53,7 @@ def test_third_order_against_torchs_own(device: str) -> None:
 
 
 def test_double_backward_with_frozen_parts(device: str) -> None:
-    # A gradient penalty needs d/dW of d/dx alone; the other way round must not be asked for.
+    # A gradient penalty needs d/dW of d/dx only.
     leaves, mask = leaves_of(DIFFERENTIATED[0], device)
     found = []
     for function in (partial_conv2d, reference.partial_conv2d):

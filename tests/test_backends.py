@@ -14,7 +14,7 @@ from pconv_cuda.ops import extension
 
 
 class Module:
-    """What backends wants of pconv_cuda._C_cuda."""
+    """The part of pconv_cuda._C_cuda that backends uses."""
 
     def __init__(self) -> None:
         self.reader: Callable[[], bool] | None = None
@@ -46,7 +46,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module]:
     backends.benchmark = False
 
 
-def test_it_needs_no_gpu() -> None:
+def test_benchmark_mode_can_be_set_without_a_gpu() -> None:
     assert backends.last_plan() == ()
     backends.benchmark = True
     assert backends.benchmark is True

@@ -17,8 +17,8 @@ from cases import paper_layers  # noqa: E402
 from cases_upcat import paper_stages  # noqa: E402
 
 from benchmarks import compare, floors, measure, report, suites  # noqa: E402
+from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.gpu import table  # noqa: E402
-from pconv_cuda.cli import main  # noqa: E402
 from pconv_cuda.errors import PConvError  # noqa: E402
 
 
@@ -177,9 +177,15 @@ def test_suites_name_files_and_options_that_exist() -> None:
     assert suites.words("a.py -k 'one or two'") == ["benchmarks/a.py", "-k", "one or two"]
 
 
+@pytest.mark.parametrize("option", ["--rounds", "--threads", "--batch"])
+def test_counts_below_one_are_refused(option: str, capsys) -> None:
+    assert main([option, "0"]) == 1
+    assert f"error: {option}: expected at least 1, got 0" in capsys.readouterr().err
+
+
 @pytest.mark.full("benchmarks from end to end")
-def test_pconv_bench_from_end_to_end(tmp_path: Path, capsys) -> None:
-    command = [sys.executable, "-m", "pconv_cuda", "bench"]
+def test_the_command_from_end_to_end(tmp_path: Path, capsys) -> None:
+    command = [sys.executable, "-m", "benchmarks"]
     # of a test process of many: by these pytest-benchmark would take its runs for such processes too, and not measure
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     suite = [*command, "--suite", "smoke", "--out", tmp_path]
@@ -187,7 +193,5 @@ def test_pconv_bench_from_end_to_end(tmp_path: Path, capsys) -> None:
     assert done.returncode == 0, done.stderr
     assert "smoke, forward + backward" in (tmp_path / "report.md").read_text()
     same = str(tmp_path / "results.json")
-    assert main(["bench", "--compare", same, same]) == 0
+    assert main(["--compare", same, same]) == 0
     assert capsys.readouterr().out.count("no difference") == 2
-    assert main(["bench", "--rounds", "0"]) == 1
-    assert "--rounds: expected at least 1, got 0" in capsys.readouterr().err

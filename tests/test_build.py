@@ -71,7 +71,7 @@ def test_an_older_nvcc_gets_what_it_knows(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("given", ["8,0", "sm_80", "Ampere+PTX", "8.0 9"])
-def test_an_entry_that_is_none_is_an_error(monkeypatch, given: str) -> None:
+def test_an_invalid_entry_is_an_error(monkeypatch, given: str) -> None:
     with pytest.raises(SystemExit, match="TORCH_CUDA_ARCH_LIST: expected entries such as .* got '"):
         chosen(monkeypatch, given)
 

@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, swapped or removed: recognised, said, and never used half."""
+"""Checkpoints that were damaged, swapped or removed are detected, reported and not used."""
 
 from __future__ import annotations
 

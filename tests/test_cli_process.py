@@ -1,4 +1,4 @@
-"""The command as a process: its version, its output, the signals that end it, and readers that go."""
+"""The command as a process: its version, its output, signals and closed pipes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_output_never_fails_on_its_encoding(tmp_path):
 
 
 @pytest.mark.full("signals")
-def test_the_reader_of_the_output_may_go(tmp_path):
+def test_the_output_pipe_may_be_closed(tmp_path):
     """The pipe is closed before the first line: the work is done, and no line counts as a failure."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -84,7 +84,7 @@ def test_the_reader_of_the_output_may_go(tmp_path):
     os.close(writing)
     assert child.wait(60) == 0
     assert (tmp_path / "m/manifest.json").is_file()
-    # and of one that is not done, it is not said that it were
+    # and unfinished work is not reported as done
     reading, writing = os.pipe()
     os.close(reading)
     child = start("masks", "make", "--out", tmp_path / "x", "--size", 1, stdout=writing, stderr=writing)

@@ -47,7 +47,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
     return image, mask
 
 
-def test_the_contract(module: Any) -> None:
+def test_the_node_has_what_comfyui_needs(module: Any) -> None:
     node = module.NODE_CLASS_MAPPINGS["PConvFillHoles"]
     assert set(module.NODE_DISPLAY_NAME_MAPPINGS) == set(module.NODE_CLASS_MAPPINGS)
     assert node.RETURN_TYPES == ("IMAGE",) and isinstance(node.CATEGORY, str)

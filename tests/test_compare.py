@@ -103,7 +103,7 @@ def test_a_picture_in_both_folders_is_refused(tmp_path, words, capsys, trained):
     assert not (tmp_path / "r/eval").exists() and trained == (tmp_path / "r/partial").exists()
 
 
-def test_a_reader_that_goes_does_not_stop_the_work(tmp_path, words, monkeypatch):
+def test_a_closed_pipe_does_not_stop_the_work(tmp_path, words, monkeypatch):
     """``pconv compare ... | head -1``"""
     reading, writing = os.pipe()
     os.close(reading)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,7 +47,7 @@ def test_every_shape(shape: tuple[int, ...], adjoint: bool, layout: torch.memory
     if adjoint:
         x, bias = torch.randn(n, k, h, w), torch.randn(c)
     gate = torch.randn_like(x)
-    x = torch.where(gate > 0, x, torch.nan)  # what the gate closes must not matter
+    x = torch.where(gate > 0, x, torch.nan)  # closed values must not count
     for relu in (False, True):
         given = (x.contiguous(memory_format=layout), gate, weight, bias, relu, adjoint)
         y, expected = winograd.conv3x3(*given), truth(*given)
@@ -182,7 +184,7 @@ def test_features_and_their_gradient() -> None:
     assert torch.tensor(ratios).median(dim=0).values.max() <= 2, ratios
 
 
-def test_ways_that_torchs_own_layers_serve() -> None:
+def test_unsupported_uses_run_on_torchs_own_layers() -> None:
     """Autocast, float64, functorch, trained weights and exported programs do without the operator."""
     features = VGG16Features("random")
     image = torch.randn(1, 3, 16, 16)
@@ -204,14 +206,17 @@ def test_ways_that_torchs_own_layers_serve() -> None:
 
 
 def test_a_step_of_the_loss_is_the_usual_one_to_rounding() -> None:
-    """Terms and the output's gradient in fp32: as near to float64 as three stock VGG passes in NCHW are."""
+    """Terms and the output's gradient in fp32: as near to float64 as three stock VGG passes in NCHW are.
+
+    The median of five problems: where a ReLU, a maximum or an absolute value lies near its kink, one rounding changes
+    the gradient, ours or the usual one's, by a thousand times more.
+    """
     from benchmarks import rivals
 
-    generator = torch.Generator().manual_seed(3)
-    truth_, output = (torch.randn(2, 3, 48, 40, generator=generator) for _ in range(2))
-    mask = torch.rand(2, 1, 48, 40, generator=generator) > 0.3
-
-    def run(dtype: torch.dtype, usual: bool) -> Tensor:
+    def run(dtype: torch.dtype, usual: bool, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        truth_, output = (torch.randn(2, 3, 48, 40, generator=generator) for _ in range(2))
+        mask = torch.rand(2, 1, 48, 40, generator=generator) > 0.3
         loss, leaf = InpaintingLoss(vgg="random").to(dtype), output.to(dtype).requires_grad_()
         given = truth_.to(dtype)
         if usual:
@@ -221,9 +226,15 @@ def test_a_step_of_the_loss_is_the_usual_one_to_rounding() -> None:
         stacked = torch.stack(list(terms.values()))
         return torch.cat((stacked.detach(), torch.autograd.grad(stacked.sum(), leaf)[0].flatten())).double()
 
-    right = run(torch.float64, True)
-    torch.testing.assert_close(run(torch.float64, False), right, rtol=1e-9, atol=1e-12)
-    ours, usual = (run(torch.float32, one) for one in (False, True))
-    for part in (slice(0, 6), slice(6, None)):
-        allowed = max(2 * (usual - right)[part].norm().item(), 1e-6 * right[part].norm().item())
-        assert (ours - right)[part].norm().item() <= allowed
+    parts = {"terms": slice(0, 6), "gradient": slice(6, None)}
+    errors = {(part, usual): [] for part in parts for usual in (False, True)}
+    for seed in range(3, 8):
+        right = run(torch.float64, True, seed)
+        torch.testing.assert_close(run(torch.float64, False, seed), right, rtol=1e-9, atol=1e-12)
+        for usual in (False, True):
+            found = run(torch.float32, usual, seed)
+            for name, part in parts.items():
+                errors[name, usual].append(((found - right)[part].norm() / right[part].norm()).item())
+    for name in parts:
+        ours, theirs = (statistics.median(errors[name, usual]) for usual in (False, True))
+        assert ours <= max(2 * theirs, 1e-6), f"{name}: {ours:.3g}, usual {theirs:.3g}"

@@ -131,7 +131,7 @@ def test_other_checkpoints_are_refused(tmp_path, content, message):
         convert(saved(tmp_path, content))
 
 
-def test_files_that_are_none(tmp_path):
+def test_missing_or_invalid_files(tmp_path):
     for name in ("a.pth", "a.h5", "a.safetensors"):
         with pytest.raises(PConvError, match="is no file"):
             convert(tmp_path / name)

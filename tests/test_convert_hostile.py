@@ -1,4 +1,4 @@
-"""Files made to harm: convert, lpips, fid and vgg refuse them in one sentence, before code or memory is lost."""
+"""Malicious files: convert, lpips, fid and vgg refuse them in one sentence, without running code or filling memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bounded() -> Iterator[None]:
 
 
 class Call:
-    """Unpickled, it calls."""
+    """Runs a call when unpickled."""
 
     def __init__(self, function: Callable, *arguments: object) -> None:
         self.function, self.arguments = function, arguments
@@ -179,7 +179,7 @@ def test_nested_without_end(tmp_path: Path) -> None:
 
 
 def test_tied_weights_still_load(tmp_path: Path) -> None:
-    """Tensors that share their values are no lie."""
+    """Tensors that share their values are accepted."""
     state = foreign.checkpoint(foreign.random_network(foreign.without_sum, 3), **NAOTO)
     twice = {"model": state, "ema": OrderedDict(state)}
     torch.save(twice, tmp_path / "a.pth")

@@ -40,7 +40,7 @@ def difference(network, done, seed: int = 0, bgr: bool = False):
     gap = (output - (expected.flip(1) if bgr else expected)).abs()
     known = new_mask.expand_as(gap)
     assert known.any()
-    # valid pixels and filled holes apart, so that neither hides behind the other
+    # valid pixels and filled holes separately
     inside = known & ~mask.expand_as(gap)
     return float(gap[known].max()), float(gap[inside].max()), float(expected.abs().max())
 
@@ -201,7 +201,7 @@ def _order(network):
 
 
 @pytest.mark.parametrize("mistake", [_factor, _eps, _bias, _order])
-def test_the_comparison_catches(tmp_path, monkeypatch, mistake):
+def test_the_comparison_catches_a_planted_mistake(tmp_path, monkeypatch, mistake):
     """Planted in the folding of PConv-Keras, which uses every part of it."""
     network = foreign.random_network(foreign.keras, 3, biases="all", skip_first=True, eps=1e-3, head=True)
     path = tmp_path / "w.h5"

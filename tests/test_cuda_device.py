@@ -1,4 +1,4 @@
-"""What only a device can show: streams, graphs, settings, sizes. Skipped, and said to be, where there is no GPU."""
+"""Tests that need a GPU: streams, graphs, settings, sizes. Skipped elsewhere."""
 
 from __future__ import annotations
 

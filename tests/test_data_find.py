@@ -1,4 +1,4 @@
-"""Which files of a folder are taken, which are left out and said, and what tells one content from another."""
+"""Which files of a folder are taken or reported as left out, and how contents are told apart."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path):
     assert len(names(tmp_path / "root link")) == 3
 
 
-def test_circles_end_and_a_folder_counts_once(tmp_path):
+def test_circular_links_end_and_a_folder_counts_once(tmp_path):
     picture(tmp_path / "one/a.png")
     (tmp_path / "one/up").symlink_to(tmp_path)
     (tmp_path / "0 again").symlink_to(tmp_path / "one")  # the folder itself is taken, not a link that sorts before it

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from pconv_cuda.data.images import FolderImages, MemoryImages, RandomCrops, load_rgb
 from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.errors import PConvError
-from pconv_cuda.masks import StrokeMasks
+from pconv_cuda.masks import DrawnMasks
 from pconv_cuda.training.pairs import Pairs, StepBatches
 
 
@@ -95,7 +95,7 @@ def test_a_share_of_the_short_side_is_resized_to_the_crop():
     ramp = np.repeat(np.linspace(0, 255, 100).astype(np.uint8)[None, :, None], 100, axis=0).repeat(3, axis=2)
     crops = RandomCrops(MemoryImages([ramp], ["a"]), 10, 1, 0, share=(0.5, 0.8))
     spans = [float(crop.max() - crop.min()) for crop in (crops[step, 0] for step in range(60))]
-    assert all(0.43 < span < 0.8 for span in spans)  # a tenth less than the share, for ten pixels have nine gaps
+    assert all(0.43 < span < 0.8 for span in spans)  # a tenth less than the share, since ten pixels have nine gaps
     assert min(spans) < 0.52 and max(spans) > 0.68
     whole = RandomCrops(MemoryImages([ramp], ["a"]), 10, 1, 0, share=(1.0, 1.0))[0, 0]
     assert float(whole.max() - whole.min()) > 0.88
@@ -135,7 +135,7 @@ def test_each_epoch_shows_every_picture_once():
 
 def _pairs(seed: int = 3) -> Pairs:
     images = MemoryImages([random_picture(number) for number in range(5)], list("abcde"))
-    return Pairs(images, StrokeMasks((0.1, 0.5)), 16, batch_size=12, seed=seed)
+    return Pairs(images, DrawnMasks("strokes", (0.1, 0.5)), 16, batch_size=12, seed=seed)
 
 
 def _all_samples(workers: int, processes: int, accumulate: int, first: int = 0) -> dict:

@@ -6,66 +6,43 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.masks import FolderMasks, StrokeMasks, hole_pixels, irregular_mask
+from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, draw_mask, hole_pixels
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    height=st.integers(1, 50),
-    width=st.integers(1, 50),
-    seed=st.integers(0, 2**60),
-    tenths=st.tuples(st.integers(0, 9), st.integers(1, 10)).filter(lambda pair: pair[0] < pair[1]),
+@pytest.mark.parametrize(
+    ("share", "least", "most"), [((0.0, 0.1), 1, 10), ((0.25, 0.5), 26, 50), ((0.9, 1.0), 91, 100)]
 )
-def test_the_hole_share_lies_in_the_range(height, width, seed, tenths):
-    low, high = tenths
-    pixels = height * width
-    # in whole numbers, free of rounding: low/10 < holes/pixels <= high/10
-    possible = [holes for holes in range(pixels + 1) if low * pixels < 10 * holes <= high * pixels]
-    if not possible:
-        with pytest.raises(PConvError, match="no number of hole pixels"):
-            irregular_mask(height, width, seed, (low / 10, high / 10))
-        return
-    assert hole_pixels(pixels, (low / 10, high / 10)) == (possible[0], possible[-1])
-    mask = irregular_mask(height, width, seed, (low / 10, high / 10))
-    assert mask.shape == (height, width)
-    assert mask.dtype == bool
-    assert int((~mask).sum()) in possible
+def test_a_range_of_shares_is_open_below_and_closed_above(share, least, most):
+    assert hole_pixels(100, share) == (least, most)
 
 
 @pytest.mark.parametrize("hole_share", [(0.5, 0.5), (0.6, 0.2), (-0.1, 0.5), (0.1, 1.1), (float("nan"), 1)])
-def test_a_range_that_is_none_is_refused(hole_share):
+def test_invalid_ranges_of_shares_are_refused(hole_share):
     with pytest.raises(PConvError, match="hole_share: expected 0 <= low < high <= 1"):
-        irregular_mask(8, 8, 0, hole_share)
+        draw_mask(8, 0, hole_share=hole_share)
     with pytest.raises(PConvError, match="hole_share"):
-        StrokeMasks(hole_share)
+        DrawnMasks("strokes", hole_share)
 
 
-def test_shares_fill_the_range():
-    shares = [1 - irregular_mask(64, 64, seed, (0.1, 0.5)).mean() for seed in range(150)]
-    counts, _ = np.histogram(shares, bins=4, range=(0.1, 0.5))
-    assert counts.sum() == 150
-    assert counts.min() > 18  # uniform: 37 each
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_picture_can_be_a_hole(kind):
+    assert not draw_mask((33, 21), 0, kind, (0.9999, 1.0)).any()
 
 
-def test_the_whole_picture_can_be_a_hole():
-    assert not irregular_mask(33, 21, 0, (0.9999, 1.0)).any()
-
-
-def test_masks_are_functions_of_the_seed():
-    again = [irregular_mask(40, 30, seed) for seed in (1, 1, 2)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_are_functions_of_the_seed(kind):
+    again = [draw_mask((40, 30), seed, kind) for seed in (1, 1, 2)]
     assert np.array_equal(again[0], again[1])
     assert not np.array_equal(again[0], again[2])
-    from_generator = irregular_mask(40, 30, np.random.default_rng(1))
+    from_generator = draw_mask((40, 30), np.random.default_rng(1), kind)
     assert np.array_equal(from_generator, again[0])
 
 
 def test_holes_are_strokes_not_noise_and_lie_everywhere():
-    masks = np.stack([irregular_mask(48, 48, seed, (0.2, 0.3)) for seed in range(120)])
+    masks = np.stack([draw_mask(48, seed, "strokes", (0.2, 0.3)) for seed in range(120)])
     holes = ~masks
     # a hole pixel's right neighbour is nearly always a hole too; in noise of this share one in four
     alike = (holes[:, :, 1:] & holes[:, :, :-1]).sum() / holes[:, :, :-1].sum()

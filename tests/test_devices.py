@@ -1,4 +1,4 @@
-"""--device: the words, what torch finds, and the errors."""
+"""--device: valid names, what torch finds, and the errors."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_a_gpu_too_many(two_gpus: None) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "0", "meta", "cuda:9999"])
-def test_other_words(no_gpu: None, text: str) -> None:
+def test_invalid_device_names_are_refused(no_gpu: None, text: str) -> None:
     with pytest.raises(PConvError, match="device: expected auto, cpu, cuda, cuda:N, mps or xpu, got"):
         pick_device(text)
 
 
-def test_the_verbs_ask_for_it(no_gpu: None, tmp_path, capsys) -> None:
+def test_commands_use_the_same_device_check(no_gpu: None, tmp_path, capsys) -> None:
     from PIL import Image
 
     PConvUNet(levels=1, width=2).save_pretrained(tmp_path / "w")

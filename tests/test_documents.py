@@ -1,4 +1,4 @@
-"""Drawn pages and their damage: promises about pixels, fonts that are missing, and their way into the verbs."""
+"""Drawn pages and their damage: pixels, missing fonts, and their use by the commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,12 +27,7 @@ ALL_SCRIPTS = Fonts(LATIN, LATIN, LATIN)
 EIGHT = np.ones((3, 3))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -72,7 +66,7 @@ def test_text_fills_the_page_but_not_its_margins(style):
     assert np.mean([(ink[:, :8] > 64).mean() for ink in inks]) < 0.5 * middle
 
 
-def test_words_belong_to_nobody():
+def test_words_have_the_letters_of_their_script():
     rng = np.random.default_rng(0)
     assert all(word.isascii() and len(word) >= 1 for word in words.latin_words(rng, 500))
     assert all("가" <= one <= "힣" for word in words.hangul_words(rng, 500) for one in word)

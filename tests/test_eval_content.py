@@ -1,4 +1,4 @@
-"""An evaluation's results belong to the content of its files; interruptions are short; names do no harm."""
+"""An evaluation's results are tied to its files' content; interruptions are quick; names are escaped."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import Terminal
 from inpaint_support import small_network, smooth_picture
 from PIL import Image
 
@@ -218,18 +219,12 @@ def test_a_name_that_would_be_another_folder_is_refused(material, name):
     assert not (material / "r").exists()
 
 
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_a_name_is_no_markup_on_a_terminal(monkeypatch):
+def test_names_are_not_interpreted_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", _Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
     with Progress("x[/y]z", 2) as progress:
         for name in ("x[/y]z.png", "a\x1b]0;title\x07.png"):
             progress.advance(name)
             progress.say(name)
-            progress._bar.refresh()
     shown = sys.stderr.getvalue()
     assert "x[/y]z.png" in shown and "\x1b]0;" not in shown and "\x07" not in shown

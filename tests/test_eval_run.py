@@ -221,7 +221,7 @@ def test_intervals():
     assert mean == pytest.approx(values.mean())
     assert (high - low) == pytest.approx(2 * 1.96 * values.std() / 200**0.5, rel=0.1)
     assert interval(values, [str(k) for k in range(200)], 0, 2000) == (mean, low, high)
-    # a value ten times over adds no knowledge when it is of the same picture
+    # ten values of the same picture count as one
     repeated = interval(np.repeat(values, 10), np.repeat(np.arange(200), 10).astype(str), 0, 2000)
     assert repeated[2] - repeated[1] == pytest.approx(high - low, rel=0.1)
     assert interval([1.0, 4.0, 4.0], ["a", "b", "b"], 0, 100)[0] == 3.0

@@ -155,7 +155,7 @@ def test_wrong_calls_are_refused(arguments: list[str], message: str, capsys) -> 
     assert message in capsys.readouterr().err
 
 
-def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extras_of_the_export_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -1,4 +1,4 @@
-"""Atomic files: temporary names, leftovers of killed processes, links, file systems that refuse something."""
+"""Atomic files: temporary names, leftovers of killed processes, links, limited file systems."""
 
 from __future__ import annotations
 

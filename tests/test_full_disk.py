@@ -1,4 +1,4 @@
-"""What the system refuses (space, size, open files, writing): one sentence, exit code 1, nothing half-written."""
+"""Errors of the system (space, size, open files, permissions): one sentence, exit code 1, no partial files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_limit_on_file_sizes(material, tmp_path, capsys, command, limit, faile
 
 
 def test_the_event_file_cannot_be_written(material, tmp_path, capsys, monkeypatch):
-    """TensorBoard writes in a thread of its own, whose traceback is not for people."""
+    """TensorBoard writes in a thread of its own, whose traceback is not shown."""
     raised = []
     monkeypatch.setattr(threading, "excepthook", raised.append)  # as pytest's own, which keeps the error for later
     more = ["--set", "log.tensorboard=true", "--set", "log.pictures=1", "--set", "data.size=64", "--steps", "6"]
@@ -118,7 +118,7 @@ def test_nothing_can_be_written(material, tmp_path, capsys, monkeypatch, command
     assert there.is_dir() and _left(there) == []
 
 
-def test_what_was_written_before_the_disk_was_full_is_used(material, tmp_path, capsys):
+def test_records_written_before_the_disk_was_full_are_used(material, tmp_path, capsys):
     with limited(resource.RLIMIT_FSIZE, 2500):
         assert main(words("eval", material, tmp_path / "out")) == 1
     records = (tmp_path / "out/records.jsonl").read_text()

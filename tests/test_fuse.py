@@ -183,14 +183,34 @@ def test_training_is_refused() -> None:
         model.train().fuse()
     with pytest.raises(RuntimeError, match="fuse: expected conv='partial', got 'plain'"):
         network(conv="plain").fuse()
-    fused = model.eval().fuse()
+    model = network()
+    model.encoder[1].norm = nn.BatchNorm2d(8, track_running_stats=False, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="fuse: expected batch norms with running statistics, got one with track_r"):
+        model.eval().fuse()
+    fused = network().fuse()
     assert isinstance(fused, FusedUNet) and fused.fuse() is fused and not list(fused.parameters())
-    with pytest.raises(RuntimeError, match="train: a fused network is for inference"):
-        fused.train()
-    assert fused.eval() is fused and not any(module.training for module in fused.modules())
-    with pytest.raises(RuntimeError, match="have no derivative|has no derivative"):
+    with pytest.raises(RuntimeError, match="input: expected one that needs no gradient, since a fused network"):
         fused(picture()[0].requires_grad_(), picture()[1])
     assert not fused(*picture())[0].requires_grad  # no torch.no_grad() is needed
+
+
+def test_train_of_a_module_around_it_leaves_it_in_eval_mode() -> None:
+    around = nn.Sequential(network().fuse(), nn.BatchNorm2d(3))
+    around.train()
+    assert around[1].training and not any(module.training for module in around[0].modules())
+    assert around[0].train() is around[0] and around[0].eval() is around[0]
+    assert not any(module.training for module in around[0].modules())
+
+
+def test_batch_norms_without_scale_and_shift_are_folded_too() -> None:
+    model, (image, mask) = network(), picture()
+    statistics = model.encoder[1].norm.running_mean, model.encoder[1].norm.running_var
+    model.encoder[1].norm = nn.BatchNorm2d(8, affine=False, dtype=torch.float64).eval()
+    for own, old in zip(
+        (model.encoder[1].norm.running_mean, model.encoder[1].norm.running_var), statistics, strict=True
+    ):
+        own.copy_(old)
+    torch.testing.assert_close(model.fuse()(image, mask)[0], model(image, mask)[0], rtol=1e-10, atol=1e-10)
 
 
 def test_the_model_stays_as_it_is() -> None:
@@ -267,7 +287,7 @@ def test_copies_moves_and_state_dicts() -> None:
 def test_the_model_is_what_is_saved(tmp_path) -> None:
     model, (image, mask) = network(dtype=torch.float32), picture(dtype=torch.float32)
     fused = model.fuse()
-    with pytest.raises(RuntimeError, match="save_pretrained: a fused network has no such file; save the model"):
+    with pytest.raises(RuntimeError, match="save_pretrained: a fused network cannot be saved; save the model"):
         fused.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     with torch.no_grad():

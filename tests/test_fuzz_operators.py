@@ -95,7 +95,7 @@ def test_a_planted_mistake_is_caught(mistake: Callable, monkeypatch: pytest.Monk
     assert next(failures(300, SEED), None) is not None
 
 
-def test_what_should_be_refused_and_is_not_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepted_bad_input_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz_operators, "call_ours", lambda *_: (torch.zeros(()), torch.zeros(())))
     found = [str(error) for _, problem, error in failures(60, SEED) if problem.wrong]
     assert "wrong window was not refused" in found

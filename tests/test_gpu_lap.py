@@ -1,4 +1,4 @@
-"""The run on a machine with a GPU, as far as a machine without one can see it."""
+"""The run on a machine with a GPU, as far as it can be tested without one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_without_a_gpu_it_says_so_and_ends_well(module: str, monkeypatch, capsys
     assert "not measured" in capsys.readouterr().out
 
 
-def test_it_begins_before_the_extension_is_built() -> None:
+def test_the_gpu_run_starts_before_the_extension_is_built() -> None:
     """A fresh checkout has no pconv_cuda._C, and importing the package fails."""
     code = (
         "import sys; sys.modules['pconv_cuda'] = None\n"

@@ -29,7 +29,7 @@ def rmse(found: np.ndarray, where: np.ndarray, truth: np.ndarray = FIELD) -> flo
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("lead", [(), (3,), (2, 0), (2, 3)])
-def test_what_is_there_comes_back_to_the_bit(dtype: type, lead: tuple[int, ...]) -> None:
+def test_valid_values_are_returned_to_the_bit(dtype: type, lead: tuple[int, ...]) -> None:
     array = with_gaps(np.broadcast_to(FIELD, (*lead, *FIELD.shape)).astype(dtype))
     before = array.copy()
     filled = pconv_cuda.fill("smooth", array)

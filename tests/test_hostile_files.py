@@ -1,4 +1,4 @@
-"""Files that somebody prepared: configurations, checkpoints, weights of metrics, manifests."""
+"""Malicious files: configurations, checkpoints, weights of metrics, manifests."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _sealed(content, path: Path) -> Path:
 
 
 def test_a_checkpoint_cannot_run_anything(tmp_path, monkeypatch, capsys):
-    """Its checksum is right, as whoever prepares one can make it."""
+    """Its checksum is right, as in a prepared file."""
     monkeypatch.chdir(tmp_path)
     path = _sealed({"step": 1, "model": _Payload()}, tmp_path / "evil.pt")
     words = ["train", "--data", "documents", "--set", "loss.vgg=none", "--out", str(tmp_path / "run")]
@@ -219,7 +219,7 @@ def test_a_manifest_reaches_nothing_outside_its_folder(copied, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("text", [_DEEP, '{"format": "pconv masks", "files": ' + _DEEP, "[]", "{}"], ids=len)
-def test_a_manifest_that_is_none(copied, text):
+def test_an_invalid_manifest_is_ignored(copied, text):
     (copied / "manifest.json").write_text(text)
     assert mask_stats(copied).masks == 12  # another program's: it counts as none
     with pytest.raises(PConvError, match="manifest.json"):
@@ -230,13 +230,13 @@ def test_a_manifest_that_is_none(copied, text):
 @pytest.mark.parametrize(
     "text", [_DEEP, "[]", '{"methods": 1, "settings": {}}', '{"methods": {}, "settings": 1}'], ids=len
 )
-def test_settings_of_an_evaluation_that_are_none(tmp_path, text):
+def test_invalid_settings_of_an_evaluation(tmp_path, text):
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(PConvError, match="out: .*settings.json is not the settings of an evaluation"):
         Store(tmp_path, {}, {})
 
 
-def test_records_that_are_none_are_measured_again(tmp_path):
+def test_invalid_records_are_measured_again(tmp_path):
     (tmp_path / "settings.json").write_text('{"settings": {}, "methods": {}}')
     lines = [
         _DEEP,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import re
 import sys
 import threading
@@ -127,7 +128,7 @@ def test_a_network_comes_from_the_hub(name: str, uploaded: PConvUNet) -> None:
     assert same(load_network(name), uploaded)
 
 
-def test_it_comes_from_the_cache_where_there_is_no_network(
+def test_a_network_comes_from_the_cache_when_offline(
     uploaded: PConvUNet, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     PConvUNet.from_pretrained("someone/network")
@@ -190,13 +191,18 @@ def test_what_is_wrong_is_said_in_a_line(
     assert message in said and "Traceback" not in said
 
 
-def test_an_unreachable_hub_is_said_in_a_line(tmp_path: Path, server: HubServer, monkeypatch) -> None:
+def test_an_unreachable_hub_is_said_in_a_line(
+    tmp_path: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("huggingface_hub").addHandler(caplog.handler)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the library tries several times
     with pytest.raises(PConvError, match="someone/network does not exist here, is not in .* cannot be reached"):
         load_network("someone/network")
     with pytest.raises(PConvError, match="push_to_hub: someone/network: the hub cannot be reached"):
         PConvUNet(levels=1, width=2).push_to_hub("someone/network", token="hf_right")
+    logging.getLogger("huggingface_hub").removeHandler(caplog.handler)
+    assert not caplog.records  # of its tries
 
 
 def test_a_network_goes_to_the_hub_and_comes_back(server: HubServer) -> None:
@@ -206,6 +212,8 @@ def test_a_network_goes_to_the_hub_and_comes_back(server: HubServer) -> None:
     assert set(server.files["someone/new"]) == {"model.safetensors", "config.json", "README.md"}
     assert 'PConvUNet.from_pretrained("someone/new")' in server.files["someone/new"]["README.md"].decode()
     assert same(PConvUNet.from_pretrained("someone/new"), model)
+    PConvUNet(1, levels=1, width=2, values="data").push_to_hub("someone/grid", token="hf_right")
+    assert "pconv fill data.nc" in server.files["someone/grid"]["README.md"].decode()
     server.files["someone/new"]["README.md"] = b"mine"
     model.push_to_hub("someone/new", token="hf_right")
     assert server.files["someone/new"]["README.md"] == b"mine"
@@ -233,7 +241,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
         PConvUNet(levels=1, width=2).push_to_hub("someone/network")
 
 
-def test_what_may_be_a_repository() -> None:
+def test_names_of_repositories_are_told_from_paths() -> None:
     assert all(map(hub.is_repository, ("a/b", "some-one/net.v1", "a/b@refs/pr/1", Path("a/b"))))
     assert not any(map(hub.is_repository, ("a", "/a/b", "a/b/c", "../b", "./a", "./a/b", "a/b/", "a//b", "~a/b")))
     assert not any(map(hub.is_repository, ("a/b.safetensors", "tests/b", "-a/b", "a/b@")))

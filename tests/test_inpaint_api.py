@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -33,7 +34,7 @@ def truth(model: PConvUNet) -> np.ndarray:
     return torch.where(torch.from_numpy(HOLE), model.denormalize(output), colours)[0].permute(1, 2, 0).numpy()
 
 
-def test_it_is_the_package_s_function() -> None:
+def test_inpaint_is_exported_by_the_package() -> None:
     assert pconv_cuda.inpaint is inpaint
 
 
@@ -135,7 +136,7 @@ def test_pil_masks_begin_at_half_brightness(model: PConvUNet) -> None:
     np.testing.assert_array_equal(np.asarray(inpaint(model, image, strokes)), expected)
 
 
-def test_what_lies_in_the_hole_does_not_matter(model: PConvUNet) -> None:
+def test_values_in_the_hole_have_no_influence(model: PConvUNet) -> None:
     image = smooth_picture(HEIGHT, WIDTH).astype(np.float32) / 255
     expected = inpaint(model, image, HOLE)
     image[HOLE] = np.nan
@@ -262,3 +263,21 @@ def test_onednns_words_for_too_little_memory_make_the_pieces_smaller(
     got = inpaint(model, smooth_picture(HEIGHT, WIDTH), HOLE)
     assert max(calls[0]) > 24 and max(calls[-1]) <= 24
     assert (got[HOLE] != smooth_picture(HEIGHT, WIDTH)[HOLE]).any()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, Image.fromarray, torch.from_numpy])
+def test_a_mask_that_looks_inverted_gets_one_warning(kind) -> None:
+    """More than 60% hole, where the polarity was not named."""
+    picture, mask = smooth_picture(20, 20), np.full((20, 20), 255, np.uint8)
+    mask[:6, :8] = 0
+    image = kind(picture) if kind is not torch.from_numpy else torch.from_numpy(picture).permute(2, 0, 1)
+    usual = "black-hole" if kind is torch.from_numpy else "white-hole"
+    other = "white-hole" if usual == "black-hole" else "black-hole"
+    given = kind(255 - mask if kind is torch.from_numpy else mask)
+    with pytest.warns(UserWarning, match=f"mask: 88% .* give `polarity={other}`, else `polarity={usual}`") as caught:
+        inpaint("smooth", image, given)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inpaint("smooth", image, given, polarity=usual)
+        inpaint("smooth", image, given, polarity=other)

@@ -1,4 +1,4 @@
-"""The mask that ``pconv_cuda.inpaint`` takes: what is none, which colour is the hole, orientation tags."""
+"""Masks of ``pconv_cuda.inpaint``: what is refused, which colour is the hole, orientation tags."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_photograph_as_mask_is_refused(model: PConvUNet, what: str) -> None:
         inpaint(model, Image.fromarray(PHOTO), mask)
 
 
-def test_the_advice_for_a_photograph_as_mask_works(model: PConvUNet) -> None:
+def test_advice_for_a_photograph_as_mask_is_correct(model: PConvUNet) -> None:
     image = Image.fromarray(PHOTO)
     with pytest.raises(PConvError) as raised:
         inpaint(model, image, COLOURED)
@@ -50,7 +50,7 @@ def test_the_advice_for_a_photograph_as_mask_works(model: PConvUNet) -> None:
 @pytest.mark.parametrize(
     "image", [Image.fromarray(PHOTO), PHOTO[..., 0], torch.ones(1, 6, 5)], ids=["PIL", "numpy", "torch"]
 )
-def test_the_image_itself_is_no_mask(model: PConvUNet, image) -> None:
+def test_the_image_itself_is_refused_as_mask(model: PConvUNet, image) -> None:
     with pytest.raises(PConvError, match="mask: expected .* beside the image, got the image itself"):
         inpaint(model, image, image)
 
@@ -123,7 +123,7 @@ def test_integers_that_are_mostly_grey_are_refused_in_every_dtype(model: PConvUN
 
 
 @pytest.mark.parametrize("tag", [0, 9, 99, "up"])
-def test_an_orientation_that_is_none_turns_nothing(model: PConvUNet, tag: object) -> None:
+def test_an_invalid_orientation_is_ignored(model: PConvUNet, tag: object) -> None:
     image = Image.fromarray(PHOTO)
     image.getexif()[0x0112] = tag
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""``pconv inpaint`` as a person calls it: masks, folders, messages, exit codes."""
+"""``pconv inpaint`` on the command line: masks, folders, messages, exit codes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inpaint_support import small_network, smooth_picture, square_hole
+from inpaint_support import smooth_picture, square_hole
 from PIL import Image
 
 from pconv_cuda.cli import main
-from pconv_cuda.cli.inpaint import _StatusLine
+from pconv_cuda.progress import Progress
 
 HOLE = square_hole(40, 50, 10, 15, 8)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    small_network(2).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -278,7 +271,7 @@ def test_nothing_to_do_is_an_error_that_says_what_was_looked_for(
     ("name", "words"),
     [("nowhere", "does not exist"), ("photo.png", "not a readable safetensors"), ("empty", "found none")],
 )
-def test_weights_that_are_none(place: Path, name: str, words: str, capsys: pytest.CaptureFixture) -> None:
+def test_missing_or_invalid_weights(place: Path, name: str, words: str, capsys: pytest.CaptureFixture) -> None:
     (place / "empty").mkdir()
     arguments = (place / "photo.png", "--mask", place / "mask.png", "-o", place / "out.png")
     assert call(place / name, *arguments) == 1
@@ -322,14 +315,13 @@ def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(
     now = [0.0]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    line = _StatusLine({})
-    line.name = "photo.png"
-    for done, now[0] in ((1, 1.0), (2, 12.0), (3, 13.0)):
-        line.show(done, 4)
-    line.say("done")
-    out, err = capsys.readouterr()
-    assert out == "done\n"
+    display = Progress("photo.png", 0, every=1, seconds=10)
+    for done, now[0] in ((1, 1.0), (2, 12.0), (3, 13.0), (1, 14.0)):  # the last of another picture
+        display.show(done, 4)
+    display.clear()
+    err = capsys.readouterr().err
     if terminal:
-        assert "\n" not in err and "[############............] 2/4" in err
+        assert "\n" not in err and "[############............] 2/4" in err and err.endswith("\r\x1b[K")
+        assert err.count("1/4  1.00 steps/s  0:00:03 left") == 2  # the second picture's speed is its own
     else:
-        assert err == "photo.png: piece 2 of 4\n"
+        assert err == "photo.png 2/4  0.17 steps/s  0:00:12 left\n"

@@ -290,7 +290,7 @@ def test_the_smooth_fill_stands_in_where_all_that_is_near_is_transparent() -> No
     np.testing.assert_allclose(patch.colours, 0.2, atol=1e-4)
 
 
-def test_what_the_last_mask_denies_is_never_written() -> None:
+def test_pixels_outside_the_last_mask_are_never_written() -> None:
     def answer(image, mask):
         reached = spread(mask[0, 0], 9)[None, None]
         return torch.where(reached, 0.5, torch.nan).expand_as(image), reached

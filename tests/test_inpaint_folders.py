@@ -9,20 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inpaint_support import small_network, smooth_picture, square_hole
+from inpaint_support import smooth_picture, square_hole
 from PIL import Image
 
 from pconv_cuda.cli import main
 from pconv_cuda.inpainting.batch import plan_jobs
 
 HOLE = square_hole(40, 50, 10, 15, 8)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    small_network(2).save_pretrained(folder)
-    return folder
 
 
 def picture(path: Path, seed: int = 0) -> Path:
@@ -148,7 +141,7 @@ def test_two_pictures_never_take_one_output(tmp_path: Path) -> None:
     assert [bool(job.problem) for job in jobs] == [False, True] and "is written for" in jobs[1].problem
 
 
-def test_a_reader_that_goes_away_loses_no_picture(tmp_path: Path, weights: Path) -> None:
+def test_a_closed_pipe_loses_no_picture(tmp_path: Path, weights: Path) -> None:
     folder = tmp_path / "d"
     for name in "abc":
         picture(folder / f"{name}.png")

@@ -62,7 +62,7 @@ def work(hole: np.ndarray) -> tuple[int, int]:
     return sum(piece.window.height * piece.window.width for piece in pieces), len(boxes)
 
 
-def test_the_work_is_that_of_the_surroundings() -> None:
+def test_the_work_grows_with_the_holes_surroundings() -> None:
     around = (2 * (CONTEXT + 2**LEVELS) + 1) ** 2
     pixels, boxes = work(single_pixels(3000, 300))
     assert boxes == 100 and pixels <= 100 * around

@@ -282,7 +282,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
         ("missing.png", "does not exist"),
     ],
 )
-def test_what_cannot_be_kept_is_an_error_that_names_the_file(name: str, words: str, tmp_path: Path) -> None:
+def test_unsupported_samples_are_an_error_that_names_the_file(name: str, words: str, tmp_path: Path) -> None:
     files = broken_files(tmp_path)
     with pytest.raises(PConvError, match=words) as caught:
         read_picture(files.get(name, tmp_path / name))

@@ -249,7 +249,7 @@ def test_other_words_are_refused_with_those_that_there_are(word: str) -> None:
     assert repr(word) in str(caught.value)
 
 
-def test_a_tile_has_no_meaning() -> None:
+def test_the_smooth_fill_ignores_the_tile() -> None:
     with pytest.warns(UserWarning, match="tile: the smooth fill"):
         got = inpaint("smooth", PICTURE, HOLE, tile=1)
     with warnings.catch_warnings():
@@ -298,7 +298,7 @@ def test_a_name_comes_before_a_folder_of_that_name(place: Path) -> None:
     np.testing.assert_array_equal(network, restored("--weights", str(place / "smooth" / "model.safetensors")))
 
 
-def test_names_that_there_are_not(place: Path, capsys: pytest.CaptureFixture) -> None:
+def test_unknown_names_are_refused(place: Path, capsys: pytest.CaptureFixture) -> None:
     for word in ("Smooth", "photos", "nowhere"):
         assert main(["inpaint", "pictures/a.png", "--mask", "masks/a.png", "-o", "x.png", "--weights", word]) == 1
         assert "--weights: expected one of the names smooth, photo, document, a .safetensors file or a folder" in (

@@ -40,7 +40,7 @@ def test_without_holes_and_padding_it_is_the_convolution() -> None:
     torch.testing.assert_close(layer(image), F.conv2d(image, layer.weight, layer.bias))
 
 
-def test_a_window_by_hand() -> None:
+def test_a_window_agrees_with_the_formula() -> None:
     # One valid pixel of value 5 under a 3x3 window of ones: 9 / 1 * 5 + bias.
     layer = PartialConv2d(1, 1, 3, padding=1, return_mask=True, dtype=torch.float64)
     nn.init.ones_(layer.weight)
@@ -125,7 +125,7 @@ def test_other_padding_modes_pad_the_mask_too(mode: str) -> None:
 def test_copies_pickles_and_moves() -> None:
     layer = PartialConv2d(2, 3, 3, padding=1, return_mask=True)
     image, mask = image_and_mask(1, 2, 6, 6)
-    layer(image.float(), mask)  # whatever a call might leave behind must not matter
+    layer(image.float(), mask)  # an earlier call must have no influence
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(other(image.float(), mask)[0], layer(image.float(), mask)[0])
     double = copy.deepcopy(layer).double()

@@ -50,7 +50,7 @@ def test_every_term_in_float64(preset: str, channels: int) -> None:
     m = mask.expand_as(output).double()
     out, gt = output.double(), truth.double()
     comp = m * gt + (1 - m) * out
-    weights = {"paper": (1, 6, 0.05, 120, 120, 0.1), "review": (1, 6, 0.05, 240, 240, 2)}[preset]
+    weights = {"paper": (1, 6, 0.05, 120, 120, 0.1), "bobqywei": (1, 6, 0.05, 240, 240, 2)}[preset]
     features = [psi(image, loss.features) for image in (output, comp.float(), truth)]
 
     def l1(a, b):
@@ -152,8 +152,14 @@ def test_weights_can_be_replaced() -> None:
     assert other["hole"] == base["hole"] / 2 and other["valid"] == base["valid"]
     with pytest.raises(ValueError, match="weights: expected terms out of"):
         InpaintingLoss(vgg="none", weights={"holes": 3})
-    with pytest.raises(ValueError, match="preset: expected one of paper, review"):
+    with pytest.raises(ValueError, match="preset: expected one of paper, bobqywei"):
         InpaintingLoss("best", vgg="none")
+
+
+def test_review_is_an_alias_of_the_preset_bobqywei() -> None:
+    old, new = (InpaintingLoss(name, vgg="none") for name in ("review", "bobqywei"))
+    given, mask, output, truth = problem()
+    assert old(given, mask, output, truth) == new(given, mask, output, truth)
 
 
 def test_vgg_agrees_with_torchvision_and_reads_its_files(tmp_path) -> None:

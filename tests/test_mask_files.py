@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ def test_a_set_of_this_package_says_its_polarity(tmp_path, capsys):
     assert out["cells"]["0.1-0.2"] == [2, 1] and out["cells"]["0.4-0.5"] == [2, 2]
 
 
-def test_doubt_is_said(tmp_path):
+def test_a_doubtful_polarity_is_reported(tmp_path):
     half = np.zeros((16, 16), dtype=bool)
     half[:8] = True
     save(tmp_path / "m", [half], True)
@@ -228,14 +229,10 @@ def test_no_mask_is_an_error(tmp_path, capsys):
         mask_stats(tmp_path, "grey-hole")
 
 
-def test_without_rich_a_terminal_gets_lines(tmp_path, monkeypatch, capsys):
-    import importlib.util
-    import sys
-
+def test_progress_is_shown_on_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     make(tmp_path, count=1, progress=True)
-    assert "masks 12/12" in capsys.readouterr().err
+    assert "masks [########################] 12/12" in capsys.readouterr().err
 
 
 def test_a_sheet_of_another_program_is_not_replaced(tmp_path):

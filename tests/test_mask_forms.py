@@ -56,7 +56,7 @@ def test_another_count_of_channels_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
-def test_the_name_that_nvidias_layer_has(mode: Any) -> None:
+def test_mask_in_is_an_alias_of_mask(mode: Any) -> None:
     x, mask = drawn(2, 3, 8, 8)
     layer = PartialConv2d(3, 5, 3, padding=1, padding_mode=mode, return_mask=True)
     for found, expected in zip(layer(x, mask_in=mask[None]), layer(x, mask[None]), strict=True):
@@ -66,7 +66,7 @@ def test_the_name_that_nvidias_layer_has(mode: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["last_size", "update_mask", "mask_ratio", "slide_winsize"])
-def test_what_that_layer_keeps_is_refused_with_the_way_to_go(name: str) -> None:
+def test_attributes_of_nvidias_layer_are_refused_with_advice(name: str) -> None:
     layer = PartialConv2d(3, 5, 3)
     with pytest.raises(AttributeError, match=f"{name}: this layer keeps nothing of a call; .* return_mask=True"):
         getattr(layer, name)

@@ -169,7 +169,7 @@ def test_cuts_and_still_frames_give_no_mask(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_what_a_cut_short_video_gives_is_kept_and_marked(tmp_path):
+def test_masks_of_a_truncated_video_are_kept_and_marked(tmp_path):
     whole = write(tmp_path / "whole.avi", frames(8)).read_bytes()
     (tmp_path / "part.avi").write_bytes(whole[: len(whole) * 6 // 10])
     with pytest.warns(UserWarning, match="pairs of frames could be decoded, by its header .* has 7"):

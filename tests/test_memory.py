@@ -25,7 +25,7 @@ def test_memory_ran_out(error: Exception) -> None:
     assert is_out_of_memory(error)
 
 
-def test_what_torchs_cpu_allocator_raises() -> None:
+def test_torchs_cpu_allocation_error_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**56, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
@@ -37,5 +37,5 @@ def test_what_torchs_cpu_allocator_raises() -> None:
      OSError(28, "No space left on device")],
     ids=str,
 )  # fmt: skip
-def test_other_errors(error: Exception) -> None:
+def test_other_errors_are_not_out_of_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)

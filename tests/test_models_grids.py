@@ -193,7 +193,7 @@ def test_the_configuration_is_kept(tmp_path: Path) -> None:
     one = FillRefiner(1, levels=1, width=2, padding_mode=GLOBE, values="data")
     one.save_pretrained(tmp_path / "refiner")
     assert load_network(tmp_path / "refiner").config == one.config
-    for key in ("out_channels", "padding_mode", "values"):  # files of pictures are as they were
+    for key in ("out_channels", "padding_mode", "values", "tension"):  # files of pictures are as they were
         assert key not in network().config
 
 
@@ -211,6 +211,7 @@ def test_what_is_for_pictures_refuses_them(tmp_path: Path) -> None:
         ({"padding_mode": GLOBE}, r"padding_mode=\('zeros', 'circular'\)"),
         ({"out_channels": 1}, "out_channels=1"),
         ({"values": "data"}, "values='data'"),
+        ({"prefill": "smooth", "tension": 0}, "tension=0"),
     ):
         model = network(in_channels=3, **cast("dict[str, Any]", options))
         with pytest.raises(PConvError, match=f"model: expected a network for RGB pictures, got {name}"):
@@ -229,6 +230,7 @@ def test_what_is_for_pictures_refuses_them(tmp_path: Path) -> None:
         ({"padding_mode": 1}, "padding_mode: expected .* got 1"),
         ({"out_channels": 0}, "out_channels: expected a positive integer, got 0"),
         ({"out_channels": 2, "prefill": "smooth"}, r"out_channels: expected in_channels \(1\) with a prefill, got 2"),
+        ({"tension": 2}, "tension: expected 0 to 1, got 2"),
         ({"values": "grid"}, "values: expected 'picture' or 'data', got 'grid'"),
     ],
 )
@@ -249,3 +251,18 @@ def test_no_features_of_other_than_three_channels() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         loss(image, mask, output, image)
+
+
+@pytest.mark.full("compiled layers")
+def test_compiled_and_exported() -> None:
+    model = network(padding_mode=GLOBE)
+    for width in (16, 18):
+        image, mask = scene(1, 8, width)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = model(image, mask)
+            for one in (model, model.fuse()):
+                found = torch.compile(one, fullgraph=True, backend="aot_eager")(image, mask)
+                assert torch.equal(found[1], expected[1]) and torch.allclose(found[0], expected[0], atol=1e-4)
+            exported = torch.export.export(model, (image, mask)).module()(image, mask)
+            assert torch.equal(exported[1], expected[1]) and torch.allclose(exported[0], expected[0], atol=1e-5)

@@ -120,7 +120,7 @@ def test_reference_against_loops(case: Case) -> None:
     np.testing.assert_array_equal(np.broadcast_to(new_mask.numpy() != 0, true_mask.shape), true_mask)
 
 
-# A checker that cannot fail proves nothing: each of these wrong operations has to be caught.
+# Each of these wrong operations has to be caught.
 def _no_ratio(x, m, w, b, **where):
     masked = torch.where(m, x, 0)
     return torch.nn.functional.conv2d(masked, w, b, **where) * reference.partial_conv2d(x, m, w, b, **where)[1]

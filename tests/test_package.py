@@ -211,7 +211,7 @@ def test_building_refuses_what_it_cannot_do(name: str, value: str) -> None:
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(f"pconv_cuda: {name}: expected")
 
 
-def test_a_wish_for_cuda_without_cuda_fails_loudly() -> None:
+def test_requiring_cuda_without_cuda_is_an_error() -> None:
     said = run_setup("--version", torch_cuda=None, PCONV_CUDA="1").stderr.splitlines()[-1]
     assert said.startswith("pconv_cuda: PCONV_CUDA=1") and "this torch was built without CUDA" in said
 

@@ -55,7 +55,7 @@ def test_padding_by_name(window: Any) -> None:
     x, mask = torch.randn(1, 2, 6, 8), torch.rand(1, 1, 6, 8) > 0.5
     found, new_mask = layer(x, mask)
     assert found.shape == (1, 3, 6, 8) and new_mask.shape == (1, 1, 6, 8)
-    # What goes round knows no first column.
+    # A circular axis has no first column.
     rolled, _ = layer(x.roll(3, 3), mask.roll(3, 3))
     assert torch.allclose(rolled.roll(-3, 3), found, atol=1e-5)
 

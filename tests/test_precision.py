@@ -56,5 +56,5 @@ def test_backward_is_told_the_forwards_choice(monkeypatch: pytest.MonkeyPatch) -
     for setting, choice in (("tf32", 1), ("ieee", 0)):
         torch.backends.cudnn.conv.fp32_precision = setting
         assert tf32.choice_of(OnCuda(), -1) == choice
-        assert tf32.choice_of(OnCuda(), 1 - choice) == 1 - choice  # somebody has chosen already
+        assert tf32.choice_of(OnCuda(), 1 - choice) == 1 - choice  # a choice was made already
     assert tf32.choice_of(torch.zeros(1), -1) == -1  # the CPU knows no tf32

@@ -28,7 +28,7 @@ def hole_psnr(restored: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> floa
     return 10 * math.log10(255**2 / np.mean(error**2))
 
 
-def test_there_are_some_and_they_are_small() -> None:
+def test_packaged_networks_are_small() -> None:
     assert NAMES == ["document", "photo"]
     for name in NAMES:
         path = PRETRAINED / f"{name}.safetensors"
@@ -37,7 +37,7 @@ def test_there_are_some_and_they_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_by_name_and_by_path(name: str, tmp_path, monkeypatch) -> None:
+def test_packaged_networks_load_by_name_and_by_path(name: str, tmp_path, monkeypatch) -> None:
     model = load_network(name)
     assert isinstance(model, FillRefiner) and not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -64,7 +64,7 @@ def test_photographs_are_filled_better_than_by_the_smooth_fill() -> None:
 
 
 def test_pages_are_filled_better_than_by_the_smooth_fill_or_for_photographs() -> None:
-    """Pages that no training has shown, with their kind of damage."""
+    """Pages that were not trained on, with their kind of damage."""
     pages = document_pages(6, 192, seed=4321)
     for share in ((0.01, 0.1), (0.2, 0.3)):
         found: dict[str, list[float]] = {"document": [], "photo": [], "smooth": []}

@@ -13,15 +13,11 @@ from PIL import Image
 from pconv_cuda import quickstart as q
 from pconv_cuda.data.packaged import HELD_OUT_SCENES, packaged_images
 from pconv_cuda.errors import PConvError
-from pconv_cuda.models import PConvUNet, load_network
+from pconv_cuda.evaluation.methods import baselines
+from pconv_cuda.inpainting import inpaint
+from pconv_cuda.models import load_network
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +29,7 @@ def result(tmp_path_factory):
     return out, report, lines
 
 
-def test_it_writes_what_it_promises(result):
+def test_all_documented_files_are_written(result):
     out, report, _ = result
     names = {path.name for path in out.iterdir()}
     assert names >= {"sheet.png", "report.json", "model.safetensors", "config.json", "log.jsonl"}
@@ -44,14 +40,14 @@ def test_it_writes_what_it_promises(result):
     assert all(np.isfinite(value) for value in report.values())
 
 
-def test_it_is_above_biharmonic_filling(result):
+def test_the_result_is_above_biharmonic_filling(result):
     _, report, _ = result
     assert report["psnr_hole_after"] > report["psnr_hole_biharmonic"] > report["psnr_hole_mean"]
     assert report["psnr_hole_after"] != report["psnr_hole_smooth"]  # it has learned something
     assert report["psnr_hole_packaged"] > report["psnr_hole_smooth"] + 0.3
 
 
-def test_it_shows_a_result_first_and_says_where_it_stands(result):
+def test_the_sheet_comes_first_and_the_report_has_every_figure(result):
     _, report, lines = result
     assert "sheet.png" in lines[0] and "smooth fill" in lines[0] and "by photo" in lines[0]
     text = "\n".join(lines)
@@ -66,7 +62,7 @@ def test_the_report_is_that_of_the_weights(result):
     network = load_network(out)
     values = []
     for case in q.held_out_cases():
-        restored = q.restore(network, case)
+        restored = inpaint(network, case.truth, ~case.valid)
         assert np.array_equal(restored[case.valid], case.truth[case.valid])
         error = torch.nn.functional.mse_loss(
             torch.from_numpy(restored).double()[torch.from_numpy(~case.valid)],
@@ -91,8 +87,8 @@ def test_the_sheet_shows_the_columns(result):
     assert (before[~valid] == 255).all()
     assert np.array_equal(before[valid], truth[valid])
     assert np.array_equal(after[valid], truth[valid])
-    assert np.array_equal(smooth, q.restore("smooth", cases[0]))
-    assert np.array_equal(packaged, q.restore("photo", cases[0]))
+    assert np.array_equal(smooth, inpaint("smooth", cases[0].truth, ~valid))
+    assert np.array_equal(packaged, inpaint("photo", cases[0].truth, ~valid))
     assert not np.array_equal(after[~valid], truth[~valid])
     assert (sheet[:22] != 255).any()  # the labels
 
@@ -110,22 +106,21 @@ def test_held_out_pictures_are_not_trained_on():
 
 
 def test_the_network_cannot_see_what_lies_in_the_holes():
-    torch.manual_seed(0)
-    network = PConvUNet(levels=2, width=4)
     case = q.held_out_cases()[0]
     painted = case.truth.copy()
     painted[~case.valid] = 7
-    one, other = (q.restore(network, replace(case, truth=truth)) for truth in (case.truth, painted))
-    assert np.array_equal(one[~case.valid], other[~case.valid])
+    both = [case, replace(case, truth=painted)]
+    for one, other in q.restore_all([*baselines(("smooth", "mean")), *q.packaged_network("photo")], both).values():
+        assert np.array_equal(one[~case.valid], other[~case.valid])
 
 
 def test_psnr_by_hand():
-    truth = np.zeros((2, 2, 3), np.uint8)
-    valid = np.array([[True, True], [True, False]])
-    restored = np.full((2, 2, 3), 200, np.uint8)
+    truth, valid = np.zeros((16, 16, 3), np.uint8), np.ones((16, 16), bool)
+    valid[1, 1] = False
+    restored = np.full((16, 16, 3), 200, np.uint8)
     restored[1, 1] = (0, 0, 51)  # only this pixel lies in the hole: mean square 51^2 / 3
     expected = 10 * np.log10(255**2 / (51**2 / 3))
-    assert q.hole_psnr(restored, q.Case("a", truth, valid)) == pytest.approx(expected)
+    assert q.hole_psnr([restored], [q.Case("a", truth, valid)]) == [pytest.approx(expected)]
 
 
 def test_weights_of_vgg_bring_all_terms_at_the_end():

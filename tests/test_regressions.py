@@ -1,4 +1,4 @@
-"""What other implementations get wrong: each of their bugs is a test here."""
+"""Bugs of other implementations, a test for each."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_reflected_pixels_are_data(device: str) -> None:
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
-def test_what_lies_in_a_hole_does_not_matter(poison: float, device: str) -> None:
+def test_values_in_holes_have_no_influence(poison: float, device: str) -> None:
     case = Case("poisoned", n=2, c=3, h=9, w=8, k=4)
     clean = make_tensors(case, poison=False).to(torch.float32)
     gradients = []

@@ -41,7 +41,7 @@ def test_each_family_is_judged_once_and_remembered(judged: list, tmp_path: Path)
     assert set(json.loads(selftest.cache_file().read_text()).values()) == {True}
 
 
-def test_what_is_wrong_is_said_and_stays_wrong(judged: list) -> None:
+def test_wrong_kernels_get_a_warning_and_stay_unused(judged: list) -> None:
     for why in ("output off by 0.5, 0.01 allowed", "as remembered"):
         with pytest.warns(UserWarning, match=f"'last layer' give wrong results in torch.bfloat16 on GPU X .{why}"):
             assert not selftest.is_right(8, BFLOAT16, 0)
@@ -62,7 +62,7 @@ def test_the_environment_decides(judged: list, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"device gemm torch.bfloat16": "yes"}', b"\xff\xfe"])
-def test_a_file_that_something_else_wrote_is_not_believed(judged: list, content: str | bytes) -> None:
+def test_foreign_cache_files_are_ignored(judged: list, content: str | bytes) -> None:
     selftest.cache_file().parent.mkdir()
     selftest.cache_file().write_bytes(content if isinstance(content, bytes) else content.encode())
     assert selftest.is_right(GEMM, BFLOAT16, 0) and len(judged) == 1
@@ -98,7 +98,9 @@ def test_neither_random_numbers_nor_modes_of_the_caller_matter() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_command_says_what_is_right(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_reports_correct_kernels(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cli.main(["selftest", "--device", "cpu", "--quick"]) == 0
     printed = capsys.readouterr().out
     assert printed.count(", right") == 15 and printed.endswith("all right\n") and "WRONG" not in printed

@@ -182,7 +182,7 @@ def test_bombs_are_refused_wherever_a_picture_is_read(server: Client) -> None:
         assert answer.status == 413 and "takes 0.1 megapixels; shrink it" in answer.error
 
 
-def test_bodies_that_are_no_multipart(server: Client) -> None:
+def test_bodies_other_than_multipart_are_refused(server: Client) -> None:
     assert server.request("POST", "/inpaint", b"{}", {"Content-Type": "application/json"}).status == 415
     body, kind = multipart({"picture": PHOTO, "mask": MASK})
     for wrong in (body[:-40], b"nonsense", body.replace(b"form-data", b"nothing")):
@@ -297,7 +297,7 @@ def test_paths_lead_to_the_pages_files_alone(server: Client) -> None:
     assert server.post("/", picture=PHOTO).status == 405
 
 
-def test_nothing_stays_of_a_client_that_goes_away(place: Path) -> None:
+def test_a_client_that_leaves_leaves_no_files(place: Path) -> None:
     body, kind = multipart({"picture": PHOTO, "mask": MASK})
     with serving() as client:
         with contextlib.closing(client.connect()) as connection:

@@ -148,7 +148,7 @@ def said(capsys: pytest.CaptureFixture, *arguments: object) -> str:
     return err
 
 
-def test_what_cannot_be_served_is_said(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+def test_refused_ports_hosts_and_tokens_are_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert f"--port: {port} on 127.0.0.1 is taken" in said(capsys, "--port", port, "--weights", "smooth")

@@ -145,7 +145,7 @@ def test_a_loaded_mask_is_read_as_the_command_reads_it(page: Page, tmp_path: Pat
     assert page.error == "" and page.mask().sum() == 600
 
 
-def test_everything_by_keys(page: Page, tmp_path: Path) -> None:
+def test_the_page_can_be_used_by_keys_alone(page: Page, tmp_path: Path) -> None:
     page.open(photo_png=PHOTO)
     page.browser.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
     reached = []
@@ -200,7 +200,7 @@ def test_everything_by_keys(page: Page, tmp_path: Path) -> None:
     assert page.browser.execute_script(reachable) == 0
 
 
-def test_before_and_after(page: Page) -> None:
+def test_before_and_after_are_shown(page: Page) -> None:
     marked = smooth_picture(*SIZE)
     hole = square_hole(*SIZE, 40, 60, 14)
     marked[hole] = (0, 255, 0)

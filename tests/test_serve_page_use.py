@@ -1,4 +1,4 @@
-"""The page of ``pconv serve`` in use: several pictures, a phone, errors, the queue, and that everyone can use it."""
+"""The page of ``pconv serve`` in use: several pictures, a phone, errors, the queue, accessibility."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_at_phone_width_by_touch(page: Page) -> None:
     page.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
 
 
-def test_nothing_is_asked_for_elsewhere(page: Page, server: Client) -> None:
+def test_the_page_sends_requests_to_its_server_only(page: Page, server: Client) -> None:
     page.open(photo_png=PHOTO)
     page.drag((0.3, 0.3), (0.5, 0.5))
     page.fill()
@@ -220,7 +220,7 @@ def test_colours_have_contrast_in_light_and_dark() -> None:
             assert (bright + 0.05) / (dark + 0.05) >= least, (front, back, palette)
 
 
-def test_the_systems_wish_for_dark_is_heard(page: Page) -> None:
+def test_the_page_follows_the_systems_dark_mode(page: Page) -> None:
     colour = "return getComputedStyle(document.body).backgroundColor"
     for wish, shown in (("dark", "rgb(20, 23, 27)"), ("light", "rgb(238, 240, 243)")):
         features = {"features": [{"name": "prefers-color-scheme", "value": wish}]}

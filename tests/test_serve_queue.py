@@ -1,4 +1,4 @@
-"""Many requests at once: one is at work, the others see their place, and whoever goes away frees it."""
+"""Many requests at once: one is at work, the others see their place, and clients that leave free it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 @contextlib.contextmanager
 def sent(client: Client, key: str) -> Iterator:
-    """A request whose answer nobody has read yet, at its place in the queue."""
+    """A request whose answer has not been read yet, at its place in the queue."""
     body, kind = multipart({"picture": PHOTO, "mask": MASK, "id": key})
     with contextlib.closing(client.connect()) as connection:
         connection.request("POST", "/inpaint", body, {"Content-Type": kind})
@@ -86,7 +86,7 @@ def test_concurrent_requests_are_served_one_by_one_and_none_is_mixed_up(gate: Ga
     assert gate.most == 1
 
 
-def test_whoever_waits_sees_the_place_and_the_progress(gate: Gate) -> None:
+def test_waiting_clients_see_their_place_and_the_progress(gate: Gate) -> None:
     gate.door.clear()
     with serving() as client, sent(client, "number-1") as first, sent(client, "number-2") as second:
         with sent(client, "number-3") as third:
@@ -110,7 +110,7 @@ def test_a_full_queue_says_so(gate: Gate) -> None:
         gate.door.set()
 
 
-def test_who_waits_and_goes_away_frees_the_place(gate: Gate) -> None:
+def test_a_waiting_client_that_leaves_frees_its_place(gate: Gate) -> None:
     gate.door.clear()
     with serving() as client, sent(client, "number-1") as first:
         with sent(client, "number-2"), sent(client, "number-3") as third:
@@ -125,12 +125,12 @@ def test_who_waits_and_goes_away_frees_the_place(gate: Gate) -> None:
     assert gate.begun == 1
 
 
-def test_work_ends_when_nobody_waits_for_it(gate: Gate, tmp_path: Path) -> None:
+def test_work_ends_when_its_client_leaves(gate: Gate, tmp_path: Path) -> None:
     gate.door.clear()
     with serving() as client:
         with sent(client, "number-1"):
             until(lambda: gate.begun == 1, "it does not begin")
-        until(lambda: gate.ended == 1, "it goes on for nobody")
+        until(lambda: gate.ended == 1, "it goes on without a client")
         gate.door.set()
         answer = client.post("/inpaint", picture=PHOTO, mask=MASK)
     assert answer.content == by_command(tmp_path, "a.png", PHOTO, MASK)

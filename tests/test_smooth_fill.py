@@ -311,7 +311,7 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
         ({"input": torch.zeros(8, 8)}, ValueError, r"input: expected \(N, C, H, W\).*\(8, 8\)"),
         ({"input": torch.zeros(1, 2, 0, 8)}, ValueError, "input: expected .*at least one"),
         ({"mask": torch.ones(1, 1, 8, 7)}, ValueError, r"mask: expected \(1\|1, 1\|2, 8, 8\).*\(1, 1, 8, 7\)"),
-        ({"mask": torch.ones(1, 8, 8)}, ValueError, "mask: expected"),
+        ({"mask": torch.ones(8, 8)}, ValueError, "mask: expected"),
         ({"mask": torch.ones(1, 1, 8, 8, dtype=torch.int32)}, TypeError, "mask: expected bool"),
         ({"tension": 1.5}, ValueError, "tension: expected 0 to 1, got 1.5"),
         ({"tension": float("nan")}, ValueError, "tension: expected 0 to 1, got nan"),

@@ -41,7 +41,7 @@ def test_models_that_hold_layers() -> None:
         assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
 
 
-def test_what_is_not_a_constant_or_not_a_layers_is_refused() -> None:
+def test_mask_filters_other_than_ones_and_unknown_keys_are_refused() -> None:
     state = PartialConv2d(3, 4, 3).state_dict()
     with pytest.raises(RuntimeError, match="weight_maskUpdater: expected ones alone"):
         PartialConv2d(3, 4, 3).load_state_dict({**state, "weight_maskUpdater": torch.full((1, 1, 3, 3), 0.5)})

@@ -93,7 +93,7 @@ def test_a_warps_cycles_are_its_stalls_and_its_waits() -> None:
     # A shared load takes 30 cycles; who waits for it comes after that, however short the stalls are.
     waiting = only(code(("LDS R1, [R2]", 1, {"write": 2}), ("MOV R3, R1", 4, {"wait": 1 << 2})))
     assert cycles.once(waiting.instructions, H100) == 30 + 4
-    # A mistake on purpose: nobody waits.
+    # A mistake on purpose: no wait.
     hasty = only(code(("LDS R1, [R2]", 1, {"write": 2}), ("MOV R3, R1", 4)))
     assert cycles.once(hasty.instructions, H100) == 1 + 4
 

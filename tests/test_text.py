@@ -1,4 +1,4 @@
-"""Names that hold anything: what a terminal, Markdown, a spreadsheet and an error message get of them."""
+"""Arbitrary names, as shown in a terminal, Markdown, a spreadsheet and error messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pconv_cuda.text import brief, csv_text, load_error_text, markdown, parse_js
         ("two\nlines\tand", "two\nlines\tand"),
     ],
 )
-def test_what_commands_a_terminal_is_escaped(text, shown):
+def test_terminal_control_codes_are_escaped(text, shown):
     assert printable(text) == shown
     shown.encode("utf-8")
 

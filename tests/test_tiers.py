@@ -107,7 +107,7 @@ MORE = pytest.mark.full("collecting in more ways")
 @pytest.mark.parametrize(
     "where", [pytest.param("benchmarks", marks=MORE), "tests/test_tiers.py benchmarks/bench_layers.py"]
 )
-def test_the_option_is_known_everywhere(where: str) -> None:
+def test_the_option_full_is_known_in_every_folder(where: str) -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--full", *where.split()]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)

@@ -68,7 +68,7 @@ def test_numbers_are_numbers_however_written(setting):
         ("train.finetune_after=soon", r"train.finetune_after: expected a whole number or null"),
         ("train.channels_last=1", r"train.channels_last: expected true or false"),
         ("model.conv=full", r"model.conv: expected one of partial, plain, got 'full'"),
-        ("loss.preset=mine", r"loss.preset: expected one of paper, review"),
+        ("loss.preset=mine", r"loss.preset: expected one of paper, bobqywei, review"),
         ("data.hole_share=0.5", r"data.hole_share: expected a list \[low, high\]"),
         ("data.hole_share=[0.5, 0.5]", r"data.hole_share: expected 0 <= low < high <= 1"),
         ("train.accumulate=4", r"train.batch_size: expected a multiple of train.accumulate \(4\), got 6"),

@@ -1,4 +1,4 @@
-"""How a training ends that was not to end yet: signals, killed loaders, no memory, files and folders that go."""
+"""Trainings that end early: signals, killed loaders, no memory, files and folders that are removed."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_killed_loader_is_one_sentence_with_the_remedy(photos, tmp_path):
     assert "data.workers=0" in last
 
 
-def test_what_is_done_is_said_on_an_interruption(capsys):
+def test_an_interruption_prints_what_is_done(capsys):
     with pytest.raises(KeyboardInterrupt), Progress("step", 9, every=100) as progress:
         progress.advance()
         raise KeyboardInterrupt
@@ -162,7 +162,7 @@ def test_no_memory_is_one_sentence_with_the_remedies(photos, tmp_path, monkeypat
         train(_config(photos), tmp_path / "run")
 
 
-def test_another_error_is_none_of_memory():
+def test_other_errors_are_not_out_of_memory():
     for error in (RuntimeError("shape mismatch"), ValueError("can't allocate memory"), OSError(2, "No such file")):
         assert not is_out_of_memory(error)
 
@@ -322,8 +322,8 @@ def test_one_pixel_of_one_picture_is_refused_at_the_start(photos, tmp_path, chan
     ],
     ids=str,
 )
-def test_what_stands_beside_that_rule_is_trained(photos, tmp_path, changes):
-    """The rule refuses nothing that works."""
+def test_sizes_that_batch_norm_allows_are_trained(photos, tmp_path, changes):
+    """Sizes that work are not refused."""
     deep = {"model.levels": 4, "data.size": 16, "train.batch_size": 1, "train.steps": 1, **changes}
     assert train(_config(photos, **deep), tmp_path / "run").steps == 1
 

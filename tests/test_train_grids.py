@@ -81,9 +81,57 @@ def test_masks_are_the_gaps_of_other_steps(steps: int) -> None:
                              for s in range(middle - half, middle + half + 1)])  # fmt: skip
 
         assert np.array_equal(~np.isnan(truth), around(known, t))
-        assert any(np.array_equal(mask, around(known, t) & around(known, s)) for s in range(STEPS))
+        own, found = around(known, t), False
+        for s in range(STEPS):
+            drawn = own & around(known, s)
+            # before the first step and after the last there is nothing: of what that hides some is shown again
+            hides_most = [(a & ~b).sum() > 0.5 * a.sum() for a, b in zip(own, drawn, strict=True)]
+            same = [np.array_equal(a, b) for a, b in zip(mask, drawn, strict=True)]
+            found |= same[half] and all(a or b for a, b in zip(same, hides_most, strict=True))
+        assert found
+        assert not (mask & ~own).any()
         assert (~mask[half] & known[t]).any() and mask.any()
     assert seen == set(range(STEPS))  # every step once in an epoch
+
+
+def test_few_stations_that_are_elsewhere_each_time_are_not_all_hidden() -> None:
+    values = fields(gaps=0)
+    values[np.random.default_rng(0).random(values.shape) < 0.9] = np.nan
+    shares = []
+    for number in range(32):
+        truth, mask = (each.numpy() for each in pairs(values)[number, 0])
+        known = ~np.isnan(truth)
+        shares.append((known & ~mask).sum() / known.sum())
+        assert not (mask & ~known).any()
+    assert min(shares) > 0.02 and max(shares) <= 0.5 and np.std(shares) > 0.05
+
+
+def test_masks_are_the_gaps_of_another_file(tmp_path: Path) -> None:
+    complete, gaps = fields(gaps=0), fields(gaps=0.8, seed=5)[:4]
+    np.save(tmp_path / "complete.npy", complete)
+    np.save(tmp_path / "gaps.npy", gaps)
+    settings = config(tmp_path / "complete.npy", **{"data.masks": str(tmp_path / "gaps.npy"), "train.steps": 3})
+    data = open_data(settings)
+    known = ~np.isnan(gaps)
+    for number in range(12):
+        truth, mask = (each.numpy() for each in data.training[number, 0])  # type: ignore[index]
+        assert not np.isnan(truth).any() and any(np.array_equal(mask[0], one) for one in known)
+    train(settings, tmp_path / "run")
+    np.save(tmp_path / "gaps.npy", gaps[:, 1:])
+    with pytest.raises(PConvError, match="data.masks, data.validation: expected steps of .*12, 24.*got .*11, 24"):
+        open_data(settings)
+
+
+def test_the_tension_of_the_fill_is_kept(grid: Path, tmp_path: Path) -> None:
+    train(config(grid, "grid", **{"train.steps": 2, "model.tension": 0, "model.levels": 1}), tmp_path / "run")
+    assert load_network(tmp_path / "run").config["tension"] == 0
+    values = np.load(grid)
+    network = load_network(tmp_path / "run")
+    torch.nn.init.zeros_(network.last.weight)  # it then is the fill to which it adds
+    expected = pconv_cuda.fill("smooth", values, wrap=(False, True), tension=0)
+    assert np.abs(pconv_cuda.fill(network, values) - expected).max() < 0.05
+    with pytest.raises(PConvError, match="model.tension: expected null without model.prefill"):
+        config(grid, **{"model.tension": 0.5})
 
 
 def test_crops_reach_across_the_seam_and_are_functions_of_their_number() -> None:
@@ -238,7 +286,7 @@ def test_the_relative_loss_asks_nothing_of_what_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("values", "changes", "message"),
     [
-        (fields(gaps=0), {}, "data.masks: observed takes the gaps that other steps have, .* got none"),
+        (fields(gaps=0), {}, "data.masks: the gaps of other steps are wanted, .* got none"),
         (np.full((12, 4, 4), np.nan), {}, "data.images: expected values, got none"),
         (np.where(np.isnan(fields()), np.nan, 3.0), {}, "data.images: expected values that differ, got 3 everywhere"),
         (np.where(np.isnan(fields()), np.inf, 3.0), {}, "data.images: expected finite values"),
@@ -260,8 +308,13 @@ def test_data_that_do_not_fit_are_named(values: Any, changes: dict[str, Any], me
 
 
 def test_keys_of_grids_are_refused_for_pictures(tmp_path: Path) -> None:
-    for key, value in (("variable", "tas"), ("time_steps", 3), ("wrap", "columns")):
-        with pytest.raises(PConvError, match=f"data.{key}: expected null but for a file of gridded data"):
-            open_data(load_config(overrides={"data.images": "packaged", f"data.{key}": value}))
+    for key, value in (
+        ("data.variable", "tas"),
+        ("data.time_steps", 3),
+        ("data.wrap", "columns"),
+        ("model.tension", 0),
+    ):
+        with pytest.raises(PConvError, match=f"{key}: expected null but for a file of gridded data"):
+            open_data(load_config(recipe="small", overrides={"data.images": "packaged", key: value}))
     with pytest.raises(PConvError, match="data.masks: observed is for a file of gridded data"):
         open_data(load_config(overrides={"data.images": "packaged", "data.masks": "observed"}))

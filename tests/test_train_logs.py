@@ -7,6 +7,7 @@ import json
 import sys
 
 import torch
+from conftest import Terminal
 
 from pconv_cuda.progress import Progress
 from pconv_cuda.training.logs import RunLog, picture_grid
@@ -30,7 +31,7 @@ def test_the_grid_shows_input_mask_output_composite_truth_with_white_holes():
         assert torch.equal(whole, truth[row])
 
 
-def test_a_resumed_log_repeats_no_step_and_drops_a_torn_line(tmp_path):
+def test_a_resumed_log_repeats_no_step_and_drops_a_truncated_line(tmp_path):
     log = RunLog(tmp_path, 0, tensorboard=False)
     for step in range(1, 6):
         log.numbers(step, {"loss/total": step / 2})
@@ -61,15 +62,10 @@ def test_tensorboard_gets_the_terms_and_the_pictures(tmp_path):
     assert (picture.width, picture.height) == (32, 14)
 
 
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     written = {}
-    for kind in (io.StringIO, _Terminal):
+    for kind in (io.StringIO, Terminal):
         monkeypatch.setattr(sys, "stderr", kind())
         with Progress("step", 10, done=4, every=3) as progress:
             progress.say("hello [not markup]")
@@ -80,14 +76,14 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
     assert plain[0] == "hello [not markup]"
     assert [line.split()[1] for line in plain[1:]] == ["6/10", "9/10", "10/10"]
     assert all("steps/s" in line and "left" in line and "loss 1.25" in line for line in plain[1:])
-    assert "\x1b[" in written[_Terminal]
-    assert "hello [not markup]" in written[_Terminal]
-    assert "steps/s" in written[_Terminal]
-    assert "10/10" in written[_Terminal]
+    assert "\x1b[" in written[Terminal]
+    assert "hello [not markup]" in written[Terminal]
+    assert "steps/s" in written[Terminal]
+    assert "10/10" in written[Terminal]
     assert "\x1b[" not in written[io.StringIO]
 
 
-def test_other_processes_stay_silent(capsys):
+def test_disabled_progress_prints_nothing(capsys):
     with Progress("step", 2, every=1, enabled=False) as progress:
         progress.say("x")
         progress.advance()

@@ -63,7 +63,7 @@ def test_equal_weights_make_equal_files(tmp_path):
     assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
 
 
-def test_of_other_files_there_is_no_step(tmp_path):
+def test_other_files_have_no_step(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "plain.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     save_file({"a": torch.zeros(1)}, tmp_path / "words.safetensors", {"step": "two"})
@@ -97,7 +97,7 @@ def test_weights_of_an_unfinished_run_are_said_to_be_old(photos, extended):
     with pytest.warns(UserWarning, match=r"model.safetensors is of step 2, but the training .* went on to step 4"):
         PConvUNet.from_pretrained(extended)
     train(_config(photos, 6), extended)
-    PConvUNet.from_pretrained(extended)  # without a word: warnings of this package are errors here
+    PConvUNet.from_pretrained(extended)  # without a warning, which would be an error here
     assert weights.saved_step(extended / "model.safetensors") == 6
 
 

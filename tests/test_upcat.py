@@ -150,7 +150,7 @@ def test_counts_are_exact(name: str, device: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("h", "w"), [(2, 2), (8, 9)])
-def test_a_hole_at_every_place(h: int, w: int, layout: str, device: str) -> None:
+def test_a_single_hole_or_valid_pixel_at_every_place(h: int, w: int, layout: str, device: str) -> None:
     """Every single pixel of either source as the only hole, and as the only valid pixel."""
     t = make_tensors(Stage("places", n=1, low=2, skip=1, k=2, h=h, w=w, low_mask="none", skip_mask="none"))
     t = t.to(torch.float64, LAYOUTS[layout])
@@ -301,7 +301,7 @@ EDITS = {
 
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("edit", EDITS)
-def test_no_edit_of_the_weights_is_missed(edit: str, inference: bool) -> None:
+def test_every_edit_of_the_weights_takes_effect(edit: str, inference: bool) -> None:
     """Phases are made in every call: the layer never computes with what its weights were before."""
     layer, t = layer_and_inputs()
     with torch.inference_mode(inference):

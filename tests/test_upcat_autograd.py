@@ -199,7 +199,7 @@ def test_what_has_no_derivative_says_so() -> None:
     leaves, masks = leaves_of(BY_NAME["phases"], "cpu")
     low, skip, weight, bias = leaves
     for rest in ((None, -1, 0.2), (ops.upcat_phases(weight.detach(), 5),)):
-        with pytest.raises(RuntimeError, match="are for inference and have no derivative"):
+        with pytest.raises(RuntimeError, match="input: expected one that needs no gradient, since a fused"):
             ops.partial_conv2d(low, masks[0], skip, masks[1], weight, bias, *WINDOW, *rest)
 
 

@@ -1,4 +1,4 @@
-"""What ``from_pretrained`` refuses: other kinds of files, lying headers, configs made to harm."""
+"""What ``from_pretrained`` refuses: other kinds of files, lying headers, malicious configs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pconv_cuda.models import weights
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    """At most 2 GiB of address space more than now: whoever allocates what a file asks for fails."""
+    """At most 2 GiB of address space more than now: allocating what a file claims fails."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, before[1]))
@@ -51,10 +51,10 @@ CONFIGS = {
     "large": ({"levels": 12, "width": 8192}, "do not fit its config: encoder.0.conv.weight is missing; .* more"),
     "windows": ({"levels": 2, "windows": [10**9 + 1, 3]}, "windows: expected 2 odd sizes"),
     "many windows": ({"levels": 2, "windows": [3] * 10**4}, "windows: expected 2 odd sizes"),
-    "std 0": ({"std": [0.2, 0, 0.2]}, "std: expected numbers of at least 1e-6"),
-    "std negative": ({"std": [0.2, -0.2, 0.2]}, "std: expected numbers of at least 1e-6"),
-    "std NaN": ('{"std": [0.2, NaN, 0.2]}', "std: expected numbers of at least 1e-6"),
-    "std infinite": ('{"std": [0.2, 1e999, 0.2]}', "std: expected numbers of at least 1e-6"),
+    "std 0": ({"std": [0.2, 0, 0.2]}, "std: expected numbers of at least 1e-06"),
+    "std negative": ({"std": [0.2, -0.2, 0.2]}, "std: expected numbers of at least 1e-06"),
+    "std NaN": ('{"std": [0.2, NaN, 0.2]}', "std: expected numbers of at least 1e-06"),
+    "std infinite": ('{"std": [0.2, 1e999, 0.2]}', "std: expected numbers of at least 1e-06"),
     "mean NaN": ('{"mean": [NaN, 0, 0]}', "mean: expected finite numbers"),
     "mean infinite": ('{"mean": [0, -Infinity, 0]}', "mean: expected finite numbers"),
     "mean text": ({"mean": "abc"}, "does not describe a PConvUNet"),
@@ -156,7 +156,7 @@ def test_other_files_are_named(name: str, content: bytes | None, message: str, t
     refused(tmp_path / name, message)
 
 
-def test_places_without_weights(tmp_path: Path) -> None:
+def test_paths_without_weights_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nothing", "expected a folder with model.safetensors or a .safetensors file, but .* not exist$")
     refused(tmp_path, "found none at .*model.safetensors$")
     (tmp_path / "G.pth").write_bytes(b"\x80\x02")

@@ -1,4 +1,4 @@
-"""The part of the run that asks whether the kernels are right on this device."""
+"""The part of the run that checks the kernels on this device."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def drivers(session: Session) -> Result:
 
 
 def mismatches(done: Done, most: int = 15) -> list[str]:
-    """What a driver complained of: the first lines, for a fault of one kernel shows in hundreds of cases."""
+    """A driver's first errors: a fault of one kernel shows in hundreds of cases."""
     lines = [line for line in done.output.splitlines() if "MISMATCH" in line or "FAILED" in line]
     return (lines or done.output.splitlines()[-most:])[:most]
 
@@ -150,7 +150,7 @@ def suite(session: Session) -> Result:
         command = [sys.executable, "-m", "pytest", "-q", "-k", "mask_dtypes", ROOT / "tests" / "test_operation.py"]
     elif shutil.which("pytest") and session.run([sys.executable, "-c", "import xdist"]).code == 0:
         command += ["-n", str(min(12, os.cpu_count() or 1))]
-    # Without this every worker computes its references on all cores, and all of them wait for each other.
+    # Otherwise every worker computes its references on all cores.
     done = session.run(command, limit=110, OMP_NUM_THREADS="1")
     failures = [line for line in done.output.splitlines() if re.search(r"\b(FAILED|ERROR)\b", line)]
     found = {**outcome(done), "summary": done.last_line, "failures": [line[:300] for line in failures[:60]]}

@@ -1,7 +1,7 @@
 """The device that is measured, and its stand-in for rehearsals on a machine without one.
 
 With ``PCONV_REHEARSE=1`` in the environment tensors lie on the CPU, and the few parts of torch.cuda that the run uses
-are replaced: every line runs, and no number means anything.
+are replaced: every line runs, and the numbers are meaningless.
 """
 
 from __future__ import annotations

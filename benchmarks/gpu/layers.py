@@ -28,7 +28,7 @@ from pconv_cuda import ops
 __all__ = ["HOLE_SHARE", "blob_mask", "keep", "options", "timed"]
 
 HOLE_SHARE = 0.25
-# The layers bound by arithmetic first: they are what the claims are about.
+# The layers bound by arithmetic first: they matter most.
 ORDER = ["enc2", "dec4", "dec3", "dec2", "enc3", "dec5", "enc4", "enc1", "dec1", "enc5", "dec6"]
 Call = Callable[[], Any]
 

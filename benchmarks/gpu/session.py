@@ -90,7 +90,7 @@ class Session:
 
 
 def kill_group(process: subprocess.Popen[Any]) -> None:
-    """The command's whole process group: compilers, test workers, whatever it started."""
+    """The command's whole process group: compilers and test workers too."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""The part of the run that measures: what matters most first, for it may be cut short."""
+"""The part of the run that measures, the most important first, since it may be cut short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run on a GPU found, as tables: its report.md, and those of the README and docs/benchmarks.md."""
+"""Tables of a run on a GPU: its report.md, and those of the README and docs/benchmarks.md."""
 
 from __future__ import annotations
 

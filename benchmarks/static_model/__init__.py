@@ -1,4 +1,4 @@
-"""Cycles counted from machine code: how kernels get faster without a GPU. docs/static-model.md says how to use it.
+"""Cycles counted from machine code, to optimise kernels without a GPU. docs/static-model.md says how to use it.
 
 sass       machine code as instructions with ptxas' control codes; registers, stack and shared memory
 flow       blocks, loops and the path that a warp takes through them

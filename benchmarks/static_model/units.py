@@ -35,16 +35,16 @@ def rows(model: Model, estimates: Iterable[Estimate]) -> list[dict[str, Any]]:
         whole = pieces.of_kernel(kernel, e.kernel, UPCAT_TAPS)
         if e.launch.pass_name in ("fprop", "dgrad"):
             costs = [once(pieces.of_kernel(kernel, e.kernel, taps).prologue, model.gpu) for taps in (MORE_TAPS, TAPS)]
-            a_tap = (costs[0] - costs[1]) / (MORE_TAPS - TAPS)
+            per_tap = (costs[0] - costs[1]) / (MORE_TAPS - TAPS)
         else:  # upcat has all taps in one piece, wgrad looks at one tap a thread
-            a_tap = once(whole.prologue, model.gpu) / UPCAT_TAPS if e.launch.pass_name == "upcat" else 0.0
+            per_tap = once(whole.prologue, model.gpu) / UPCAT_TAPS if e.launch.pass_name == "upcat" else 0.0
         store, number = a_store(whole.epilogue, model)
         shape = whole.shape
-        a_tap /= -(-shape.rows // shape.threads)  # words of 32 rows that a warp has
+        per_tap /= -(-shape.rows // shape.threads)  # words of 32 rows that a warp has
         alone = once(whole.step, model.gpu)
         found[e.kernel] = {
             "kernel": e.kernel, "code": len(kernel.instructions), "registers": e.registers, "resident": e.resident,
-            "warps": shape.threads // 32, "cycles_a_tap": round(a_tap), "step_alone": round(alone),
+            "warps": shape.threads // 32, "cycles_per_tap": round(per_tap), "step_alone": round(alone),
             "cycles_a_store": round(store), "stores": number,
         }  # fmt: skip
     return list(found.values())

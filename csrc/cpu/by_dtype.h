@@ -8,7 +8,7 @@
 
 namespace pconv::cpu {
 
-// visit(T{}) for the dtype of a convolution; there is none of bytes.
+// visit(T{}) for the dtype of a convolution, which is never bytes.
 template <class Visit>
 void by_dtype(DType dtype, const Visit& visit) {
     switch (dtype) {

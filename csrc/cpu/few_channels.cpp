@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kPixels = 6;     // of a register tile
 constexpr int64_t kGranule = 16;   // K is a multiple of it: whole vectors of either instruction set
-constexpr int64_t kMaxTaps = 512;  // more, and the weights leave the near cache, and one running sum loses digits
+constexpr int64_t kMaxTaps = 512;  // more would leave the near cache, and one running sum lose digits
 
 // One register tile: pixels side by side in a row, and some of their channels.
 struct Tile {
@@ -72,7 +72,7 @@ std::vector<Line> packed(const Geometry& g, const float* weight, const int64_t s
 }
 
 // The input rows under one thread's windows: masked, and with margins of zeros, so that tiles know no bounds.
-// Windows overlap, so rows are kept for as long as those asked for lie within one window's height.
+// Windows overlap, so rows are kept while requests stay within one window's height.
 class Rows {
   public:
     Rows(const Geometry& g, const Mask& mask, const float* x)

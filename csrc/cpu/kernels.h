@@ -1,5 +1,5 @@
 // The border between torch and the kernels: plain pointers and PODs, no Tensor, no allocation.
-// Both sides include this file, so that a signature that drifts does not compile.
+// Both sides include this file, so that the compiler checks the signatures.
 //
 // These run on torch's thread pool and return when they are done. The CUDA side of the border is cuda/host/run.h.
 #pragma once
@@ -63,23 +63,63 @@ void few_channels(
     float negative_slope,                               // as above
     float* y);                                          // [N, P, Q, K]
 
+// ---- Convolutions by Winograd's algorithms, channels_last fp32.
+
+// Whether this machine has the vectors that they need.
+bool has_winograd();
+
 // A 3x3 convolution of stride 1 and padding 1, or its adjoint (the convolution that is its gradient by x).
 struct Conv3x3 {
     int64_t n, c, k, h, w;
-    bool relu, adjoint;
+    bool adjoint;
 };
 
-// Whether this machine has the vectors that winograd below needs.
-bool has_winograd();
-
-// y = act(convolution(gate > 0 ? x : 0, weight) + bias) for fp32 and channels_last, in a quarter of the products.
-void winograd(
-    const Conv3x3& conv,
+// y = act(convolution(gate > 0 ? x : 0, weight) + bias) in a quarter of the products. Its error is several times that
+// of a direct convolution: for frozen networks.
+void winograd_4x4(
+    const Conv3x3& conv, bool relu,
     const float* x,                                     // [N, H, W, C]
     const float* gate,                                  // the same, or nullptr: open everywhere
     const float* weight, const int64_t weight_step[4],  // [K, C, 3, 3], adjoint: [C, K, 3, 3], its strides in elements
     const float* bias,                                  // [K] or nullptr
     float* y);                                          // [N, H, W, K]
+
+// What the functions below read (x) or write (dx): a layer's input, or a decoder stage's two. mask: nullptr bytes where
+// there are no holes; pixels in holes count as zeros, and their gradient is 0.
+struct WinogradSource {
+    const float* x = nullptr;
+    float* dx = nullptr;  // nullptr: not wanted
+    Mask mask;
+};
+struct WinogradSources {
+    WinogradSource full;       // [N, H, W, C - low_channels]
+    WinogradSource low;        // of a stage: [N, H / 2, W / 2, low_channels], doubled
+    int64_t low_channels = 0;  // the first of the C
+};
+
+// Whether they can: windows of 2 or 3 with stride 1 and of 3 to 6 with stride 2 whose padding puts them around their
+// pixel, and stages (low_channels > 0).
+bool takes_winograd_2x2(const Geometry& geometry, int64_t low_channels);
+
+// Whether they are then faster than masked_copy, a convolution and renormalise.
+bool pays_winograd_2x2(const Geometry& geometry, int64_t low_channels);
+
+// y = ratio > 0 ? act(ratio * convolution(mask ? x : 0, weight) + bias) : 0, with a direct convolution's error.
+void winograd_2x2(
+    const Geometry& geometry, const WinogradSources& sources, const Ratio& ratio, const float* weight,
+    const int64_t weight_step[4],  // [K, C, R, S], with its strides in elements
+    const float* bias,             // [K] or nullptr
+    float negative_slope,          // as above
+    float* y);                     // [N, P, Q, K]
+
+// The gradients by x into sources.
+void winograd_2x2_input_gradient(
+    const Geometry& geometry, const WinogradSources& sources, const float* weight, const int64_t weight_step[4],
+    const float* scaled);  // [N, P, Q, K]: ratio * gradient
+
+// The gradient by the weight. Sums are taken in a fixed order.
+void winograd_2x2_weight_gradient(
+    const Geometry& geometry, const WinogradSources& sources, const float* scaled, float* dw, const int64_t dw_step[4]);
 
 // scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
 // The sum is taken in a fixed order: the same bits whatever the number of threads.

@@ -1,4 +1,4 @@
-// out = mask ? x : 0, on bit patterns: no arithmetic, so NaN and infinity in a hole stay there.
+// out = mask ? x : 0, on bit patterns: NaN and infinity in a hole are dropped.
 #include "by_dtype.h"
 #include "copy_runs.h"
 #include "kernels.h"

@@ -10,7 +10,7 @@
 namespace pconv::cpu {
 namespace {
 
-// NaN, a value that nobody knows, is a hole; so is minus zero. `|` rather than `||`, which is not vectorised.
+// NaN and minus zero are holes. `|` rather than `||`, which is not vectorised.
 template <class T>
 PCONV_INLINE bool is_set(T value) {
     return (load(value) < 0) | (load(value) > 0);
@@ -42,7 +42,7 @@ void for_each_row(const void* mask, const int64_t sizes[4], const int64_t stride
 
 template <class T>
 PCONV_INLINE void row_to_bytes(const T* source, int64_t stride, int64_t count, uint8_t* out) {
-    if (stride == 1)  // said apart, so that this loop is vectorised
+    if (stride == 1)  // a loop of its own, which is vectorised
         for (int64_t x = 0; x < count; ++x) out[x] = is_set(source[x]);
     else
         for (int64_t x = 0; x < count; ++x) out[x] = is_set(source[x * stride]);

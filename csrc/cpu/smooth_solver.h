@@ -14,11 +14,11 @@ constexpr int kDegree = 3;           // of the smoother's polynomial, as in smoo
 constexpr double kRange = 20;        // it is small on [largest / kRange, largest]
 constexpr int64_t kChunk = 128;      // blocks that a sum's part is taken over
 constexpr int64_t kLeastChunks = 8;  // a thread gets at least so many
-// Rounding in the iteration is never taken back. Each time the error has fallen so far the residual is formed anew.
+// Rounding errors accumulate in the iteration. Each time the error has fallen so far the residual is formed anew.
 constexpr double kRenew = 1e-2;
-// p A p is about r z. Far below it the direction is rounding alone, and a step along it would lead away.
+// p A p is about r z. Far below it the direction is rounding error.
 constexpr double kLost = 1.0 / 16;
-constexpr double kGrown = 16;  // r z grows so much over its least value by rounding alone
+constexpr double kGrown = 16;  // growth of r z over its least value that means rounding errors dominate
 
 // One hole, in one plane of the picture after the other.
 template <class T>
@@ -128,7 +128,7 @@ class Solver {
                 const SmoothBlock& block = top.near[b];
                 for (int64_t i = 0; i < std::min<int64_t>(kBlock, top.w - block.x); ++i) {
                     picture[block.offset + i] = T(load(in[(block.y * width + block.x + i) * step]));
-                    // What is not beside the hole says nothing about it, and may be infinite.
+                    // Only pixels beside the hole count; others may be infinite.
                     weight[block.offset + i] = T(top.beside[b * kBlock + i]);
                 }
             }

@@ -1,4 +1,4 @@
-// The decoder's stage where phases do not pay: small pictures are doubled and joined after all, masked on the way, and
+// The decoder's stage where phases do not pay: small pictures are doubled and joined, masked on the way, and
 // their gradient is summed back.
 #include "by_dtype.h"
 #include "kernels.h"

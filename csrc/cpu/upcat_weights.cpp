@@ -18,7 +18,7 @@ PCONV_INLINE void split_channels(const T* w, const int64_t step[4], int64_t coun
     for (int64_t r = 0; r < 3; ++r)
         for (int64_t s = 0; s < 3; ++s) {
             const T* source = w + r * step[2] + s * step[3];
-            if (step[1] == 1)  // said apart, so that it is vectorised
+            if (step[1] == 1)  // a branch of its own, which is vectorised
                 for (int64_t c = 0; c < count; ++c) taps[r][s][c] = load(source[c]);
             else
                 for (int64_t c = 0; c < count; ++c) taps[r][s][c] = load(source[c * step[1]]);

@@ -52,7 +52,7 @@ cudaError_t start_grid(
         config.stream = stream;
         error = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
     }
-    // The runtime keeps a refused call as its last error; whoever asks next (torch does) would take it for his own.
+    // The runtime keeps a refused call as its last error, which the next caller (torch) would take for its own.
     if (error != cudaSuccess) cudaGetLastError();
     return error;
 }

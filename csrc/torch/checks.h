@@ -65,8 +65,8 @@ inline Tensor laid_out(const Tensor& tensor, Layout layout) {
 using Ints = std::vector<int64_t>;
 using MaybeTensor = std::optional<Tensor>;
 
-// The functional form has checked all this with better words (pconv_cuda/checks.py); what is checked again here
-// keeps the raw operators from reading outside their tensors.
+// pconv_cuda/checks.py checks the functional form's arguments, with better messages. These checks keep calls of the raw
+// operators (torch.ops) from reading outside their tensors.
 struct ConvolutionArguments {
     Ints stride, padding, dilation;
     int64_t groups;
@@ -127,7 +127,7 @@ inline Geometry geometry_of(
         stride[0] < limit && stride[1] < limit && padding[0] < limit && padding[1] < limit && dilation[0] < limit &&
             dilation[1] < limit && weight.size(2) < limit && weight.size(3) < limit,
         "stride, padding, dilation: expected less than 2^31");
-    // From here on sizes are plain numbers: the kernels know no tensors.
+    // From here on sizes are plain numbers.
     g.stride_h = stride[0], g.stride_w = stride[1];
     g.pad_h = padding[0], g.pad_w = padding[1];
     g.dil_h = dilation[0], g.dil_w = dilation[1];
@@ -168,7 +168,7 @@ inline void check_bias(const Geometry& g, const Tensor& input, const MaybeTensor
         "bias: expected the input's dtype and device");
 }
 
-// Made by upcat_phases; kept by whoever passes it.
+// Made by upcat_phases; the caller keeps it.
 inline void check_prepared(const Geometry& g, const Tensor& input, const MaybeTensor& prepared, bool upsample) {
     if (!prepared) return;
     PCONV_EXPECT(upsample, "prepared: expected none without upsample");

@@ -1,4 +1,4 @@
-// What a call runs on: kernels that were checked, and, in benchmark mode, the fastest of the ways that there are.
+// What a call runs on: kernels that were checked, and in benchmark mode the fastest alternative.
 #pragma once
 
 #include "cuda_support.h"
@@ -60,7 +60,7 @@ constexpr int dtypes = 5, devices = 64;
 inline std::array<std::atomic<signed char>, families * dtypes * devices> checked_families{};
 
 // Whether all of these families were checked and found right, which the first call of each does. Nothing can be checked
-// while a graph is captured: a family that nobody has used before then counts as right.
+// while a graph is captured: an unused family then counts as right.
 inline bool are_right(unsigned used, DType dtype, const Tensor& tensor, const CudaCallGuard& guard) {
     enum State : signed char { unknown, right, wrong };
     const int index = device_index(tensor);

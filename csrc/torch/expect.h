@@ -1,5 +1,5 @@
-// PCONV_EXPECT(condition, parts of the message...): what torch's STD_TORCH_CHECK does, without a stream. Streams put
-// numbers into words by the locale, and where a toolchain links libstdc++ statically into the extension, that of torch
+// PCONV_EXPECT(condition, parts of the message...): what torch's STD_TORCH_CHECK does, without a stream. Streams format
+// numbers by the locale, and where a toolchain links libstdc++ statically into the extension, that of torch
 // and ours do not know each other's: the process crashes instead of raising. Seen with gcc 13 and torch 2.11.
 #pragma once
 

@@ -38,7 +38,7 @@ void set_tf32_reader(py::object callable) {
     pconv::cuda::set_tf32_reader(&ask_reader);
 }
 
-// A checker that fails says nothing of the kernels: they count as right.
+// Where the checker itself fails the kernels count as right.
 int ask_checker(unsigned family, int dtype, int device) {
     if (!Py_IsInitialized()) return 1;
     py::gil_scoped_acquire lock;

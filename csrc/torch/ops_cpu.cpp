@@ -2,6 +2,7 @@
 // through the dispatcher, for the stable ABI has no other way. Autograd is off by the time we are called: Python's
 // derivative (pconv_cuda/ops/convolution.py) calls the two operators below and never looks inside them.
 #include "cpu_stage.h"
+#include "cpu_winograd.h"
 #include "schemas.h"
 
 #include <torch/csrc/stable/library.h>
@@ -42,10 +43,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(
     const Ratio ratio{ratios.mutable_data_ptr(), compact[0], compact[1]};
     const bool all_full = cpu::window_ratio(
         g, upsample ? stage.both : sources.mask.mask, ratio, static_cast<uint8_t*>(new_mask.mutable_data_ptr()));
-    if (g.n == 0)  // torch's convolution would return a view, which nobody may then write to in place
+    if (g.n == 0)  // torch's convolution would return a view, which may not be written to in place
         return {empty_in(g.layout, input, {g.n, g.k, g.p, g.q}), new_mask, ratios};
     const MaybeTensor dense_bias = bias ? MaybeTensor(torch::stable::contiguous(*bias)) : std::nullopt;
-    const Tensor y = upsample
+    const bool by_winograd = suits_winograd(g, sources);
+    const Tensor y = by_winograd ? winograd_forward(g, sources, weight, dense_bias, ratio, negative_slope)
+                     : upsample
                          ? stage_forward(g, sources, stage, weight, dense_bias, prepared, ratio, negative_slope)
                          : layer_forward(g, sources, weight, dense_bias, ratio, all_full, arguments, negative_slope);
     return {y, new_mask, ratios};
@@ -64,7 +67,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const Ratio ratio{const_cast<void*>(dense_ratios.const_data_ptr()), ratios.size(0), ratios.size(1)};
     Tensor dx = no_gradient(input), dskip = no_gradient(input), dw = no_gradient(input), scaled;
     Tensor db = empty_of(input, {need_bias ? g.k : 0}, input.scalar_type());
-    // ratio * gradient is a tensor of its own, for the gradient is not ours to change; db comes out of the same pass.
+    // ratio * gradient is a tensor of its own, since the gradient must not be changed; db comes out of the same pass.
     need_skip &= skip.has_value();
     const bool need_inputs = need_input || need_skip, need_convolution = need_inputs || need_weight;
     if (need_convolution) scaled = torch::stable::empty_like(upstream);
@@ -72,15 +75,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
         g, ratio, upstream.const_data_ptr(), need_convolution ? scaled.mutable_data_ptr() : nullptr,
         need_bias ? db.mutable_data_ptr() : nullptr);
     if (!need_convolution) return {dx, dskip, dw, db};
+    const bool by_winograd = suits_winograd(g, sources);
     if (upsample) {
-        std::tie(dx, dskip, dw) = stage_backward(g, sources, weight, scaled, need_input, need_skip, need_weight);
+        const auto gradients = by_winograd ? winograd_backward : stage_backward;
+        std::tie(dx, dskip, dw) = gradients(g, sources, weight, scaled, need_input, need_skip, need_weight);
         // Each gradient in its own input's layout.
         if (need_input) dx = laid_out(dx, layout_of(input));
         if (need_skip) dskip = laid_out(dskip, layout_of(*skip));
         return {dx, dskip, dw, db};
     }
-    std::tie(dx, dw) =
-        composed_backward(CpuPasses{}, g, sources.x, sources.mask, weight, scaled, arguments, need_inputs, need_weight);
+    if (by_winograd)
+        std::tie(dx, std::ignore, dw) = winograd_backward(g, sources, weight, scaled, need_inputs, false, need_weight);
+    else
+        std::tie(dx, dw) = composed_backward(
+            CpuPasses{}, g, sources.x, sources.mask, weight, scaled, arguments, need_inputs, need_weight);
     if (skip) {
         const Tensor whole = dx;
         dx = need_input ? channels_of(whole, input, 0) : no_gradient(input);

@@ -27,7 +27,7 @@ Tensor conv3x3(Tensor input, MaybeTensor gate, Tensor weight, MaybeTensor bias, 
             "gate: expected float32 of the input's shape ", shape_of(input), ", got ", shape_of(*gate));
     PCONV_EXPECT(cpu::has_winograd(), "conv3x3: this CPU has neither AVX-512 nor AVX2");
 
-    const cpu::Conv3x3 conv{input.size(0), c, k, input.size(2), input.size(3), relu, adjoint};
+    const cpu::Conv3x3 conv{input.size(0), c, k, input.size(2), input.size(3), adjoint};
     Tensor y = empty_in(Layout::nhwc, input, {conv.n, k, conv.h, conv.w});
     if (y.numel() == 0) return y;
     const Tensor x = laid_out(input, Layout::nhwc);
@@ -36,8 +36,8 @@ Tensor conv3x3(Tensor input, MaybeTensor gate, Tensor weight, MaybeTensor bias, 
     const auto values = [](const MaybeTensor& t) {
         return t ? static_cast<const float*>(t->const_data_ptr()) : nullptr;
     };
-    cpu::winograd(
-        conv, values(x), values(dense_gate), values(weight), weight.strides().data(), values(dense_bias),
+    cpu::winograd_4x4(
+        conv, relu, values(x), values(dense_gate), values(weight), weight.strides().data(), values(dense_bias),
         static_cast<float*>(y.mutable_data_ptr()));
     return y;
 }

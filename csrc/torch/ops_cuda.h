@@ -11,8 +11,8 @@
 
 namespace pconv::cuda {
 
-// 1 where torch's setting allows fp32 convolutions to use tf32. Asked while an operator runs, so that no compiler of
-// graphs can freeze the answer.
+// 1 where torch's setting allows fp32 convolutions to use tf32. Asked while an operator runs, so that no graph
+// compiler can freeze the answer.
 using Tf32Reader = int (*)();
 void set_tf32_reader(Tf32Reader reader);
 

@@ -1,4 +1,4 @@
-// The plan in words, for `pconv info --plan`: which kernels would run, and what has to be repacked for them.
+// The plan as text, for `pconv info --plan`: which kernels would run, and what has to be repacked for them.
 #pragma once
 
 #include "../cuda/plan/plan.h"

@@ -1,4 +1,4 @@
-// What the operators of smooth_fill accept (pconv_cuda/functional.py has checked it with better words).
+// What the operators of smooth_fill accept (pconv_cuda/functional.py has checked it with better messages).
 #pragma once
 
 #include "checks.h"

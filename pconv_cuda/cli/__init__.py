@@ -1,6 +1,6 @@
 """The command ``pconv``: one module a verb, imported only when the verb is run.
 
-Nothing here imports torch: ``pconv --help`` has to answer at once.
+Nothing here imports torch, so that ``pconv --help`` is quick.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.text import printable, rename_arguments
 
-# verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int, and perhaps
-# ARGUMENTS: what the library calls otherwise than the options are called
+# verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int, and optionally
+# ARGUMENTS: the options of library arguments that have other names
 VERBS = {
     "info": "versions, what was built, devices, and what is missing",
     "selftest": "check the kernels against the library's convolution on this machine",
@@ -32,7 +32,6 @@ VERBS = {
     "fill": "fill the gaps of gridded data: NetCDF, Zarr, GeoTIFF, npy",
     "serve": "fill holes in the browser, or by HTTP, on this machine",
     "masks": "make mask files, from a seed or a video, and look at those of a folder",
-    "bench": "compare speeds on this machine, or two results with each other",
     "eval": "print the paper's table for networks and baselines",
     "compare": "train the partial and the plain network alike and evaluate both",
     "convert": "read weights of other implementations",
@@ -54,7 +53,7 @@ _GO_ON = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))  # it repeats what was typed
+        super().error(printable(message))  # the message holds what was typed
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """What the verb calls the library's arguments: its options have their names, but for what ARGUMENTS says."""
+    """Library argument -> option of the verb, by the options' own names; ARGUMENTS has the exceptions."""
     names: dict[str, str] = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -83,7 +82,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 
 def _report_thread(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writer raises its error in its thread, and once more in the main one, which reports it."""
+    """Silences errors of the system in threads: TensorBoard's writer raises them in the main thread too."""
     if not (isinstance(failure.exc_value, OSError) and system_error_text(failure.exc_value)):
         threading.__excepthook__(failure)
 
@@ -110,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             finally:
                 _flush(args)  # --help and --version end here
             return _run(args) or _flush(args)
-        except OSError as error:  # no more open files, for the modules that are imported
+        except OSError as error:  # too many open files, while modules are imported
             if (text := system_error_text(error)) is None:
                 raise
             _complain(args, f"error: {text}")
@@ -118,15 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
             interrupted(number)
-            if argv is None:  # this is the whole process; the interpreter's own end would wait for threads
+            if argv is None:  # a command of its own: the interpreter would wait for threads
                 end_now(number)
             return 128 + number
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.verb != "bench":  # which measures what a Python program has
-        spin_briefly()
-    # People read these: no file, no line number, no source.
+    spin_briefly()
+    # Without file, line number and source.
     warnings.formatwarning = lambda message, *_, **__: printable(  # type: ignore
         f"pconv {args.verb}: warning: {rename_arguments(str(message), args.options)}\n"
     )
@@ -136,7 +134,7 @@ def _run(args: argparse.Namespace) -> int:
     except PConvError as error:
         _complain(args, f"error: {rename_arguments(str(error), args.options)}")
     except ImportError as error:
-        # Without its core (torch, numpy, the extension) no verb works, and a traceback helps nobody.
+        # A missing core dependency is a problem of the installation, not a bug: no traceback.
         if (error.name or "").partition(".")[0] not in ("torch", "torchvision", "numpy", "pconv_cuda", ""):
             raise
         _complain(args, f"error: {error}; `pconv info` says what is missing")

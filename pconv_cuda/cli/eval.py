@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """The options that ``pconv compare`` has too."""
+    """Options shared with ``pconv compare``."""
     add = parser.add_argument
     add(
         "--masks",
@@ -52,7 +52,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def common(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that :func:`add_common` asks for."""
+    """The settings of the options of :func:`add_common`."""
     names = ("masks", "polarity", "count", "size", "seed", "lpips", "fid", "vgg", "resamples", "device")
     values = {name: getattr(args, name) for name in names}
     chosen = [] if args.baselines == "none" else [one for one in args.baselines.split(",") if one]
@@ -69,6 +69,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def finish(report: dict[str, Any], out: Any) -> int:
-    """Says where the table is; 1 where something is missing in it."""
+    """Prints where the table is. Returns 1 where values are missing."""
     print(printable(f"{out}/table.md: {report['measured']} of {report['wanted']} values"))
     return 0 if report["complete"] else 1

@@ -1,4 +1,4 @@
-"""``pconv info``: what is here, what was built, and what is missing with its remedy."""
+"""``pconv info``: versions, what was built, devices, and how to install what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ _OPTIONAL = {
     ("accelerate", "accelerate"): "training",
     ("torchmetrics", "torchmetrics"): "training",
     ("tensorboard", "tensorboard"): "training logs",
-    ("rich", "rich"): "progress bars",
     ("yaml", "pyyaml"): "configurations",
     ("pytest_benchmark", "pytest-benchmark"): "benchmarks",
     ("skimage", "scikit-image"): "packaged photographs",
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _core(rows: list[tuple[str, str]], remedies: list[str]) -> bool:
-    """torch, the extension and the devices; the rows say what there is, the remedies what there is not."""
+    """torch, the extension and the devices: rows of what was found, remedies for what was not."""
     from pconv_cuda import __version__
 
     rows.insert(0, ("pconv-cuda", __version__))
@@ -144,7 +143,7 @@ def _cuda_kernels(torch: Any, built: dict[str, Any], remedies: list[str]) -> str
 
     cuda = extension.cuda_module()
     if cuda is not None:
-        # A build in place without kernels leaves the file of an earlier one where it is.
+        # A build in place without kernels does not remove the file of an earlier build.
         earlier = f"; of an earlier build, the last one made none ({built['no_cuda']})" if built["no_cuda"] else ""
         return f"for {cuda.architectures}{earlier}"
     reason = extension.no_cuda_reason()
@@ -158,7 +157,7 @@ def _cuda_kernels(torch: Any, built: dict[str, Any], remedies: list[str]) -> str
 
 
 def _version(distribution: str) -> str:
-    """Its version, or that it is there: a module may come from a distribution of another name."""
+    """Its version, or "installed": a module may come from a distribution of another name."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

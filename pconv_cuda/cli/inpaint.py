@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import time
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +25,9 @@ ARGUMENTS |= {"alpha": "--mask alpha"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; nothing heavy is imported."""
     parser.epilog = (
-        "White is the hole in every mask. Pixels outside the hole stay the same to the byte in png, tiff, "
-        "bmp and webp; a jpg is written again with its own quantisation, which can change a decoded value by a few "
-        "steps anywhere. Avif and heic are read, and written as png. Size, format, orientation, metadata and colour "
+        "White is the hole in every mask. Pixels outside the hole stay the same to the byte in png, tiff, bmp and "
+        "webp. In a jpg only the blocks that the hole touches are compressed again, with the file's own quantisation. "
+        "Avif and heic are read, and written as png. Size, format, orientation, metadata and colour "
         "profile of the input are kept. The exit code is 1 if any picture failed."
     )
     parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture or a folder of pictures")
@@ -135,30 +134,40 @@ def run(args: argparse.Namespace) -> int:
 def _restore_all(jobs: list[Job], rule: MaskRule, args: argparse.Namespace) -> int:
     from pconv_cuda.inpainting.batch import Reporter, load_filler, run_job
     from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
+    from pconv_cuda.progress import Progress
 
     filler = load_filler(args.weights, args.device)
-    line = _StatusLine(args.options)
+    display = Progress("", 0, every=1, seconds=10)
+    count = ""
+
+    def say(text: str) -> None:
+        display.clear()
+        print(printable(count + text), flush=True)
+
+    def complain(kind: str, text: str) -> None:
+        display.clear()
+        display.say(f"{kind}: {rename_arguments(text, args.options)}")
+
+    report = Reporter(
+        say=say,
+        warn=partial(complain, "warning"),
+        progress=display.show,
+        peak_memory=lambda: _peak_memory(filler),
+    )
     tiled = not isinstance(filler, SmoothFiller)
     if args.tile is not None and not tiled:
-        line.warn(NO_TILES)
+        report.warn(NO_TILES)
     failures = 0
     for number, job in enumerate(jobs, 1):
-        line.count = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
-        line.name = line.count + job.image.name
-        report = Reporter(
-            say=line.say,
-            warn=line.warn,
-            progress=line.show,
-            peak_memory=lambda: _peak_memory(filler),
-        )
+        count = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
+        display.label = count + job.image.name
         try:
             run_job(job, filler, rule, report, args.tile, args.max_pixels)
         except Exception as error:  # the other pictures of a folder are still worth doing
-            text = rename_arguments(_describe(error, job.image, tiled), args.options)
-            line.complain(f"pconv inpaint: error: {text}")
+            complain("pconv inpaint: error", _describe(error, job.image, tiled))
             failures += 1
     if failures and len(jobs) > 1:
-        line.complain(f"pconv inpaint: {failures} of {len(jobs)} pictures failed")
+        complain("pconv inpaint", f"{failures} of {len(jobs)} pictures failed")
     return 1 if failures else 0
 
 
@@ -189,38 +198,3 @@ def _peak_memory(filler: Filler) -> str:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     texts.append(f"{used / (2**20 if sys.platform == 'darwin' else 2**10):.0f} MiB")
     return ", ".join(texts)
-
-
-class _StatusLine:
-    """How far the present picture is: a bar on a terminal, else a plain line now and then."""
-
-    def __init__(self, options: Mapping[str, str]) -> None:
-        self.name = self.count = ""
-        self._options = options
-        self._bar = sys.stderr.isatty()
-        self._last = time.monotonic()
-
-    def show(self, done: int, total: int) -> None:
-        """Called after each part of the holes: piece ``done`` of ``total``."""
-        if self._bar:
-            filled = 24 * done // total
-            bar = "#" * filled + "." * (24 - filled)
-            print(f"\r\033[K{printable(self.name)} [{bar}] {done}/{total}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - self._last > 10:
-            print(f"{printable(self.name)}: piece {done} of {total}", file=sys.stderr, flush=True)
-            self._last = time.monotonic()
-
-    def say(self, text: str) -> None:
-        self._clear()
-        print(printable(self.count + text), flush=True)
-
-    def warn(self, text: str) -> None:
-        self.complain(f"warning: {rename_arguments(text, self._options)}")
-
-    def complain(self, text: str) -> None:
-        self._clear()
-        print(printable(text), file=sys.stderr, flush=True)
-
-    def _clear(self) -> None:
-        if self._bar:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

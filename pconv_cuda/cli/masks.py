@@ -8,7 +8,7 @@ import warnings
 
 from pconv_cuda.text import printable
 
-# known here so that `pconv --help` imports nothing heavy; tests compare them with the library's
+# repeated here so that `pconv --help` imports nothing heavy; a test compares them with the library's
 _KINDS = ("mixed", "occlusion", "strokes")
 _POLARITIES = ("auto", "white-hole", "black-hole")
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "from-video",
         help="what is covered or uncovered between consecutive frames of a video",
         description="Write a mask for each pair of consecutive frames: optical flow both ways, and a hole where the "
-        "two do not lead home. Needs the extra [video].",
+        "two do not agree. Needs the extra [video].",
     )
     video.add_argument("video", metavar="VIDEO", help="any file that OpenCV decodes")
     video.add_argument("--out", metavar="DIR", required=True, help="folder of the masks")

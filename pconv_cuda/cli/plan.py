@@ -1,4 +1,4 @@
-"""``pconv info --plan``: which CUDA kernels a layer would run on, and the floor that no kernel can pass."""
+"""``pconv info --plan``: which CUDA kernels a layer would run on, and a lower bound of its time."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def _check(numbers: Sequence[int], low: int, blocks: Sequence[int]) -> None:
 
 
 def _device(torch: Any, module: Any, wgmma: str | None) -> tuple[dict[str, Any], str]:
-    """What the plan depends on besides sizes, and that in words."""
+    """What the plan depends on besides sizes: for the plan, and as text."""
     device, where = {"arch": 90, "multiprocessors": 132}, "an H100 (no GPU is here)"
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         device = {"arch": 10 * properties.major + properties.minor, "multiprocessors": properties.multi_processor_count}
-        # Not every torch tells it; the least that any device of sm_80 and later has then stands in.
+        # Some versions of torch lack it; then the least of any device of sm_80 and later.
         device["shared_bytes"] = getattr(properties, "shared_memory_per_block_optin", 99 << 10)
         where = properties.name
     if device["arch"] < 80:

@@ -1,4 +1,4 @@
-"""The command as a process: signals that end it, and output whose reader has gone."""
+"""The command as a process: signals that end it, and closed output pipes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def end_now(number: int) -> NoReturn:
-    """Ends the process as signal ``number`` does, and waits for nothing, not for threads within a library either.
+    """Ends the process as signal ``number`` does, without waiting for threads.
 
     Loader processes are killed, half-written files removed.
     """
@@ -124,7 +124,7 @@ def end_now(number: int) -> NoReturn:
 
 
 class _Stream:
-    """A text stream that goes on, silently, when its reader has gone: the work counts, not who looks on."""
+    """A text stream that drops its output once its pipe is closed, so that the work goes on."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -156,7 +156,7 @@ class _Stream:
             raise
 
     def _drop(self) -> None:
-        # what is still in the buffer goes there too, at the latest when the interpreter ends
+        # buffered output goes there too, at the latest when the interpreter ends
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -10,7 +10,7 @@ from pconv_cuda.errors import PConvError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is checked, and on which device."""
+    """Declare the options."""
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     parser.add_argument(
         "--quick", action="store_true", help="one case of each family, as before its first use on a GPU"

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; nothing heavy is imported."""
     parser.epilog = (
         "Open the printed address in a browser: paint the hole, fill it, save the picture. Programs post to /inpaint. "
-        "Nothing leaves this machine, and the page loads nothing from elsewhere. Without --host nobody but this "
-        "machine reaches the server; its other users do, unless there is a token."
+        "Nothing leaves this machine, and the page loads nothing from elsewhere. Without --host only this "
+        "machine reaches the server, including its other users unless there is a token."
     )
     add = parser.add_argument
     add("--host", metavar="ADDRESS", default="127.0.0.1", help="where to listen (default: %(default)s, this machine "
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help=DEVICE_HELP)
     add("--token-file", metavar="FILE", type=Path, help="a file with a token that every request has to bring")
-    add("--no-token", action="store_true", help="let everybody in who reaches --host")
+    add("--no-token", action="store_true", help="no access control for those who reach --host")
     add(
         "--name",
         metavar="NAME",
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _warn_of_others(host: str, has_token: bool, no_token: bool) -> None:
-    """Says what a host that others reach means.
+    """Warns about a host that others can reach.
 
     Raises:
         PConvError: there is neither a token nor the wish for none.
@@ -91,7 +91,7 @@ def _warn_of_others(host: str, has_token: bool, no_token: bool) -> None:
     means = f"--host {host}: every machine that reaches this one can send pictures and use its processor"
     if not has_token and not no_token:
         raise PConvError(
-            f"{means}; give a token that they have to know (--token-file FILE), or --no-token if everybody may"
+            f"{means}; give a token that they have to know (--token-file FILE), or --no-token for open access"
         )
     who = "with the token" if has_token else "without a token"
     print(

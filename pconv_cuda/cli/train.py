@@ -1,4 +1,4 @@
-"""``pconv train``: a network by the paper's recipe, or by a configuration of one's own."""
+"""``pconv train``: a network by the paper's recipe or your own configuration."""
 
 from __future__ import annotations
 

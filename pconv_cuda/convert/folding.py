@@ -1,4 +1,4 @@
-"""A foreign network's arithmetic folded into weights of ours."""
+"""Another implementation's arithmetic folded into weights of PConvUNet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published implementations, told apart by their key names, each with what its arithmetic does differently.
+"""The published implementations, recognised by their key names, with the differences of their arithmetic.
 
 Facts about each were read in its source: names and order of layers, biases, norms, the range of pictures.
 """

@@ -1,4 +1,4 @@
-"""What every format is read into: the layers of a U-Net in their order, and the arithmetic that they were made for."""
+"""The common form of all formats: the layers of a U-Net in order, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ForeignLayer:
 
 @dataclass
 class ForeignNetwork:
-    """A published network, in words that all of them share.
+    """A published network in a common form.
 
     Args:
         source: the format's name.

@@ -51,7 +51,7 @@ def _last_of_labels(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_code(file: Any, path: Path) -> None:
-    """A whole Keras model with code in a layer computes what no table of weights says."""
+    """A Keras model with code in a layer cannot be told by its weights."""
     config = file.attrs.get("model_config", "")
     text = config.decode("utf-8", "replace") if isinstance(config, bytes) else str(config)
     if re.search(r'"class_name":\s*"Lambda"', text):

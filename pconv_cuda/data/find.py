@@ -1,4 +1,4 @@
-"""Which picture files a folder holds, and whether they are still those that were found."""
+"""Which picture files a folder holds, and whether they have changed since."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pconv_cuda.files import os_error_text
 __all__ = ["CONTACT_SHEET", "IMAGE_SUFFIXES", "MANIFEST", "OTHER_SUFFIXES", "FileSet", "all_files", "find_files"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-# what `pconv masks` writes beside its masks: the sheet is a picture of masks, and no mask
+# written by `pconv masks` beside its masks; the sheet is not a mask
 CONTACT_SHEET, MANIFEST = "sheet.png", "manifest.json"
 
-# Pictures of other kinds: who has them in a folder is told that they are left out.
+# Pictures of other kinds, for the warning that they are left out.
 OTHER_SUFFIXES = frozenset(
     f".{one}"
     for one in (
@@ -86,7 +86,7 @@ def find_files(folder: str | Path, what: str) -> list[Path]:
 
 
 def all_files(root: Path, what: str, recursive: bool = True) -> list[Path]:
-    """Everything in ``root``, and below it, that is no folder. Folders themselves go before links to them.
+    """All files in and below ``root``. Folders are read before links to them.
 
     Links are followed; a folder that is reached twice, or in a circle, counts once.
 
@@ -122,7 +122,7 @@ def all_files(root: Path, what: str, recursive: bool = True) -> list[Path]:
 
 
 class FileSet:
-    """Files whose content is known, so that a later look tells whether it is the same.
+    """Files with digests of their content, to detect later changes.
 
     Args:
         root: folder that the names are relative to.
@@ -143,12 +143,12 @@ class FileSet:
 
     @property
     def fingerprint(self) -> str:
-        """Names and contents in one line; another whenever one of them is."""
+        """A digest of names and contents."""
         return self._summary([name + content.hex() for name, content in zip(self.names, self._digests, strict=True)])
 
     @property
     def names_fingerprint(self) -> str:
-        """The names in one line."""
+        """A digest of the names."""
         return self._summary(self.names)
 
     def _summary(self, entries: Sequence[str]) -> str:
@@ -156,11 +156,11 @@ class FileSet:
         return f"{len(self.files)} files, {digest[:12]}"
 
     def content(self, index: int) -> str:
-        """What names the content of file ``index``."""
+        """A digest of the content of file ``index``, as text."""
         return self._digests[index].hex()[:12]
 
     def _digest(self, path: Path) -> bytes:
-        """16 bytes that name the content; of a file that cannot be read they are zero."""
+        """A digest of 16 bytes; zeros for a file that cannot be read."""
         digest = hashlib.sha256()
         try:
             with open(path, "rb") as file:

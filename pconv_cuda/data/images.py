@@ -26,6 +26,7 @@ __all__ = [
     "ImageSource",
     "MemoryImages",
     "RandomCrops",
+    "centre_square",
     "draw_order",
     "find_files",
     "load_rgb",
@@ -58,11 +59,20 @@ def load_rgb(path: str | Path) -> np.ndarray:
     """The picture file as (H, W, 3) uint8. Raises whatever the decoder raises, and ValueError for a huge picture."""
     pil_image = require("PIL.Image", "inpaint", why="reading pictures")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pil_image.DecompressionBombWarning)  # the limit below is the one that counts
+        warnings.simplefilter("ignore", pil_image.DecompressionBombWarning)  # replaced by the limit below
         with pil_image.open(path) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise ValueError(f"expected at most {_MOST_PIXELS} pixels, got {picture.width} x {picture.height}")
             return to_rgb_array(picture)
+
+
+def centre_square(array: np.ndarray, size: int) -> np.ndarray:
+    """The middle of a picture (H, W, 3) uint8, resized (Lanczos) to (size, size, 3)."""
+    pil_image = require("PIL.Image", "inpaint", why="resizing pictures")
+    side = min(array.shape[:2])
+    top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
+    square = pil_image.fromarray(array[top : top + side, left : left + side])
+    return np.asarray(square.resize((size, size), pil_image.Resampling.LANCZOS))
 
 
 class ImageSource(Protocol):
@@ -76,7 +86,7 @@ class ImageSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the set of pictures, wherever it lies; two different sets have different ones."""
+        """A digest of the set of pictures, independent of its path."""
         ...
 
 

@@ -37,7 +37,7 @@ _PHOTOGRAPHS = (
 )
 _FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
 
-# an animal, a building with sky, a still life: three kinds of picture whose scenes nothing else shows
+# an animal, a building with sky, a still life; no other picture shows these scenes
 HELD_OUT_SCENES = ("chelsea", "china", "coffee")
 
 

@@ -1,4 +1,4 @@
-"""Pages of old documents and the damage they take, drawn by seed; ``python -m`` this package draws a sheet of both."""
+"""Pages of old documents and their damage, drawn by seed; ``python -m`` this package draws a sheet of both."""
 
 from pconv_cuda.documents.damage import DAMAGE, damage_mask
 from pconv_cuda.documents.fonts import Fonts, find_fonts

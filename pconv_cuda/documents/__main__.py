@@ -24,7 +24,7 @@ _SIDE, _GAP = 184, 4
 
 
 def pages_sheet(seed: int, folders: list[str] | None, page: int = 400) -> PillowImage.Image:
-    """Pages drawn at ``page`` px and reduced; the last row with holes in white."""
+    """Rows of pages drawn at ``page`` px and reduced; the last row shows damage in white."""
     pil_image = require("PIL.Image", "inpaint", why="the sheet")
     rows: list[list[np.ndarray]] = [[] for _ in range(_ROWS)]
     for number, one in enumerate(document_pages(_COLUMNS * _ROWS, page, seed, find_fonts(folders))):

@@ -1,4 +1,4 @@
-"""Masks in the shape of what happens to old pages: worms, tears, lost patches under stains, worn folds.
+"""Masks in the shape of damage to old pages: worm holes, tears, patches lost under stains, worn folds.
 
 Each piece is a field that is positive inside it and falls towards its contour. A piece that is larger than what is
 wanted loses its lowest pixels first, so that it shrinks as a shape, and the share is met to the pixel.
@@ -43,7 +43,7 @@ def damage_mask(
         (height, width) bool, True where valid.
 
     Raises:
-        PConvError: no pixels, an unknown kind, or a range that is none or holds no number of so few pixels.
+        PConvError: no pixels, an unknown kind, an invalid range, or one that holds no number of so few pixels.
     """
     if height < 1 or width < 1:
         raise PConvError(f"size: expected at least 1 x 1 pixels, got {height} x {width}")

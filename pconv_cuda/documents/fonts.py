@@ -1,7 +1,7 @@
 """Which fonts there are for Latin, Hangul and Hanja.
 
-Nothing is downloaded. Files are looked for where systems keep fonts, and what each can write is asked of the font
-itself; on a bare machine matplotlib's or Pillow's own font is left, so that a page can always be set.
+Nothing is downloaded. Files are looked for where systems keep fonts, and each font is asked
+what it can write; on a bare machine matplotlib's or Pillow's own font is left, so that a page can always be set.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ def find_fonts(folders: Sequence[str | Path] | None = None) -> Fonts:
         folders: looked through at all depths; None takes the usual ones and what fontconfig knows.
 
     Raises:
-        PConvError: a folder that is none.
+        PConvError: a path that is not a folder.
         MissingExtra: Pillow is not installed.
     """
     if folders is None:
         return _of_this_machine()
     for folder in folders:
         if not Path(folder).is_dir():
-            raise PConvError(f"fonts: expected a folder, got {str(folder)!r}, which is none")
+            raise PConvError(f"fonts: expected a folder, got {str(folder)!r}, which is not one")
     return _sorted_by_script(_under(folders))
 
 

@@ -1,4 +1,4 @@
-"""Where the text stands: European columns of words, and East Asian columns of characters from right to left."""
+"""Text layout: European columns of words, and East Asian columns of characters from right to left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Smooth noise, by numpy alone: what is drawn does not depend on the release of a picture library."""
+"""Smooth noise by numpy alone, independent of the release of a picture library."""
 
 from __future__ import annotations
 

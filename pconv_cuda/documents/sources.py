@@ -13,11 +13,11 @@ from pconv_cuda.rng import Stream, generator
 __all__ = ["DamageMasks", "DocumentPages", "document_page", "document_pages", "pages_fingerprint"]
 
 _PAGES = 100_000  # of an epoch: each run sees other pages for as long as it lasts
-_TEST_PAGE = 2**31 + 1  # a key that no training reaches
+_TEST_PAGE = 2**31 + 1  # outside training, so that test pages are disjoint
 
 
 def pages_fingerprint(size: int, seed: int, fonts: Fonts) -> str:
-    """Names a set of pages: other fonts draw other pages."""
+    """A fingerprint of a set of pages, which depends on the fonts."""
     return f"documents, version {page.VERSION}, {size} px, seed {seed}, fonts {fonts.fingerprint}"
 
 
@@ -55,7 +55,7 @@ class DamageMasks:
     """:func:`damage_mask` as a source of masks."""
 
     def __init__(self, hole_share: tuple[float, float]) -> None:
-        hole_pixels(10**9, hole_share)  # a range that is none is refused now, not at the first draw
+        hole_pixels(10**9, hole_share)  # validate the range early
         self.hole_share = hole_share
         self.fingerprint = f"damage, version {damage.VERSION}"
 

@@ -1,4 +1,4 @@
-"""Text without a text: words from random syllables, characters from a list. It means nothing and is nobody's."""
+"""Placeholder text: words from random syllables, characters from a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's central claim, run again: partial against plain convolutions, all else the same."""
+"""Partial against plain convolutions, all else the same: the paper's central claim."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _state(folder: Path) -> str:
 
 
 def _check_apart(training: str, test: str) -> None:
-    """No picture that was trained on is tested on: the same file, whatever its name, in both folders."""
+    """PConvError where a file of the training folder, under whatever name, is in the test folder too."""
     if not (Path(training).is_dir() and Path(test).is_dir()):
         return  # drawn or packaged pictures, or a folder that is elsewhere by now
     tested = find_files(test, "images")
@@ -158,7 +158,7 @@ def _content(run: Path) -> dict[str, Any]:
 
 
 def _free(config: TrainingConfig) -> dict[str, Any]:
-    """What decides about the result; how often it is logged and where folders lie does not."""
+    """The keys that affect the result; logging and the folders' paths do not."""
     skipped = ("model.conv", "data.images", "data.masks", "data.validation", "data.workers")
     kept = {key: value for key, value in flatten(config).items() if key not in skipped}
     return {key: value for key, value in kept.items() if not key.startswith(("log.", "checkpoint."))}

@@ -1,22 +1,22 @@
-"""The plot by hole share, and the sheet of best, median and worst pictures."""
+"""The plot by hole share, and sheets of restored pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pconv_cuda.contact_sheet import contact_sheet
-from pconv_cuda.errors import PConvError, require
-from pconv_cuda.evaluation.methods import Method
+from pconv_cuda.errors import require
 from pconv_cuda.evaluation.metrics import COLUMNS
-from pconv_cuda.evaluation.pairs import Pair
 from pconv_cuda.files import atomic_path
 from pconv_cuda.text import printable
 
-__all__ = ["write_plot", "write_sheet"]
+__all__ = ["Example", "write_plot", "write_sheet"]
+
+Example = tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]]
 
 _PLOTTED = ("hole_psnr", "l1", "ssim")
 _LARGEST = 256  # px of a picture on the sheet
@@ -25,7 +25,7 @@ _MARKS, _LINES = "os^DvP*X<>", ("-", "--", "-.", ":")  # methods differ in them,
 
 def write_plot(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     """Each metric over the middle of the hole share, with its interval; holes at the border and inside side by side."""
-    figure_module = require("matplotlib.figure", "eval", why="the plot")  # no pyplot: it keeps state and wants a screen
+    figure_module = require("matplotlib.figure", "eval", why="the plot")  # pyplot keeps state, needs a display
     figure = figure_module.Figure(figsize=(8.8, 3 * len(_PLOTTED)), layout="constrained")
     axes = figure.subplots(len(_PLOTTED), 2, sharex=True, sharey="row", squeeze=False)
     for line, metric in enumerate(_PLOTTED):
@@ -33,7 +33,7 @@ def write_plot(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str])
             axis = axes[line][column]
             for number, name in enumerate(names):
                 own = [r for r in rows if (r["metric"], r["border"], r["method"]) == (metric, border, name)]
-                # side by side: methods that are equally good would hide each other
+                # side by side, so that equal methods do not hide each other
                 beside = (number - (len(names) - 1) / 2) * 0.06 / max(len(names), 1)
                 at = [sum(map(float, row["share"].split("-"))) / 2 + beside for row in own]
                 means, low, high = (np.array([row[key] for row in own], float) for key in ("mean", "low", "high"))
@@ -58,21 +58,21 @@ def _plain(name: str) -> str:
     return "\u200b" * name.startswith("_") + printable(name, keep="").replace("$", r"\$")
 
 
-def write_sheet(
-    path: Path, examples: Sequence[tuple[str, Pair]], methods: Sequence[Method], restored: Callable[[Pair], Any]
-) -> None:
-    """A row an example: the picture with its holes white, each method's, the truth."""
-    rows, labels = [], []
-    for label, pair in examples:
-        try:
-            truth, valid, composites = restored(pair)
-        except PConvError:
-            continue  # the file is gone since it was measured
-        rows.append([np.where(valid[..., None], truth, np.uint8(255)), *composites, truth])
-        labels.append(printable(f"{label} of {methods[0].name} ({pair.cell.key})", keep=""))
-    if not rows:
-        return
-    headings = ["holes", *(printable(method.name, keep="") for method in methods), "truth"]
+def write_sheet(path: Path, examples: Sequence[Example], names: Sequence[str], labels: Sequence[str] = ()) -> None:
+    """A row an example: the picture with its hole white, the hole (white), each method's picture, the truth.
+
+    Args:
+        path: of the PNG.
+        examples: (truth (S, S, 3) uint8, valid (S, S) bool, each method's picture), at least one.
+        names: of the methods.
+        labels: of the rows.
+    """
+    rows = []
+    for truth, valid, composites in examples:
+        before = np.where(valid[..., None], truth, np.uint8(255))
+        rows.append([before, np.where(valid, np.uint8(0), np.uint8(255)), *composites, truth])
+    headings = ["before", "hole", *(printable(name, keep="") for name in names), "truth"]
+    labels = [printable(label, keep="") for label in labels]
     sheet = contact_sheet(rows, min(_LARGEST, rows[0][0].shape[0]), headings=headings, labels=labels)
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")

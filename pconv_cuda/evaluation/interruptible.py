@@ -1,4 +1,4 @@
-"""Long calls of libraries that a signal need not wait for."""
+"""Long calls of libraries, interruptible by signals."""
 
 from __future__ import annotations
 

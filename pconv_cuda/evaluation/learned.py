@@ -178,7 +178,7 @@ def find_inception(wanted: str) -> tuple[Inception | None, str]:
 
 
 class _AsItIs(nn.Module):
-    """Features stand in for pictures."""
+    """Takes features instead of pictures."""
 
     def __init__(self, count: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What fills the holes: trained networks, and baselines that learned nothing."""
+"""What fills the holes: trained networks, and baselines without training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FEW_VALID = "the hole covers the whole picture"
 class Method:
     """``fill(holed, valid)``: a picture (H, W, 3) uint8, 0 in its holes, and bool (H, W) -> colours for every pixel.
 
-    ``identity`` is another whenever the results could be.
+    ``identity`` differs whenever the results could differ.
     """
 
     name: str
@@ -86,7 +86,7 @@ def check_baselines(names: Sequence[str]) -> None:
 
 
 def baselines(names: Sequence[str]) -> list[Method]:
-    """The methods that are called so."""
+    """The methods of these names."""
     check_baselines(names)
     return [Method(name, BASELINES[name][0], BASELINES[name][0], BASELINES[name][2]) for name in names]
 
@@ -128,7 +128,9 @@ def _network(name: str, path: Path, device: torch.device) -> Method:
     about = f"{model.conv} convolutions, {model.levels} levels, width {model.width}"
     if model.prefill is not None:
         about = f"{type(model).__name__} on the {model.prefill} fill, {about}"
-    identity = f"{about}, {digest.hexdigest()[:16]}"  # before fuse(), which changes no answer but for rounding
+    identity = (
+        f"{about}, {digest.hexdigest()[:16]}"  # of the weights before fuse(), which changes results by rounding only
+    )
     if model.conv == "partial":
         model = model.fuse()
     return Method(name, about, identity, lambda holed, valid: inpaint(model, holed, ~valid))

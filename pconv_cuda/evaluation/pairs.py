@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from pconv_cuda.data.find import FileSet, find_files
-from pconv_cuda.data.images import load_rgb
+from pconv_cuda.data.images import centre_square, load_rgb
 from pconv_cuda.documents import document_page, find_fonts, pages_fingerprint
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.masks import hole_pixels
-from pconv_cuda.masks.polarity import INVERTED_SHARE, check_polarity, hole_where, other_polarity
+from pconv_cuda.masks.polarity import check_polarity, hole_where, no_hole_error, warn_if_inverted
 from pconv_cuda.masks.shares import Limits
 from pconv_cuda.masks.testset import PAPER_SHARES, paper_mask
 from pconv_cuda.masks.values import THRESHOLD, mask_grey
@@ -69,7 +69,7 @@ class Pictures:
         return self._set.names[index]
 
     def content(self, index: int) -> str:
-        """A digest of the file: a picture that was replaced under its name is another one."""
+        """A digest of the file, to detect that it was replaced."""
         return self._set.content(index)
 
     def load(self, index: int) -> np.ndarray:
@@ -78,12 +78,7 @@ class Pictures:
         Raises:
             PConvError: the file, which is named, cannot be read, or is another than at the start.
         """
-        pil_image = require("PIL.Image", "inpaint", why="reading pictures")
-        array = _load(self._set, index)
-        side = min(array.shape[:2])
-        top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
-        square = pil_image.fromarray(array[top : top + side, left : left + side])
-        return np.asarray(square.resize((self.size, self.size), pil_image.Resampling.LANCZOS))
+        return centre_square(_load(self._set, index), self.size)
 
 
 class Pages:
@@ -102,7 +97,7 @@ class Pages:
         return f"page-{index:05d}.png"
 
     def content(self, index: int) -> str:
-        return ""  # the identity says everything
+        return ""  # the identity is enough
 
     def load(self, index: int) -> np.ndarray:
         return document_page(index, self.size, self.seed, self.fonts)
@@ -187,16 +182,8 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
         elif cell in found:
             found[cell].append(number)
     if shares and not any(shares):
-        raise PConvError(
-            f"masks: expected masks with holes, but not one of the {count} files in {root} has a pixel that is hole "
-            f"when read as {polarity} (from brightness {THRESHOLD} on a pixel is white)"
-        )
-    if shares and np.mean(shares) > INVERTED_SHARE:
-        warnings.warn(
-            f"masks: the masks in {root} are {np.mean(shares):.0%} hole when read as {polarity}; if they are the "
-            f"other way round, add `polarity={other_polarity(polarity)}`",
-            stacklevel=2,
-        )
+        raise no_hole_error("masks", root, count, polarity)
+    warn_if_inverted("masks", root, shares, polarity, "add `polarity={}`")
     notes: list[str] = []
     if scaled:
         notes.append("masks whose brightest value is 1 are read as 0 and 255")

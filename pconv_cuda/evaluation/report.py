@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation.figures import write_plot, write_sheet
 from pconv_cuda.evaluation.learned import frechet_distance
 from pconv_cuda.evaluation.methods import BASELINES, Method
@@ -37,7 +39,7 @@ def write_report(
     restored: Callable[[Pair], Any] | None,
     broken: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Writes everything that can be told from the store, whole or not. Returns what results.json holds.
+    """Writes the report of a complete or partial store. Returns what results.json holds.
 
     Without ``restored``, which gives a pair's pictures, plot and sheet are not written: an interruption does not wait.
     """
@@ -62,7 +64,7 @@ def write_report(
     _write(folder / "table.md", _markdown(results, methods, broken))
     if done and restored:
         write_plot(folder / "plot.png", rows, [method.name for method in methods])
-        write_sheet(folder / "sheet.png", _examples(store, pairs, methods[0].name), methods, restored)
+        _write_sheet(folder / "sheet.png", _examples(store, pairs, methods[0].name), methods, restored)
     return results
 
 
@@ -197,6 +199,18 @@ def _cell(row: Row | None, digits: int, signed: bool) -> str:
     if row["low"] is not None:
         text += f" [{row['low']:{sign}.{digits}f}, {row['high']:{sign}.{digits}f}]"
     return text + ("*" if row["pictures"] < row["wanted"] else "")
+
+
+def _write_sheet(
+    path: Path, examples: Sequence[tuple[str, Pair]], methods: Sequence[Method], restored: Callable[[Pair], Any]
+) -> None:
+    rows, labels = [], []
+    for label, pair in examples:
+        with contextlib.suppress(PConvError):  # the file is gone since it was measured
+            rows.append(restored(pair))
+            labels.append(f"{label} of {methods[0].name} ({pair.cell.key})")
+    if rows:
+        write_sheet(path, rows, [method.name for method in methods], labels)
 
 
 def _examples(store: Store, pairs: Sequence[Pair], first: str) -> list[tuple[str, Pair]]:

@@ -1,4 +1,4 @@
-"""The evaluation itself: every method on every pair, resumable, and then its report."""
+"""The evaluation: every method on every pair, resumable, then the report."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
             another program, or another process that writes into it.
     """
     for module in ("torchmetrics", "matplotlib", "PIL"):
-        require(module, "eval", why="evaluating")  # now, not after hours
+        require(module, "eval", why="evaluating")  # before hours of work
     if settings.size < SSIM_WINDOW:
         raise PConvError(f"size: expected at least {SSIM_WINDOW} px, SSIM's window, got {settings.size}")
     if settings.seed < 0 or settings.resamples < 1:
@@ -95,7 +95,7 @@ def evaluate(settings: Settings, out: str | Path) -> dict[str, Any]:
         try:
             failed = work.do(pairs)
             complete = True
-        finally:  # an interrupted evaluation too leaves a table, which says that it is partial, and no new pictures
+        finally:  # an interrupted evaluation leaves a table marked as partial, and no new pictures
             check_folder()
             restored = work.restored if complete else None
             report = write_report(store, pairs, methods, settings, identity, notes, failed, restored, work.broken)

@@ -17,7 +17,7 @@ Interval = tuple[float, float | None, float | None]
 def interval(values: Sequence[float], pictures: Sequence[str], seed: int, resamples: int) -> Interval:
     """``(mean, low, high)``: the percentile bootstrap's interval of :data:`LEVEL`; of one picture there is none.
 
-    Pictures are drawn again, not values: where one picture stands under several masks its values belong together.
+    Pictures are resampled, not values: values of one picture under several masks are not independent.
 
     Args:
         values: at least one.

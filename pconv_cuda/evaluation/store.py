@@ -75,7 +75,7 @@ class Store:
         self._read()
 
     def _read(self) -> None:
-        """Takes whole lines; a last half one, of a kill, is cut off."""
+        """Reads whole lines; a truncated last line is removed from the file."""
         if not self.path.exists():
             return
         content = self.path.read_bytes()

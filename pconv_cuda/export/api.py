@@ -143,7 +143,7 @@ def _onnx_runner(path: Path) -> Any:
 
 
 def _saved(program: Any, file: Path) -> Any:
-    # Left out: what the example's sizes have and others lack. The check shows that it is not needed.
+    # Guards that hold for the example's sizes only are dropped; the check runs the file on other sizes.
     if hasattr(program, "_guards_code"):  # private to torch: another version may have none
         program._guards_code = [each for each in program._guards_code if re.fullmatch(_SAME_SIZE, each)]
     torch.export.save(program, str(file))

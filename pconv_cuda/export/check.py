@@ -1,4 +1,4 @@
-"""The check of an exported file: its answers beside those of the network that it was made of, on ten sizes."""
+"""The check of an exported file: its outputs against those of its network, on ten sizes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pconv_cuda.functional import smooth_fill
 from pconv_cuda.models import InpaintingNetwork
 from pconv_cuda.models.options import column
 
-__all__ = ["Difference", "compare", "check_sizes", "tolerance_of"]
+__all__ = ["Difference", "compare", "check_sizes", "scene", "tolerance_of"]
 
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _EXACT, _FILL, _HALF = 1e-4, 3e-4, 5e-2  # of the range 0 to 1, or of the network's largest value where that is more
-# The operator of the smooth fill stops at a thousandth of the error that it began with, and the exported one elsewhere.
-# Beside a fill that goes on, the difference is the exported one's alone.
+# The operator of the smooth fill and the exported one stop at a thousandth of their first error, at different points.
+# Against a more exact fill the difference is the exported one's alone.
 _SOLVED = 1e-5
 
 
@@ -66,7 +66,7 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
     sizes = check_sizes(32 if model is None else model.grid)
     largest, worst, tolerance = 0.0, sizes[0], tolerance_of(model, half)
     for number, size in enumerate(sizes):
-        image, mask = _scene(size, channels, number)
+        image, mask = scene(size, channels, number)
         wanted, wanted_mask, scale = _answer(model, image, mask)
         # what lies in holes must not be read
         output, new_mask = run(torch.where(mask > 0, image, torch.nan).numpy(), mask.numpy())
@@ -80,7 +80,7 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
         if other:
             raise PConvError(f"export: expected the network's new mask, got another in {other} pixels {where}")
         difference = float(np.abs(output - wanted).max()) / scale
-        if not difference <= tolerance:  # NaN is none
+        if not difference <= tolerance:  # true for NaN
             of = "the range 0 to 1" if scale == 1 else f"its largest value, {scale:.3g} before it is cut to 0 to 1"
             raise PConvError(
                 f"export: expected the network's output within {tolerance:g} of {of}, got a difference of "
@@ -94,7 +94,7 @@ def compare(run: Run, model: InpaintingNetwork | None, channels: int, half: bool
 def _answer(
     model: InpaintingNetwork | None, image: torch.Tensor, mask: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """What the exported file is to give, from the network itself, and its largest value before the cut, at least 1."""
+    """The expected output from the network, its new mask, and its largest value before clamping, at least 1."""
     with torch.inference_mode():
         scale = 1.0
         if model is None:
@@ -111,7 +111,7 @@ def _answer(
         return torch.where(mask > 0, image, filled).numpy(), new_mask.numpy(), scale
 
 
-def _scene(size: tuple[int, int, int], channels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def scene(size: tuple[int, int, int], channels: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture with structure, and a mask with small and wide holes; always the same."""
     n, height, width = size
     draw = torch.Generator().manual_seed(seed)

@@ -70,7 +70,7 @@ def _used(graph: Any) -> set[str]:
 
 
 def _clean(graph: Any) -> None:
-    """Takes out what no runtime needs: shapes inside, and each node's lines of Python, with paths."""
+    """Removes inner shapes and each node's Python source lines, which hold paths."""
     del graph.value_info[:]
     graph.doc_string = ""
     for node in graph.node:

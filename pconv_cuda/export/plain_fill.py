@@ -1,7 +1,7 @@
 """The smooth fill in operators that every exporter knows, for pictures of any size.
 
 The equation and its solver are those of :mod:`pconv_cuda.smooth`: conjugate gradients with a V-cycle of a multigrid.
-What depends on a picture's size there does not depend on it here, so that one graph serves every size:
+One graph serves every picture size:
 
 * The number of levels is fixed: levels beyond a picture's last one hold no hole and add 0.
 * Sides are padded until they halve evenly, and the padding lies outside a domain: a pixel has no neighbours there,

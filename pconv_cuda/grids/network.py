@@ -12,7 +12,6 @@ from pconv_cuda.inpainting.tiling import Box, pieces_of
 from pconv_cuda.models import FillRefiner, InpaintingNetwork, PConvUNet
 from pconv_cuda.models.prefill import smooth_fill_around
 from pconv_cuda.models.wrap import Wraps, continued
-from pconv_cuda.smooth import TENSION
 
 __all__ = ["NetworkGrid"]
 
@@ -88,7 +87,7 @@ class NetworkGrid:
         open_ = have.flatten(1).any(1) & ~have.flatten(1).all(1)
         if bool(open_.any()):  # holes that are too wide for the network
             planes[open_] = torch.where(
-                have[open_], planes[open_], plate(planes[open_], have[open_], self.wraps, TENSION)
+                have[open_], planes[open_], plate(planes[open_], have[open_], self.wraps, self.model.tension)
             )
         none = ~have.flatten(1).any(1)
         planes[none] = torch.nan
@@ -144,7 +143,8 @@ class NetworkGrid:
         if self.model.prefill is None:
             return None
         empty = ~known.flatten(2).any(2)[..., None, None]  # such a channel is the mean
-        return smooth_fill_around(normal, known | empty, self.wraps, tolerance=TOLERANCE).to(normal.dtype)
+        options = {"tension": self.model.tension, "tolerance": TOLERANCE}
+        return smooth_fill_around(normal, known | empty, self.wraps, **options).to(normal.dtype)
 
     def _limit(self) -> int:
         """The side of the largest square whose activations fit the budget, on the network's grid."""

@@ -15,7 +15,14 @@ from pconv_cuda.inpainting.fill import fill_holes
 from pconv_cuda.inpainting.patches import Progress
 from pconv_cuda.inpainting.pictures import ArrayPicture, Picture, pillow
 from pconv_cuda.inpainting.smooth_holes import NO_TILES, SmoothFiller
-from pconv_cuda.masks.polarity import BLACK_HOLE, WHITE_HOLE, check_polarity, hole_where
+from pconv_cuda.masks.polarity import (
+    BLACK_HOLE,
+    INVERTED_SHARE,
+    WHITE_HOLE,
+    check_polarity,
+    hole_where,
+    other_polarity,
+)
 from pconv_cuda.masks.values import THRESHOLD, brightness, is_coloured, is_set, looks_like_a_picture
 from pconv_cuda.named import load_named
 
@@ -43,7 +50,7 @@ def inpaint(
             network that comes with the package; by name on the device of an image that is a tensor, else on the CPU.
         image: a PIL picture (modes 1, L, LA, P, PA, RGB, RGBA, CMYK, YCbCr, I;16); a numpy array (H, W) or
             (H, W, 1|2|3|4), or a tensor (C, H, W) or (N, C, H, W): uint8, floating in [0, 1], numpy also
-            uint16. What lies in the hole is not looked at, NaN included. An alpha channel is kept as it is.
+            uint16. What lies in the hole is not read. An alpha channel is kept as it is.
             A PIL picture's orientation tag is applied, as the command does: the result is upright and has none.
         mask: for PIL a picture or array of the upright picture's size; for numpy (H, W); for tensors (H, W),
             (1, H, W), or (N|1, 1, H, W) with a batch. One rule for all: bool as it is; values within 0..1 count from
@@ -62,7 +69,8 @@ def inpaint(
         PConvError: a type, shape or range that does not fit; a photograph in the mask's place; a hole that covers the
             whole picture.
 
-    A mask without a hole gives a copy and a warning.
+    A mask without a hole gives a copy and a warning. One of which more than 60% is hole gives a warning that it may be
+    inverted, unless ``polarity`` is given.
     """
     check_polarity(polarity, also=(None,))
     if mask is image:
@@ -81,10 +89,9 @@ def inpaint(
     else:
         check_for_pictures(filler, "model")
     if isinstance(image, Tensor):
-        return _inpaint_tensor(filler, image, mask, polarity or BLACK_HOLE, tile)
-    polarity = polarity or WHITE_HOLE
+        return _inpaint_tensor(filler, image, mask, polarity, tile)
     if isinstance(image, np.ndarray):
-        return _inpaint_array(filler, image, _as_hole(mask, image.shape[:2], polarity), tile)
+        return _inpaint_array(filler, image, _as_hole(mask, image.shape[:2], polarity, depth=3), tile)
     if hasattr(image, "getexif"):
         return _inpaint_pil(filler, image, mask, polarity, tile)
     raise PConvError(f"image: expected a PIL picture, a numpy array or a torch tensor, but got {type(image)}")
@@ -112,9 +119,8 @@ def restore(
 ) -> None:
     """Paint the hole (bool (H, W), true in it) of ``picture``, in place.
 
-    Fully transparent pixels have no colour worth looking at: they count as holes too, although nothing is painted
-    there. ``opaque`` makes the painted pixels opaque; the rest as in :func:`fill_holes`. The smooth fill ignores
-    ``tile``.
+    Fully transparent pixels have no colour, so they count as unknown, but are not painted. ``opaque`` makes the painted
+    pixels opaque; the rest as in :func:`fill_holes`. The smooth fill ignores ``tile``.
     """
     colours = torch.from_numpy(np.array(picture.rgb())).permute(2, 0, 1)
     wanted = torch.from_numpy(np.array(hole))
@@ -131,8 +137,12 @@ def restore(
         picture.paint(patch.box, patch.colours.permute(1, 2, 0).numpy(), hole[patch.box.slices], opaque=opaque)
 
 
-def _as_hole(mask: Any, size: tuple[int, ...], polarity: str) -> np.ndarray:
-    """A PIL or array mask as bool (H, W), true in the hole."""
+def _as_hole(mask: Any, size: tuple[int, ...], given: str | None, depth: int) -> np.ndarray:
+    """A PIL or array mask as bool (H, W), true in the hole.
+
+    ``given``: the polarity, where the caller named one; ``depth``: calls between that caller and a warning of here.
+    """
+    polarity = given or WHITE_HOLE
     if hasattr(mask, "getexif"):
         mask = _upright(mask)
         grey = brightness(mask, "the picture given as mask").values
@@ -158,8 +168,7 @@ def _as_hole(mask: Any, size: tuple[int, ...], polarity: str) -> np.ndarray:
         raise PConvError(f"mask: expected a PIL picture or a numpy array, but got {type(mask)}")
     if hole.shape != tuple(size):
         raise PConvError(f"mask: expected (H, W) = {tuple(size)}, the image's size, but got {hole.shape}")
-    if not hole.any():
-        _warn_of_no_hole()
+    _warn_of_share(hole.mean(), given, polarity, depth)
     return hole
 
 
@@ -179,13 +188,22 @@ def _upright(image: PillowImage.Image) -> PillowImage.Image:
     return image.copy() if _orientation(image) == 1 else pillow("PIL.ImageOps").exif_transpose(image)
 
 
-def _warn_of_no_hole() -> None:
-    warnings.warn("the mask has no hole: the image is returned as it came", UserWarning, stacklevel=4)
+def _warn_of_share(share: float, given: str | None, polarity: str, depth: int = 3) -> None:
+    """Warns of a mask without a hole, and of one that looks inverted unless its polarity was named."""
+    if share == 0:
+        warnings.warn("the mask has no hole: the image is returned as it came", UserWarning, stacklevel=depth + 1)
+    elif INVERTED_SHARE < share < 1 and given is None:
+        warnings.warn(
+            f"mask: {share:.0%} of the picture is hole; if the mask is inverted, give `polarity="
+            f"{other_polarity(polarity)}`, else `polarity={polarity}`",
+            UserWarning,
+            stacklevel=depth + 1,
+        )
 
 
-def _inpaint_pil(filler: Filler, image: PillowImage.Image, mask: Any, polarity: str, tile: int | None) -> Any:
+def _inpaint_pil(filler: Filler, image: PillowImage.Image, mask: Any, polarity: str | None, tile: int | None) -> Any:
     upright, turned = _upright(image), _orientation(image) != 1
-    hole = _as_hole(mask, (upright.height, upright.width), polarity)
+    hole = _as_hole(mask, (upright.height, upright.width), polarity, depth=4)
     has_tag = hasattr(mask, "getexif") and _orientation(mask) != 1
     if turned and not has_tag and image.size == upright.size:  # of another size, a mask that is not turned is refused
         warnings.warn(
@@ -205,7 +223,7 @@ def _inpaint_array(filler: Filler, image: np.ndarray, hole: np.ndarray, tile: in
         raise PConvError(f"image: expected uint8, uint16 or floating in [0, 1], but got {image.dtype}")
     if samples.dtype.kind == "f":
         seen = samples[~hole]
-        if not ((seen >= 0) & (seen <= 1)).all():  # NaN fails both
+        if not ((seen >= 0) & (seen <= 1)).all():  # false for NaN
             raise PConvError("image: expected values in [0, 1] outside the hole, but found others (or NaN)")
     result = samples.astype(samples.dtype.newbyteorder("="))  # a copy
     if hole.any():
@@ -213,7 +231,8 @@ def _inpaint_array(filler: Filler, image: np.ndarray, hole: np.ndarray, tile: in
     return result.reshape(image.shape).astype(image.dtype, copy=False)
 
 
-def _inpaint_tensor(filler: Filler, image: Tensor, mask: Any, polarity: str, tile: int | None) -> Tensor:
+def _inpaint_tensor(filler: Filler, image: Tensor, mask: Any, given: str | None, tile: int | None) -> Tensor:
+    polarity = given or BLACK_HOLE
     batch = image[None] if image.ndim == 3 else image
     if batch.ndim != 4 or not 1 <= batch.shape[1] <= 4:
         raise PConvError(
@@ -236,8 +255,7 @@ def _inpaint_tensor(filler: Filler, image: Tensor, mask: Any, polarity: str, til
     values = plain.cpu().numpy()
     found = torch.from_numpy(_hole_of(is_set(values), values, polarity))
     holes = found.to(image.device).expand(len(batch), 1, *size)
-    if not bool(holes.any()):
-        _warn_of_no_hole()
+    _warn_of_share(float(holes.float().mean()), given, polarity)
     results = []
     for sample, hole in zip(batch.detach(), holes, strict=True):
         # numpy knows no bfloat16; only the hole's pixels come back from the float32 copy

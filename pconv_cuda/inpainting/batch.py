@@ -1,4 +1,4 @@
-"""Many pictures: which file goes with which mask to which output, and the loop over them."""
+"""Many pictures: jobs of picture, mask and output, and running one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Plan", "Reporter", "load_filler", "plan_jobs", "run_job"]
 
-_LARGE = 8_000_000  # pixels from which the memory that was used is worth a word
+_LARGE = 8_000_000  # pixels from which peak memory is reported
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Reporter:
-    """Where sentences go: what was done, what to be careful about, and how far the work is."""
+    """Callbacks for results, warnings and progress."""
 
     say: Callable[[str], None]
     warn: Callable[[str], None]
@@ -62,7 +62,7 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
     or ambiguous becomes a job with a problem, so that the others are done.
 
     Raises:
-        PConvError: a path that does not exist, no picture at all, or an output that is none.
+        PConvError: a path that does not exist, no picture at all, or an invalid output.
     """
     if not image.exists():
         raise PConvError(f"image: expected a picture or a folder, but {image} does not exist")
@@ -139,7 +139,7 @@ def run_job(
     tile: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Restore one picture and write it, whole or not at all; say what was done in one line.
+    """Restore one picture, write it atomically, and report it in one line.
 
     Raises:
         PConvError: for everything that the user can put right; nothing has been written then.
@@ -173,7 +173,7 @@ def run_job(
         )
     else:
         report.warn(f"{job.image}: the mask has no hole (threshold {rule.limit}); the picture is copied")
-    # the same ending keeps the format that the content has, even where the ending is wrong about it
+    # with the same ending the format of the content is kept, even where the ending is wrong
     ending = job.output.suffix.lower()
     same = ending == job.image.suffix.lower() and picture.format in FORMATS.values()
     save_picture(picture, job.output, picture.format if same else FORMATS[ending])
@@ -182,7 +182,7 @@ def run_job(
 
 
 def _percent(share: float) -> str:
-    """A share with one digit, and never 0.0 % or 100.0 % where it is not."""
+    """A share with one digit; only exact values give 0.0 % and 100.0 %."""
     if 0 < share < 0.001:
         return "less than 0.1 %"
     return f"{share * 100:.1f} %" if share in (0.0, 1.0) else f"{min(share * 100, 99.9):.1f} %"

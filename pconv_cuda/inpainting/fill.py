@@ -94,7 +94,7 @@ class _Filler:
         if tile is not None and tile < self.grid:
             raise PConvError(f"tile: expected at least {self.grid} px, one cell of this network's grid, but got {tile}")
         side = tile if tile is not None else self._affordable_side()
-        # the network pads to its grid: more would be paid for and not used
+        # the network pads to its grid, so a larger limit would cost time without use
         self.limit = side // self.grid * self.grid
         self.smooth = SmoothFiller(self.device)
         self.prefilled: Patches | None = None
@@ -116,7 +116,7 @@ class _Filler:
         if self.prefilled is not None:  # no hole is too wide
             return self._run(scene, box)[0]
         missing = self._beyond(scene, box, self.mask_reach)
-        if not bool(missing.any()):  # else one run could not close it, and would be for nothing
+        if not bool(missing.any()):  # one run may close it
             colours, reached = self._run(scene, box)
             missing = scene.wanted[box.slices] & ~reached
             if not bool(missing.any()):

@@ -1,4 +1,4 @@
-"""Folders of pictures and masks: what is a picture, what is a mask, and which mask belongs to which picture."""
+"""Folders of pictures and masks, and which mask belongs to which picture."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which pixels are the hole: mask files, the picture's own alpha, or one colour.
 
-Everywhere a person looks, white is the hole. The result is a bool array that is true in the hole; a mask is
-compared with a threshold, so that no pixel is ever half a hole.
+In files white is the hole. The result is a bool array that is true in the hole: masks are compared with a
+threshold.
 """
 
 from __future__ import annotations

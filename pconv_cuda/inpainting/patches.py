@@ -1,4 +1,4 @@
-"""What every method of filling takes and gives: samples in any type, new colours for boxes of a picture."""
+"""Types shared by the filling methods: new colours for boxes of a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]  # (pieces done, pieces in this pass)
 class Patch:
     """New colours for one box of a picture: float32 RGB (3, h, w) in [0, 1] on the CPU.
 
-    Only the hole's pixels in it are meant to be written.
+    Only the hole's pixels in it are valid.
     """
 
     box: Box

@@ -94,7 +94,7 @@ def hole_boxes(hole: Tensor, gap: int) -> list[Box]:
     """Boxes that together hold every true pixel of ``hole`` (H, W), tight and at least ``gap`` px apart.
 
     The picture is cut along empty bands of rows and columns, again and again until no band is left. Holes
-    that no straight cut separates share a box; that costs time, never correctness.
+    that no straight cut separates share a box, which costs time only.
     """
 
     def runs(line: Tensor) -> list[tuple[int, int]]:

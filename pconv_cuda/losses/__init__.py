@@ -1,4 +1,4 @@
-"""What networks are trained on: the paper's loss, and the VGG16 features that it compares."""
+"""The paper's loss, and the VGG16 features that it compares."""
 
 from pconv_cuda.losses.inpainting import PRESETS, InpaintingLoss, Preset, gram_matrix, total_variation
 

@@ -29,18 +29,19 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset(
         {"valid": 1, "hole": 6, "perceptual": 0.05, "style_out": 120, "style_comp": 120, "tv": 0.1}, "hole"
     ),
-    # The widespread code that the project's first review quotes: 240 on each style term, TV over the whole composite.
-    "review": Preset(
+    # the weights of bobqywei/inpainting-partial-conv: 240 on each style term, TV over the whole composite
+    "bobqywei": Preset(
         {"valid": 1, "hole": 6, "perceptual": 0.05, "style_out": 240, "style_comp": 240, "tv": 2}, "image"
     ),
 }
+_ALIASES = {"review": "bobqywei"}  # former names
 _FEATURE_TERMS = ("perceptual", "style_out", "style_comp")
 
 
 class InpaintingLoss(nn.Module):
     """Weighted terms ``valid, hole, perceptual, style_out, style_comp, tv``; their sum is the objective.
 
-    Every norm is averaged over all of its elements (the author's word on "size-averaged"). With M the mask and
+    Every norm is averaged over all of its elements (the author's "size-averaged"). With M the mask and
     I_comp = select(M, I_gt, I_out):
 
         valid       mean |M (I_out - I_gt)|
@@ -54,7 +55,7 @@ class InpaintingLoss(nn.Module):
     output, and ``valid`` and ``hole`` are averaged over what is known.
 
     Args:
-        preset: ``"paper"`` or ``"review"`` (:data:`PRESETS`).
+        preset: ``"paper"``, or ``"bobqywei"`` for that repository's weights (:data:`PRESETS`).
         vgg: ``"imagenet"`` (torchvision's weights), a path to a local file, ``"random"`` (tests only), or
             ``"none"``: then the three terms that need features are left out, as with other than three channels,
             where one warning says so.
@@ -69,6 +70,7 @@ class InpaintingLoss(nn.Module):
         self, preset: str = "paper", vgg: str | Path = "imagenet", *, weights: Mapping[str, float] | None = None
     ) -> None:
         super().__init__()
+        preset = _ALIASES.get(preset, preset)
         if preset not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
         chosen = dict(PRESETS[preset].weights)
@@ -89,7 +91,7 @@ class InpaintingLoss(nn.Module):
 
         Args:
             input: ``(N, C, H, W)``, the picture with holes; its valid pixels are the ground truth's, so that it
-                does not enter the arithmetic. It stands here because every known trainer passes it.
+                is not used. It is an argument because other implementations of the loss have it.
             mask: ``(N|1, 1|C, H, W)`` or ``(1|C, H, W)``, bool, uint8 or floating: 1 is valid.
             output: ``(N, C, H, W)``, the network's, with a graph.
             ground_truth: ``(N, C, H, W)``. All three normalised by the ImageNet mean and std.
@@ -196,15 +198,15 @@ def total_variation(image: Tensor, hole: Tensor | None) -> Tensor:
         image: ``(N, C, H, W)``.
         hole: ``(N|1, 1|C, H, W)`` bool, True in the hole: pairs with both pixels in the hole dilated by a 3x3 square,
             the sum divided by N C H W (the paper's). None: the mean over all horizontal pairs plus the mean over
-            all vertical ones (the review's).
+            all vertical ones (bobqywei's).
     """
     right = (image[..., 1:] - image[..., :-1]).abs()
     below = (image[..., 1:, :] - image[..., :-1, :]).abs()
     if hole is None:
-        # A picture of one column has no horizontal pair; the mean of nothing would be NaN.
+        # A picture of one column has no horizontal pair, whose mean would be NaN.
         return sum((d.mean() for d in (right, below) if d.numel()), image.new_zeros(()))
     region = F.max_pool2d(hole.float(), 3, stride=1, padding=1) > 0
     in_right, in_below = region[..., 1:] & region[..., :-1], region[..., 1:, :] & region[..., :-1, :]
-    wide = torch.promote_types(image.dtype, torch.float32)  # the sum of many pixels is no fp16 number
+    wide = torch.promote_types(image.dtype, torch.float32)  # a sum over many pixels can overflow fp16
     total = torch.where(in_right, right, 0.0).sum(dtype=wide) + torch.where(in_below, below, 0.0).sum(dtype=wide)
     return total / image.numel()

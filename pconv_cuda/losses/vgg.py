@@ -26,7 +26,7 @@ class VGG16Features(nn.Module):
     Args:
         source: ``"imagenet"`` for torchvision's weights (downloaded once into torch's hub cache), a path to a local
             ``.pt``/``.pth``/``.safetensors`` file with torchvision's keys (``features.0.weight``, ...), or
-            ``"random"`` for tests: random weights, which teach a network nothing.
+            ``"random"`` for tests: random weights, useless for training.
 
     Raises:
         PConvError: weights that cannot be had or do not fit.
@@ -52,7 +52,7 @@ class VGG16Features(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> VGG16Features:
-        return super().train(False)  # nothing in it differs, and nothing ever should
+        return super().train(False)  # stays in eval mode
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features ``(N, 64, H/2, W/2)``, ``(N, 128, H/4, W/4)``, ``(N, 256, H/8, W/8)``.
@@ -121,7 +121,7 @@ def _imagenet_weights() -> dict[str, Tensor]:
 
     try:
         return dict(VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
-    except Exception as error:  # offline, a proxy, a full disk: whatever it is, the two remedies are the same
+    except Exception as error:  # offline, a proxy, a full disk: the remedies are the same
         file = VGG16_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
         raise PConvError(
             f"vgg: the ImageNet weights of VGG16 could not be downloaded ({type(error).__name__}: {error}). Either "

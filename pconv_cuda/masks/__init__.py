@@ -5,12 +5,10 @@ says otherwise.
 """
 
 from pconv_cuda.masks.augmenting import augment
-from pconv_cuda.masks.batch import draw_masks_batch
-from pconv_cuda.masks.brush import irregular_mask
-from pconv_cuda.masks.drawing import KINDS, draw_mask
+from pconv_cuda.masks.drawing import KINDS, draw_mask, draw_masks_batch
 from pconv_cuda.masks.polarity import POLARITIES
 from pconv_cuda.masks.shares import border_band, border_width, hole_pixels
-from pconv_cuda.masks.sources import DrawnMasks, FolderMasks, MaskSource, StrokeMasks
+from pconv_cuda.masks.sources import DrawnMasks, FolderMasks, MaskSource
 
 __all__ = [
     "KINDS",
@@ -18,12 +16,10 @@ __all__ = [
     "DrawnMasks",
     "FolderMasks",
     "MaskSource",
-    "StrokeMasks",
     "augment",
     "border_band",
     "border_width",
     "draw_mask",
     "draw_masks_batch",
     "hole_pixels",
-    "irregular_mask",
 ]

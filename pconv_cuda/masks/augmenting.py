@@ -20,7 +20,7 @@ def augment(mask: np.ndarray, rng: np.random.Generator | int, size: int | tuple[
     """A turned and enlarged cut-out of ``mask``, its holes grown by a little.
 
     The cut-out lies wholly within the mask: every pixel of the result is a pixel of the mask (the nearest one), and
-    nothing outside the mask is made up. The hole share is what comes out.
+    nothing outside the mask is invented. The hole share is not controlled.
 
     Args:
         mask: (height, width) bool, True where valid.

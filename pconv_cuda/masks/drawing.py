@@ -1,7 +1,7 @@
 """Masks of any kind with an exact hole share and a rule for the border.
 
 A kind draws a piece: some pixels of about the wanted number. Pieces are laid over each other and dilated until
-they reach the number of hole pixels that was drawn beforehand; what the last step has too many is left away.
+they reach the number of hole pixels that was drawn beforehand; surplus pixels of the last step are dropped.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.masks.occlusion import occlusion
 from pconv_cuda.masks.raster import Bits
 from pconv_cuda.masks.shares import Limits
 from pconv_cuda.masks.strokes import strokes
+from pconv_cuda.rng import Stream, generator
 
-__all__ = ["KINDS", "PIECES", "VERSION", "compose", "draw_mask", "sides"]
+__all__ = ["KINDS", "PIECES", "VERSION", "compose", "draw_mask", "draw_masks_batch", "sides"]
 
 VERSION = 1  # of the masks that a generator gives
 _TRIES = 2  # pieces; then dilation alone goes on
@@ -58,7 +61,7 @@ def draw_mask(
         kind: "occlusion" (what moving shapes cover and uncover; the paper's family), "strokes" or "mixed".
         hole_share: (low, high]; the number of hole pixels is drawn uniformly from it and met exactly.
         border: False keeps holes out of the border band, 50 px wide at 512 and in proportion to the shorter
-            side elsewhere; True puts at least one hole pixel into it; None lets come what comes.
+            side elsewhere; True puts at least one hole pixel into it; None: no rule.
 
     Returns:
         (height, width) bool, True where valid.
@@ -72,8 +75,37 @@ def draw_mask(
     return ~compose(PIECES[kind], limits, np.random.default_rng(seed))
 
 
+def draw_masks_batch(
+    n: int,
+    size: int | tuple[int, int],
+    seed: int,
+    kind: str = "mixed",
+    hole_share: tuple[float, float] = (0.0, 0.6),
+    border: bool | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """``n`` masks of :func:`draw_mask`, drawn on the CPU; mask k is a function of (seed, k).
+
+    Args:
+        n: >= 1.
+        seed: >= 0.
+        size, kind, hole_share, border: as for :func:`draw_mask`.
+        device: of the result.
+
+    Returns:
+        (n, 1, height, width) bool, True where valid.
+
+    Raises:
+        PConvError: as :func:`draw_mask`, or n < 1.
+    """
+    if n < 1:
+        raise PConvError(f"n: expected at least 1, got {n}")
+    masks = [draw_mask(size, generator(seed, Stream.MASK, k), kind, hole_share, border) for k in range(n)]
+    return torch.from_numpy(np.stack(masks)[:, None]).to(device)
+
+
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) from either way to say it."""
+    """(height, width) from a side or a pair."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
@@ -109,8 +141,7 @@ def compose(piece: Piece, limits: Limits, rng: np.random.Generator) -> np.ndarra
 def _frame(limits: Limits, wanted: int, rng: np.random.Generator) -> np.ndarray | None:
     """Where holes may be: with border=False the inner rectangle, its edge drawn back here and there.
 
-    A pattern cut off along straight lines looks like no hole of a picture; the more room there is, the more the
-    edge wanders.
+    Holes cut off along straight lines look artificial; the more room there is, the more the edge wanders.
     """
     if limits.border is not False:
         return None
@@ -191,7 +222,7 @@ def _grow(
     hole: np.ndarray, wanted: int, frame: np.ndarray | None, limits: Limits, rng: np.random.Generator
 ) -> np.ndarray:
     """Dilates ``hole``, in place, to exactly ``wanted`` pixels."""
-    # without the border band, where that stays free: the less there is to shift, the quicker
+    # without the border band, where that stays free: fewer bits to shift
     window = limits.inner if limits.border is False else (slice(None), slice(None))
     bits = Bits(*hole[window].shape)
     inner = bits.pack(np.ones_like(hole[window]))

@@ -129,7 +129,7 @@ def write_mask(path: Path, hole: np.ndarray, settings: dict[str, Any]) -> None:
 
 
 def _check(settings: dict[str, Any], count: int) -> None:
-    """Everything that can be refused is refused before the first file is written."""
+    """All checks before the first file is written."""
     if count < 1 or settings["seed"] < 0:
         raise PConvError(f"count, seed: expected at least 1 and 0, got {count} and {settings['seed']}")
     if settings["kind"] not in KINDS:
@@ -194,7 +194,7 @@ def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
 
 
 def _refuse_foreign_sheet(path: Path) -> None:
-    """The sheet is replaced in every call: only one that carries our text may be."""
+    """PConvError for a sheet.png without our text: the sheet is replaced in every call."""
     if not path.exists():
         return
     pil_image = require("PIL.Image", "inpaint", why="reading the contact sheet")

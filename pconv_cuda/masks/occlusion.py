@@ -1,7 +1,7 @@
 """What moving shapes cover and uncover between two frames: the family that the paper's masks come from.
 
-The paper takes two consecutive frames of a video and marks the pixels whose motion forwards and back does not
-lead home. Here the scene is drawn: shapes at several depths, each with an affine motion of its own before a
+The paper takes two consecutive frames of a video and marks the pixels whose forward and backward motion do not
+agree. Here the scene is drawn: shapes at several depths, each with an affine motion of its own before a
 background at rest. A pixel of a frame is inconsistent where its layer's motion leads, in the other frame, to a
 pixel that shows another layer. That is known exactly, without estimating any motion.
 """

@@ -25,7 +25,7 @@ def hole_pixels(pixels: int, hole_share: tuple[float, float]) -> tuple[int, int]
     low, high = hole_share
     if not 0 <= low < high <= 1:
         raise PConvError(f"hole_share: expected 0 <= low < high <= 1, got ({low}, {high})")
-    # a share such as 0.3 is no exact binary number: 0.3 * 10 pixels must not lose its third pixel
+    # shares such as 0.3 are rounded: floor(0.3 * 10) must be 3
     fewest, most = math.floor(low * pixels + 1e-6) + 1, math.floor(high * pixels + 1e-6)
     if fewest > most:
         raise PConvError(f"hole_share: no number of hole pixels out of {pixels} lies in ({low}, {high}]")
@@ -47,7 +47,7 @@ def border_band(height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a mask has to keep to; :meth:`of` refuses what no mask can.
+    """The limits of a mask; :meth:`of` refuses impossible ones.
 
     ``fewest`` to ``most`` hole pixels; with ``border`` False none in the band ``edge`` px wide along the
     border, with True at least one there, with None either.
@@ -64,7 +64,7 @@ class Limits:
     def of(height: int, width: int, hole_share: tuple[float, float], border: bool | None) -> Limits:
         """
         Raises:
-            PConvError: no pixels, a range that is none, or one that no mask of this size and border meets.
+            PConvError: no pixels, an invalid range, or one that no mask of this size and border meets.
         """
         if height < 1 or width < 1:
             raise PConvError(f"size: expected at least 1 x 1 pixels, got {height} x {width}")

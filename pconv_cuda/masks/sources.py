@@ -11,17 +11,16 @@ import torch
 
 from pconv_cuda.data.images import FolderImages
 from pconv_cuda.errors import PConvError, require
-from pconv_cuda.masks.brush import irregular_mask
 from pconv_cuda.masks.drawing import KINDS, VERSION, draw_mask
-from pconv_cuda.masks.polarity import INVERTED_SHARE, check_polarity, hole_where, other_polarity
+from pconv_cuda.masks.polarity import check_polarity, hole_where, no_hole_error, warn_if_inverted
 from pconv_cuda.masks.shares import hole_pixels
 from pconv_cuda.masks.values import THRESHOLD, mask_grey
 
-__all__ = ["DrawnMasks", "FolderMasks", "MaskSource", "StrokeMasks"]
+__all__ = ["DrawnMasks", "FolderMasks", "MaskSource"]
 
 
 class MaskSource(Protocol):
-    """Anything that draws a mask from a generator, and nothing else."""
+    """Draws a mask from a generator, without other state."""
 
     def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
         """A (size, size) bool mask, True where valid."""
@@ -31,27 +30,15 @@ class MaskSource(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class StrokeMasks:
-    """:func:`irregular_mask` as a source of masks."""
-
-    def __init__(self, hole_share: tuple[float, float]) -> None:
-        hole_pixels(10**9, hole_share)  # a range that is none is refused now, not at the first draw
-        self.hole_share = hole_share
-        self.fingerprint = "strokes"
-
-    def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
-        return irregular_mask(size, size, rng, self.hole_share)
-
-
 class DrawnMasks:
     """:func:`draw_mask` of one kind as a source of masks."""
 
     def __init__(self, kind: str, hole_share: tuple[float, float]) -> None:
         if kind not in KINDS:
             raise PConvError(f"data.masks: expected one of {', '.join(KINDS)}, got {kind!r}")
-        hole_pixels(10**9, hole_share)
+        hole_pixels(10**9, hole_share)  # validate the range early
         self.kind, self.hole_share = kind, hole_share
-        # the number rises when the same generator gives other masks: a run must not go on with those
+        # the version rises when the same generator gives other masks, which a resumed run must not get
         self.fingerprint = f"{kind}, version {VERSION}"
 
     def draw(self, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -111,14 +98,5 @@ class FolderMasks:
         if shares and not any(shares):
             rest = (self._mask(index) for index in range(len(self.files)) if index % every)
             if all(mask is None or mask.all() for mask in rest):
-                raise PConvError(
-                    f"{self._what}: expected masks with holes, but not one of the {len(self.files)} files in "
-                    f"{str(folder)!r} has a pixel that is hole when read as {self.polarity} (from brightness "
-                    f"{THRESHOLD} on a pixel is white)"
-                )
-        if shares and np.mean(shares) > INVERTED_SHARE:
-            warnings.warn(
-                f"{self._what}: the masks in {str(folder)!r} are {np.mean(shares):.0%} hole when read as "
-                f"{self.polarity}; if they are the other way round, set data.polarity={other_polarity(self.polarity)}",
-                stacklevel=3,
-            )
+                raise no_hole_error(self._what, folder, len(self.files), self.polarity)
+        warn_if_inverted(self._what, folder, shares, self.polarity, "set data.polarity={}")

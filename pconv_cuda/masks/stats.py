@@ -23,7 +23,7 @@ from pconv_cuda.text import parse_json
 
 __all__ = ["MaskStats", "decide_polarity", "mask_stats", "table"]
 
-_CLEAR = 0.05  # a mean share as near to a half as this says little
+_CLEAR = 0.05  # mean shares this near to a half are ambiguous
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _summary(
 
 
 def _manifest(root: Path) -> dict[str, Any] | None:
-    """The manifest of this package, where the folder has one; another program's file of that name counts as none."""
+    """The manifest of this package, or None; another program's file of that name is ignored."""
     try:
         found = parse_json((root / MANIFEST).read_text())
         ours = found["format"] == FORMAT and found["polarity"] in POLARITIES
@@ -226,7 +226,7 @@ def _manifest(root: Path) -> dict[str, Any] | None:
 
 
 def _missing(root: Path, manifest: dict[str, Any] | None) -> list[str]:
-    """What the manifest promises and the folder lacks; outside the folder nothing is looked for."""
+    """Files of the manifest that the folder lacks; paths outside the folder are ignored."""
     names = [] if manifest is None else [one["path"] for one in manifest["files"]]
     return [name for name in names if not _is_below(name) or not (root / name).is_file()]
 

@@ -1,4 +1,4 @@
-"""Brush strokes, a whole handful at a time."""
+"""Brush strokes, several at a time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def random_dabs(limits: Limits, wanted: int, rng: np.random.Generator) -> tuple[
     start = rng.uniform(0, 1, (2, count, 1)) * np.array([height - 2 * edge, width - 2 * edge])[:, None, None] + edge
     y = start[0] + np.cumsum(spacing[:, None] * np.sin(angle), axis=1)
     x = start[1] + np.cumsum(spacing[:, None] * np.cos(angle), axis=1)
-    # a hand presses harder here than there
+    # varying pressure
     pressure = 1 + 0.25 * np.sin(rng.uniform(0, 2 * math.pi, (count, 1)) + steps * rng.uniform(0.03, 0.2, (count, 1)))
     radii = np.maximum(radius[:, None] * pressure, 0.7)
     drawn = steps < dabs[:, None]

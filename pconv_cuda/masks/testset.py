@@ -27,7 +27,7 @@ PAPER_SHARES: tuple[tuple[float, float], ...] = (
 )
 PAPER_COUNT = 1000  # masks of each share and border
 
-_TEST_STEP = 2**31 + 1  # a step that no training reaches: a test mask is nobody's training mask
+_TEST_STEP = 2**31 + 1  # step index outside training, so test masks are disjoint
 
 
 @dataclass(frozen=True)

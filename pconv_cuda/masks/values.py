@@ -36,7 +36,7 @@ __all__ = [
 THRESHOLD = 128  # of 0..255
 _COLOURED = 48  # difference of a pixel's channels; the chroma noise of a black and white jpg stays below it
 _COLOURED_SHARE = 0.001
-_MIDTONES = (16, 239)  # brighter and darker is white and black, with a jpg's noise
+_MIDTONES = (16, 239)  # beyond these a value is white or black with a jpg's noise
 _PICTURE_SHARE = 0.5  # of midtones, from which on it is a picture: soft edges have fewer
 
 
@@ -44,7 +44,7 @@ def is_set(values: np.ndarray, threshold: int = THRESHOLD) -> np.ndarray:
     """Where ``values`` (any shape, bool, integer or floating) are set, by the rule above; NaN is not.
 
     Raises:
-        PConvError: a type that is no number, or values below 0 or above 65535.
+        PConvError: a type that is not a number, or values below 0 or above 65535.
     """
     if values.dtype.kind == "b":
         return values

@@ -1,6 +1,6 @@
 """Masks from a video, the paper's own way: what is covered or uncovered between two consecutive frames.
 
-Optical flow is estimated both ways. A pixel whose flow forwards and the flow found there do not lead home again is
+Optical flow is estimated both ways. A pixel whose forward flow and the backward flow found there do not cancel is
 seen in one of the two frames only. As with drawn occlusions, what is covered is marked as seen in the first frame,
 what is uncovered as seen in the second, and pixels that leave the picture are not marked.
 """
@@ -30,7 +30,7 @@ __all__ = ["inconsistent_flow", "masks_from_video", "occluded", "optical_flow"]
 _RELATIVE, _ABSOLUTE = 0.01, 0.5
 _SPECK = 1e-4  # of the picture: holes, and islands in holes, that are smaller come from noise
 _CUT = 0.6  # more hole than this is a cut between scenes or a failed flow, and outside the paper's ranges
-_SHORTEST = 32  # px: below this the flow's patches find nothing to hold on to
+_SHORTEST = 32  # px: the flow's patches do not fit into less
 
 
 def masks_from_video(
@@ -136,7 +136,7 @@ def optical_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def inconsistent_flow(forward: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """The pixels, of either frame, from which the way to the other frame and back does not lead home.
+    """The pixels, of either frame, whose way to the other frame and back does not return to them.
 
     Args:
         forward, back: (height, width, 2) float32, (x, y) in pixels, of the first and of the second frame.
@@ -200,7 +200,7 @@ def _grey(frame: np.ndarray, size: int | None) -> np.ndarray:
 
 
 def _settings(path: Path, root: Path, every: int, size: int | None) -> dict[str, Any]:
-    """What decides about the masks. Refuses what cannot be, and a folder that holds something else."""
+    """The settings that determine the masks. Raises PConvError for invalid ones, and for a folder of other files."""
     if not path.is_file():
         raise PConvError(f"video: expected a video file, got {str(path)!r}, which is no file")
     if every < 1:
@@ -221,5 +221,5 @@ def _settings(path: Path, root: Path, every: int, size: int | None) -> dict[str,
         except (OSError, ValueError, AttributeError) as error:
             raise PConvError(f"{root / MANIFEST}: no manifest of `pconv masks` ({error}); use another folder") from None
     for one in sorted(root.glob("*.png")):
-        read_written(one, settings)  # refuses what is none of these masks
+        read_written(one, settings)  # refuses other files
     return settings

@@ -1,4 +1,4 @@
-"""What every network of the package has: the range of its pictures, and its file."""
+"""The networks' base: normalisation, devices, files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pconv_cuda import hub
 from pconv_cuda.models import weights
 from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
 from pconv_cuda.models.wrap import Mode, Wraps, padding_mode_of, wraps_of
+from pconv_cuda.smooth import TENSION
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,6 +44,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
             for rows and one for columns, ``("zeros", "circular")`` for latitudes and all longitudes.
         values: ``"picture"``: [0, 1], to which answers are cut. ``"data"``: anything, in the unit of mean and std; for
             :func:`pconv_cuda.fill`.
+        tension: of a prefill, as of :func:`pconv_cuda.functional.smooth_fill`: 0 for smooth fields without noise.
     """
 
     kind: ClassVar[str]  # the name in config.json
@@ -60,13 +62,17 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         out_channels: int | None = None,
         padding_mode: Mode = "zeros",
         values: str = "picture",
+        tension: float = TENSION,
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
         check_sizes(in_channels=in_channels, out_channels=out_channels)
         if values not in ("picture", "data"):
             raise ValueError(f"values: expected 'picture' or 'data', got {values!r}")
+        if not isinstance(tension, int | float) or not 0 <= tension <= 1:
+            raise ValueError(f"tension: expected 0 to 1, got {tension!r}")
         self.in_channels, self.out_channels, self.values = in_channels, out_channels, values
+        self.tension = tension
         self.padding_mode = padding_mode_of(padding_mode)
         self.mean = per_channel("mean", mean, IMAGENET_MEAN, in_channels)
         # the unit of data may be a small one
@@ -81,6 +87,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
     def _rare_options(self) -> list[str]:
         """The names of options of every network that differ from what they are for pictures."""
         rare = {"padding_mode": self.padding_mode != "zeros", "values": self.values != "picture"}
+        rare["tension"] = self.tension != TENSION
         return ["out_channels"] * (self.out_channels != self.in_channels) + [
             name for name, here in rare.items() if here
         ]
@@ -114,7 +121,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def grid(self) -> int:
-        """Side in pixels of the cells by which it halves: only windows that begin on them see what the whole would."""
+        """Side in pixels of the cells by which it halves: windows that begin on them agree with the whole picture."""
 
     @property
     @abc.abstractmethod
@@ -156,7 +163,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         return weights.save(self.state_dict(), self.config, Path(folder))
 
     def fuse(self) -> InpaintingNetwork:
-        """The network for inference: one with less to do in every call, or itself where there is none."""
+        """The network for inference, with less work in each call, or itself."""
         return self
 
     def _tensor(self) -> Tensor:
@@ -165,12 +172,12 @@ class InpaintingNetwork(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return self._tensor().device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """The dtype of its weights."""
         return self._tensor().dtype
 
     def push_to_hub(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pconv_cuda.functional import smooth_fill
 from pconv_cuda.models.wrap import Wraps, continued
+from pconv_cuda.smooth import TENSION
 
 __all__ = ["PREFILLS", "filled", "smooth_fill_around"]
 
@@ -15,7 +16,12 @@ PREFILLS = ("smooth",)
 
 
 def filled(
-    prefill: str | None, image: Tensor, mask: Tensor, fill: Tensor | None, wraps: Wraps = (False, False)
+    prefill: str | None,
+    image: Tensor,
+    mask: Tensor,
+    fill: Tensor | None,
+    wraps: Wraps = (False, False),
+    tension: float = TENSION,
 ) -> Tensor | None:
     """The picture with its holes filled by the method ``prefill``; None without one.
 
@@ -25,6 +31,7 @@ def filled(
         mask: bool ``(N|1, 1|C, H, W)``, true where the picture is valid.
         fill: the answer, where the caller has it already.
         wraps: whether rows and columns go round.
+        tension: of the smooth fill.
 
     Raises:
         ValueError: ``fill`` of another shape, dtype or device, or without a method; a picture without a valid pixel.
@@ -38,7 +45,7 @@ def filled(
                 f"got {tuple(fill.shape)}, {fill.dtype}, {fill.device}"
             )
         return fill
-    return None if prefill is None else smooth_fill_around(image, mask, wraps)
+    return None if prefill is None else smooth_fill_around(image, mask, wraps, tension=tension)
 
 
 def smooth_fill_around(image: Tensor, mask: Tensor, wraps: Wraps, **options: Any) -> Tensor:

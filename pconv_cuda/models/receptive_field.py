@@ -1,4 +1,4 @@
-"""How far a U-Net sees, and how wide a hole its masks close, both found by following its windows.
+"""The receptive field of a U-Net, and the widest hole that its masks close, both derived from its windows.
 
 A square hole stays a square: the valid pixels reach into it alike along rows and columns, so one axis is enough.
 """

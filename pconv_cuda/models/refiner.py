@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda.checks import as_valid, check_binary, padded_mask
-from pconv_cuda.functional import partial_conv2d_sources
+from pconv_cuda.checks import as_valid, checked_mask, padded_mask
+from pconv_cuda.functional import STAGE_WINDOW, apply
 from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.options import check_sizes
 from pconv_cuda.models.prefill import filled
 from pconv_cuda.models.wrap import Mode, continued
+from pconv_cuda.smooth import TENSION
 
 __all__ = ["FillRefiner"]
 
@@ -41,7 +42,7 @@ class FillRefiner(InpaintingNetwork):
         prefill: ``"smooth"``.
         padding_mode: ``"zeros"``, ``"circular"``, or one for rows and one for columns: what goes round is continued by
             as far as the network sees, at most by half its length, at either side.
-        values: as of :class:`PConvUNet`.
+        values, tension: as of :class:`PConvUNet`.
     """
 
     kind = "refiner"
@@ -60,8 +61,9 @@ class FillRefiner(InpaintingNetwork):
         prefill: str = "smooth",
         padding_mode: Mode = "zeros",
         values: str = "picture",
+        tension: float = TENSION,
     ) -> None:
-        super().__init__(in_channels, mean, std, padding_mode=padding_mode, values=values)
+        super().__init__(in_channels, mean, std, padding_mode=padding_mode, values=values, tension=tension)
         check_sizes(levels=levels, width=width, layers=layers, blur=blur)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
@@ -141,10 +143,10 @@ class FillRefiner(InpaintingNetwork):
         Raises:
             ValueError: an image of another shape, channel count or device, a mask or fill that does not fit it; a
                 picture without a valid pixel.
-            TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
+            TypeError: an image of another dtype than the parameters, outside of autocast; a mask of another dtype.
         """
         valid = self._checked(image, mask)
-        fill = filled(self.prefill, image, valid, fill, self.wraps)
+        fill = filled(self.prefill, image, valid, fill, self.wraps, self.tension)
         assert fill is not None
         height, width = fill.shape[2:]
         (start, seen), (top, left) = continued((fill, valid), self.wraps, self.context, 1)
@@ -159,12 +161,11 @@ class FillRefiner(InpaintingNetwork):
         self._check_image(image, self.last.weight)
         if mask is None:
             return image.new_ones((1, 1, *image.shape[2:]), dtype=torch.bool)
-        check_binary(mask)
-        valid = as_valid(mask.unsqueeze(0) if mask.dim() == 3 else mask)
-        n, _, height, width = image.shape
-        if valid.dim() != 4 or valid.shape[0] not in (1, n) or valid.shape[1:] != (1, height, width):
+        valid = checked_mask(mask, image)
+        if valid.shape[1] != 1:
+            n, _, height, width = image.shape
             raise ValueError(f"mask: expected ({n}|1, 1, {height}, {width}), got {tuple(mask.shape)}")
-        return valid
+        return as_valid(valid)
 
     def _answer(self, detail: Tensor, valid: Tensor) -> Tensor:
         """What is added to the fill, for every pixel."""
@@ -184,12 +185,12 @@ class FillRefiner(InpaintingNetwork):
         return cast(Tensor, self.last(x))[..., :height, :width]
 
     def _first(self, detail: Tensor, valid: Tensor) -> Tensor:
-        """The layer that knows of holes: behind it there are none."""
+        """The only layer that sees the mask."""
         layer = cast(nn.Conv2d, cast(nn.ModuleList, self.down[0])[0])
         if self.conv == "plain":
             x = torch.cat([detail, valid.to(detail)], 1)
             return _layer(layer, x.contiguous(memory_format=_layout(x)))
-        x, _ = partial_conv2d_sources((detail, detail), (valid, None), layer.weight, padding=1)
+        x, _ = apply(detail, valid, layer.weight, None, *STAGE_WINDOW, detail, None)
         return F.leaky_relu(x, _SLOPE)
 
     def extra_repr(self) -> str:
@@ -215,7 +216,7 @@ def _blurred(x: Tensor, radius: int) -> Tensor:
             line = wide.new_ones((1, 1, *sides))
             boxes.append((one.expand(channels, -1, -1, -1), padding, F.conv2d(line, one, padding=padding)))
         for kernel, padding, count in 2 * boxes:
-            # sums by a depthwise convolution: a fifth of avg_pool2d's time on a CPU
+            # depthwise convolution, which takes a fifth of avg_pool2d's time on a CPU
             wide = F.conv2d(wide, kernel, padding=padding, groups=channels) / count
     return wide.to(x.dtype)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from pconv_cuda.models.base import initialise
@@ -11,6 +13,7 @@ from pconv_cuda.models.stage import Stage
 from pconv_cuda.models.unet_base import LEAKY_SLOPE, UNetBase
 from pconv_cuda.models.wrap import Mode
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
+from pconv_cuda.smooth import TENSION
 
 __all__ = ["PConvUNet"]
 
@@ -46,6 +49,7 @@ class PConvUNet(UNetBase):
         values: ``"picture"``: [0, 1], to which answers are cut. ``"data"``: anything, in the unit of ``mean`` and
             ``std``, for :func:`pconv_cuda.fill`.
         negative_slope: of the decoder's LeakyReLU, 0 to 1; of published networks that differ from the paper's.
+        tension: of a prefill, as of :func:`~pconv_cuda.functional.smooth_fill`: 0 for smooth fields without noise.
     """
 
     def __init__(
@@ -66,8 +70,10 @@ class PConvUNet(UNetBase):
         padding_mode: Mode = "zeros",
         values: str = "picture",
         negative_slope: float = LEAKY_SLOPE,
+        tension: float = TENSION,
     ) -> None:
-        super().__init__(in_channels, mean, std, out_channels=out_channels, padding_mode=padding_mode, values=values)
+        options: dict[str, Any] = {"padding_mode": padding_mode, "values": values, "tension": tension}
+        super().__init__(in_channels, mean, std, out_channels=out_channels, **options)
         out_channels = self.out_channels
         check_sizes(levels=levels, width=width)
         if conv not in ("partial", "plain"):

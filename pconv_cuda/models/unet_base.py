@@ -1,4 +1,4 @@
-"""What the U-Net is whether it trains or is fused: its options, how far it sees, and the way through its levels."""
+"""What the U-Net and its fused form share: options, receptive field, and the pass through the levels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda.checks import as_valid, check_binary, padded_mask, same_in_all_channels
+from pconv_cuda.checks import as_valid, checked_mask, compact, padded_mask, same_in_all_channels
 from pconv_cuda.models.base import InpaintingNetwork
 from pconv_cuda.models.options import window_sizes
 from pconv_cuda.models.prefill import filled
@@ -55,7 +55,7 @@ class UNetBase(InpaintingNetwork):
 
         Found by growing masks alone, for every offset to the grid of 2^levels pixels. With the paper's windows and
         from 3 levels on it is 3 * 2^levels + 14; well placed, a hole may be up to 2^(levels + 2) + 13 pixels wide.
-        Whether a given hole closed, the returned mask says.
+        The returned mask tells whether a given hole closed.
         """
         return closed_side(self.windows)
 
@@ -92,27 +92,21 @@ class UNetBase(InpaintingNetwork):
         Raises:
             ValueError: an image of another shape, channel count or device, a mask or fill that does not fit it; with a
                 prefill, a picture without a valid pixel.
-            TypeError: an image of another dtype than the parameters, outside of autocast; a complex mask.
+            TypeError: an image of another dtype than the parameters, outside of autocast; a mask of another dtype.
         """
         self._check_image(image, self._tensor())
         height, width = image.shape[2:]
         if mask is None:
             mask = image.new_ones((1, 1, height, width), dtype=torch.bool)
-        check_binary(mask)
-        mask = as_valid(_one_channel_if_equal(mask.unsqueeze(0) if mask.dim() == 3 else mask))
-        fits = mask.dim() == 4 and mask.shape[0] in (1, image.shape[0]) and mask.shape[1] in (1, self.in_channels)
-        if not fits or mask.shape[2:] != image.shape[2:]:
-            raise ValueError(
-                f"mask: expected ({image.shape[0]}|1, 1|{self.in_channels}, {height}, {width}), got {tuple(mask.shape)}"
-            )
-        fill = filled(self.prefill, image, mask, fill, self.wraps)
+        mask = as_valid(_one_channel_if_equal(compact(checked_mask(mask, image))))
+        fill = filled(self.prefill, image, mask, fill, self.wraps, self.tension)
         if self.conv == "plain":  # the placeholder: 0 is the mean of a normalised picture
             image = torch.where(mask, image, 0.0) if fill is None else fill
         # Any size: holes are added below and right until every level halves evenly, and cut off again. What goes round
         # is continued instead, at either side: the network's own seam then lies far from what is kept.
         step = 2**self.levels
         top = left = 0
-        if any(self.wraps):
+        if any(goes_round and size % step for goes_round, size in zip(self.wraps, image.shape[2:], strict=True)):
             (image, mask), (top, left) = continued((image, mask), self.wraps, self.context, step)
         extra = (0, -image.shape[3] % step, 0, -image.shape[2] % step)
         if extra != (0, 0, 0, 0):
@@ -129,6 +123,7 @@ class UNetBase(InpaintingNetwork):
         if self.head is not None:
             low = torch.where(low_mask, torch.sigmoid(self.head_conv(low)), 0.0)
         low, low_mask = (each[..., top : top + height, left : left + width] for each in (low, low_mask))
+        low_mask = low_mask.expand(len(low), -1, -1, -1)
         if fill is not None:
             return fill + low, torch.ones_like(low_mask)  # low is 0 where its mask is
         return low, low_mask
@@ -139,16 +134,9 @@ class UNetBase(InpaintingNetwork):
 
 
 def _one_channel_if_equal(mask: Tensor) -> Tensor:
-    """A full-channel mask whose channels agree, as most callers pass it, is worth one channel."""
-    if mask.dim() != 4 or mask.shape[1] == 1:
+    """Reduces a full-channel mask whose channels agree to one channel."""
+    # Graphs under compilation cannot wait for values; fake tensors and those within vmap have none.
+    unknown = torch.compiler.is_compiling() or mask.is_meta or type(mask) is not Tensor
+    if mask.shape[1] == 1 or unknown or torch._C._are_functorch_transforms_active():
         return mask
-    first = mask[:, :1]
-    # Values need the device's answer, which a graph under compilation cannot wait for, and which fake tensors lack;
-    # an exported program must not rely on strides either.
-    if not torch.compiler.is_exporting() and mask.stride(1) == 0:
-        return first
-    if torch.compiler.is_compiling() or mask.is_meta or type(mask) is not Tensor:
-        return mask
-    if torch._C._are_functorch_transforms_active():  # vmap has no values
-        return mask
-    return first if same_in_all_channels(mask) else mask
+    return mask[:, :1] if same_in_all_channels(mask) else mask

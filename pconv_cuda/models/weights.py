@@ -1,4 +1,4 @@
-"""Weights as safetensors with their configuration: written whole or not at all, nothing unpickled.
+"""Weights as safetensors with their configuration: written atomically, never unpickled.
 
 What is read is compared with its configuration by shapes alone before anything of its size is allocated.
 """
@@ -35,7 +35,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def save(state: dict[str, Tensor], config: dict[str, Any], folder: Path, step: int | None = None) -> Path:
     """Write ``model.safetensors`` and ``config.json`` into ``folder``. Returns the weights' path.
 
-    Each file is written under a temporary name and renamed, so that a reader never meets half of one. ``step``: see
+    Each file is written under a temporary name and renamed, so that a reader never sees half of one. ``step``: see
     :func:`save_file`.
     """
     save_file(state, config, folder / FILE, step)
@@ -61,7 +61,7 @@ def save_file(state: dict[str, Tensor], config: dict[str, Any], path: Path, step
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
     with atomic_path(path) as partial, open(partial, "wb") as file:
-        # its own save_file() makes files that nobody but the user can read, whatever the umask says
+        # its save_file() makes files that only the user can read, whatever the umask
         file.write(len(text).to_bytes(8, "little") + text)
         file.write(memoryview(content)[length:])
 
@@ -77,7 +77,7 @@ def saved_step(path: Path) -> int | None:
 
 
 def _warn_of_newer(file: Path) -> None:
-    """Weights of a run whose training went on since: they are the older ones, which nobody expects."""
+    """Warns where the training went on since these weights were written."""
     step = saved_step(file)
     steps = [
         int(found[1]) for path in file.parent.glob("checkpoints/step-*.pt") if (found := _STEP.fullmatch(path.name))

@@ -1,4 +1,4 @@
-"""What torch has to know about the operators: shapes (fake), derivatives, autocast, and the fallback.
+"""What torch needs beside the operators' kernels: shapes (fake), derivatives, autocast, and the fallback.
 
 Schemas and kernels are C++ (csrc/torch: schemas.h, ops_cpu.cpp, ops_cuda.cpp). With the masks held fixed the operation
 is bilinear in (input, skip) and weight, so forward and backward are closed under differentiation: the derivative of
@@ -45,7 +45,7 @@ def _forward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     given = {"mask": mask, "skip": skip, "skip_mask": skip_mask, "weight": weight, "bias": bias, "prepared": prepared}
     for name, tensor in given.items():
-        # Beside a real input this kernel would hand out memory that nobody has filled.
+        # With a real input this kernel would return uninitialised memory.
         if tensor is not None and tensor.device != input.device:
             raise ValueError(f"{name}: expected the input's device {input.device}, got {tensor.device}")
     full = input if skip is None else skip
@@ -101,16 +101,16 @@ def _phases_fake(weight: Tensor, low_channels: int) -> Tensor:
 
 # Derivatives ---------------------------------------------------------------------------------------------
 #
-# A stage's prepared weight is no part of what is saved: making it again costs less than keeping it (sixteen values for
-# each nine of the weight's).
+# A stage's prepared weight is not saved: recomputing it costs less than keeping it (sixteen values for each nine of the
+# weight's).
 
 
 def _forward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     input, mask, skip, skip_mask, weight, _, *ctx.window, prepared, allow_tf32, negative_slope = inputs
     if negative_slope != 1.0 or prepared is not None:
         raise RuntimeError(
-            f"negative_slope, prepared: an activation inside the operator ({negative_slope}) and a prepared weight are "
-            "for inference and have no derivative; call it under torch.no_grad() or torch.inference_mode()"
+            f"input: expected one that needs no gradient, since a fused network (negative_slope={negative_slope}, or "
+            "a prepared weight) has no derivative; call it under torch.no_grad(), or use the network that is not fused"
         )
     ctx.allow_tf32 = tf32.choice_of(input, allow_tf32)
     _, new_mask, ratio = output
@@ -140,7 +140,7 @@ def _backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
 def _backward_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     grad, input, mask, skip, skip_mask, weight, ratio = ctx.saved_tensors
     need_grad, need_input, _, need_skip, _, need_weight = ctx.needs_input_grad[:6]
-    # Outputs that were not asked for are empty, and so are the gradients that compiled code hands in for them.
+    # Unrequested outputs are empty, and so are the gradients that compiled code passes for them.
     ddx, ddskip, ddw, ddb = (dd if needed else None for dd, needed in zip(gradients, ctx.needed, strict=True))
     if skip is None:
         ddskip = None

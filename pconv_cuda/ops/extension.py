@@ -1,4 +1,4 @@
-"""Loads the compiled operators, or says in one sentence why it cannot."""
+"""Loads the compiled operators, or raises with the remedy."""
 
 from __future__ import annotations
 

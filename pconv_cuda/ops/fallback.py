@@ -43,7 +43,7 @@ def _why(device: torch.device) -> str:
 
 
 def _valid(input: Tensor, mask: Tensor | None, skip: Tensor | None, skip_mask: Tensor | None, upsample: bool) -> Any:
-    """What is convolved, one tensor, and where it is valid, a bool mask that broadcasts against it."""
+    """The convolved tensor, and a bool mask that broadcasts against it."""
     for each in (mask, skip_mask):
         if each is not None:
             check_binary(each)
@@ -147,7 +147,7 @@ def register(library: Any, name: str, kernel: Any) -> None:
     schema = str(getattr(torch.ops.pconv_cuda, name).default._schema).removeprefix("pconv_cuda::")
     library.define(f"unfused_{schema}")
     library.impl(f"unfused_{name}", kernel, "CompositeExplicitAutograd")
-    with warnings.catch_warnings():  # torch 2.11 warns of the override even where it is allowed
+    with warnings.catch_warnings():  # torch 2.11 warns of the override although it is allowed
         warnings.simplefilter("ignore", UserWarning)
         for key in overridden:
             library.impl(name, kernel, key, allow_override=True)

@@ -1,4 +1,4 @@
-"""What torch has to know about ``torch.ops.pconv_cuda.smooth_fill``: shapes, that it has no derivative, the fallback.
+"""What torch needs beside the kernels of ``torch.ops.pconv_cuda.smooth_fill``: shapes, no derivative, the fallback.
 
 Autocast leaves the operator alone: an ordinary torch operator without a rule runs in its input's dtype, and here half
 types are computed in float32 whatever autocast says.
@@ -24,7 +24,7 @@ smooth_fill = torch.ops.pconv_cuda.smooth_fill.default
 @torch.library.register_fake("pconv_cuda::smooth_fill")
 def _fake(input: Tensor, valid: Tensor, tension: float, tolerance: float, max_iterations: int) -> Tensor:
     if valid.device != input.device:
-        # Beside a real input this kernel would hand out memory that nobody has filled.
+        # With a real input this kernel would return uninitialised memory.
         raise ValueError(f"valid: expected the input's device {input.device}, got {valid.device}")
     layout = memory_format(input)
     return torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=layout)

@@ -17,7 +17,7 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     n, c, h, w = tensor.shape
     sn, sc, sh, sw = tensor.stride()
     dense_pixels = sc == 1 and sw >= c and sh >= sw * w and sn >= sh * h
-    # One channel of one pixel has strides (1, 1, 1, 1), which say nothing: contiguous.
+    # One channel of one pixel has strides (1, 1, 1, 1), which fit both: contiguous.
     return torch.channels_last if dense_pixels and sn != sc and n * h * w > 0 else torch.contiguous_format
 
 

@@ -20,7 +20,7 @@ def tf32_allowed() -> bool:
 
 
 def choice_of(tensor: Tensor, given: int) -> int:
-    """What backward is told about the forward: 1 tf32, 0 full fp32, -1 "read the setting when you run".
+    """The forward's choice, for the backward: 1 tf32, 0 full fp32, -1 "read the setting when it runs".
 
     While a graph is traced there is nothing to read, for the setting may differ when the graph runs.
     """

@@ -1,6 +1,6 @@
 """A 3x3 convolution with its ReLU, fast where the weights are frozen: what the loss' VGG16 is made of on a CPU.
 
-The kernel (csrc/cpu/winograd.cpp) needs a quarter of a direct convolution's multiplications. With the weights frozen
+The kernel (csrc/cpu/winograd_4x4.cpp) needs a quarter of a direct convolution's multiplications. With the weights frozen
 the operation is linear in its input but for the ReLU, and the gradient of a ReLU is a gate in front of the adjoint
 convolution: so the operator's derivative is the operator itself, to any order.
 """
@@ -19,7 +19,7 @@ from pconv_cuda.ops import extension
 __all__ = ["conv3x3", "serves"]
 
 _HERE = bool(extension.load().build_info()["conv3x3"]) and os.environ.get("PCONV_FALLBACK") != "1"
-_LEAST_CHANNELS = 64  # fewer, and the transforms cost more than they save, in digits first
+_LEAST_CHANNELS = 64  # with fewer the transforms cost more than they save, accuracy first
 
 conv3x3 = torch.ops.pconv_cuda.conv3x3.default
 

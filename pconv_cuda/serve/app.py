@@ -68,7 +68,7 @@ def create_app(settings: Settings, fillers: work.Fillers, say: Callable[[str], N
 
 
 def _page_files() -> dict[str, tuple[bytes, str]]:
-    """Content and type of each of the page's files by its path: no request's path ever becomes a file's."""
+    """Content and type of each of the page's files by its path: requests' paths never reach the file system."""
     found = {}
     for file in resources.files("pconv_cuda.serve").joinpath("static").iterdir():
         kind = _TYPES.get(Path(file.name).suffix)
@@ -180,7 +180,7 @@ class _Site:
     async def inpaint(self, request: Request, folder: Path) -> Response:
         form = await self._form(request, folder, ("picture", "mask"), (*work.MASK_TEXTS, "weights", "id"))
         filler = self.fillers.get(form.texts.get("weights", ""))
-        work.rule_of(form.texts, self.limits)  # whoever asks for what cannot be need not wait for it
+        work.rule_of(form.texts, self.limits)  # invalid requests fail before they wait
         if "mask" not in {**form.files, **form.texts} and "mask-color" not in form.texts:
             raise Refusal(400, "mask: expected a picture file, the word alpha, or mask-color; got none")
         key = form.texts.get("id", "")
@@ -220,7 +220,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     """What ``work`` gives.
 
     Raises:
-        ClientDisconnect: nobody waits for it any more.
+        ClientDisconnect: the client has gone.
     """
 
     async def gone() -> None:

@@ -1,4 +1,4 @@
-"""Who may ask: the names that the server goes by, pages of other sites, the token; and the headers of every answer.
+"""Access control by host name, origin and token, and the headers of every answer.
 
 A page of any site can make a browser send requests to this machine. It cannot forge the headers ``Host``, ``Origin``
 and ``Sec-Fetch-Site``, so these tell: a foreign name in ``Host`` is DNS rebinding, a foreign ``Origin`` another site.

@@ -1,4 +1,4 @@
-"""One piece of work at a time, in the order of arrival; whoever waits can see the place, and may go away."""
+"""One piece of work at a time, in the order of arrival; clients can see their place and leave."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 class Gone(Exception):
-    """Whoever asked for the work has gone."""
+    """The client has gone."""
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A place in the line. ``done`` of ``total`` pieces of its work are done; ``gone``: nobody waits for it."""
+    """A place in the line. ``done`` of ``total`` pieces of its work are done; ``gone``: the client has left."""
 
     key: str = ""
     done: int = 0
@@ -108,7 +108,7 @@ class Line:
             self._tickets[0].turn.set()
 
     def close(self) -> None:
-        """Everybody goes; work that has begun ends after its present piece."""
+        """Ends all waiting; work that has begun ends after its present piece."""
         for ticket in self._tickets:
             ticket.gone = True
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What a server is told when it starts, and refusals: errors that a client gets as JSON."""
+"""A server's settings, and refusals: errors that a client gets as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server does with pictures, by the functions of ``pconv inpaint``; every text is made fit for a client."""
+"""The server's work on pictures, by the functions of ``pconv inpaint``, with texts for clients."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ _FIELDS |= {"resize": "resize-mask", "alpha": "mask=alpha"}
 
 
 class _refusing:
-    """In the block what the user can put right is a refusal that names the client's files."""
+    """Turns PConvError in the block into a refusal that names the client's files."""
 
     def __init__(self, limits: Limits, *uploads: Upload | None) -> None:
         self.limits, self.uploads = limits, uploads

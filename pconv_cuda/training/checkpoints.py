@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: a file is either whole or not there.
+"""Checkpoints that survive a kill at any moment: files are written atomically.
 
 RUN/checkpoints/step-00001000.pt    model, optimiser, step, configuration, score; a checksum at its end
 RUN/checkpoints/best.pt             the one with the least score: the same file (a hard link, or a copy)
@@ -41,7 +41,7 @@ _KEYS: dict[str, Any] = {
     "network": dict,  # the configuration that model.safetensors carries
 }
 
-# keys that say how to work, not what comes out: they may change between two parts of a run.
+# keys without influence on the result: they may change between two parts of a run.
 # The folders are compared by their content (the keys "content of ..."), so a moved folder still fits.
 _FREE = (
     "checkpoint.every",
@@ -85,7 +85,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _free(identity: Mapping[str, Any]) -> set[str]:
-    """The keys that may change between two parts of a run of ``identity``."""
+    """The keys that may change when a run of ``identity`` is resumed."""
     # a schedule that ends with the run gives every step another learning rate in a longer one
     return set(_FREE) - ({"train.steps"} if identity.get("train.schedule") == "cosine" else set())
 

@@ -1,4 +1,4 @@
-"""What a training needs: a device that has the precision, enough pixels for batch normalisation, memory."""
+"""What a training needs: a device with the precision, enough pixels for batch normalisation, memory."""
 
 from __future__ import annotations
 

@@ -113,6 +113,10 @@ def _from_flat(flat: Mapping[str, Any]) -> TrainingConfig:
         raise PConvError(f"config: data.crop_share: expected 0 < low <= high <= 1, got {list(share)}")
     if config.model.network == "refiner" and config.model.prefill is None:
         raise PConvError("config: model.prefill: expected smooth, to which a refiner adds, got null")
+    if config.model.tension is not None and config.model.prefill is None:
+        raise PConvError(
+            f"config: model.tension: expected null without model.prefill, whose it is, got {config.model.tension}"
+        )
     if config.loss.relative and config.model.prefill is None:
         raise PConvError(
             "config: loss.relative: expected false without model.prefill, to which it is relative, got true"

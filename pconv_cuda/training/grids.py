@@ -25,6 +25,7 @@ from pconv_cuda.training.options import TrainingConfig
 __all__ = ["GridFacts", "GridPairs", "GridSteps", "is_grid", "open_steps", "split_steps"]
 
 _LEAST_HIDDEN = 0.01  # of the known values of a crop: a mask that hides fewer is moved about
+_MOST_HIDDEN = 0.5  # of a step's known values: where stations are few and elsewhere each time, all would be
 _TRIES = 8
 
 
@@ -138,7 +139,8 @@ class GridPairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         facts: of the training's steps.
         masks: None: the gaps of other steps, drawn from ``gaps``, of as many neighbouring ones. Else drawn masks, the
             same for all time steps.
-        gaps: whose gaps are taken.
+        gaps: whose gaps are taken: ``steps``, or those of another file. Where steps are the training's own, values of
+            its own gaps cannot be asked for, and so not more than half of the others are hidden.
         size: of the crops; where the grid is smaller, all of it. They reach across the seam of axes that go round.
         batch_size, seed: as of :class:`pconv_cuda.data.images.RandomCrops`.
 
@@ -159,17 +161,18 @@ class GridPairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.facts, self.masks, self.batch_size, self.seed = facts, masks, batch_size, seed
         self.normal = ((steps.values.astype(np.float64) - facts.mean) / facts.std).astype(np.float32)
         self.known = ~np.isnan(gaps.values)
+        self.eases = bool(np.isnan(steps.values).any())
         self.wraps, self.shape = steps.wraps, tuple(min(size, side) for side in steps.values.shape[1:])
         self.some = np.flatnonzero((~np.isnan(steps.values)).any((1, 2)))
         if masks is None and (self.known.all() or not self.known.any()):
             raise PConvError(
-                "data.masks: observed takes the gaps that other steps have, and expected some of the values to be "
+                "data.masks: the gaps of other steps are wanted, and expected are some values that are "
                 f"missing, got {'none' if self.known.all() else 'all'}; drawn masks are strokes, occlusion and mixed"
             )
         if self.known.shape[1:] != self.normal.shape[1:]:
             raise PConvError(
-                f"data.validation: expected steps of {self.known.shape[1:]}, as the training's, got "
-                f"{self.normal.shape[1:]}"
+                f"data.masks, data.validation: expected steps of {self.normal.shape[1:]}, as the data's, got "
+                f"{self.known.shape[1:]}"
             )
         if not len(self.some):
             raise PConvError("data.validation: expected values, got none: all are missing")
@@ -222,13 +225,25 @@ class GridPairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         for attempt in range(2 * _TRIES):
             mask = known & self._drawn(window, rng, moved=attempt >= _TRIES)
             hidden = int((own & ~mask[len(mask) // 2]).sum())
-            if mask.any() and hidden >= max(1, _LEAST_HIDDEN * own.sum()):
-                return mask
+            if hidden >= max(1, _LEAST_HIDDEN * own.sum()):
+                mask = np.stack([self._eased(*pair, rng) for pair in zip(known, mask, strict=True)])
+                if mask.any():
+                    return mask
         # stations that never move, and few of them: half of the middle step's values are hidden
         mask = known.copy()
         mask[len(mask) // 2] &= rng.random(own.shape) < 0.5
         if not mask.any():
             mask[len(mask) // 2].flat[int(rng.choice(np.flatnonzero(own)))] = True
+        return mask
+
+    def _eased(self, known: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A mask that shows some of the known values again where it hides most of them, unless it was drawn."""
+        hidden, all_known = np.flatnonzero(known & ~mask), int(known.sum())
+        if self.masks is not None or len(hidden) <= _MOST_HIDDEN * all_known or not self.eases:
+            return mask
+        count = int(all_known * rng.uniform(_LEAST_HIDDEN, _MOST_HIDDEN))
+        mask = mask.copy()
+        mask.flat[rng.permutation(hidden)[max(1, count) :]] = True
         return mask
 
     def _drawn(self, window: Sequence[np.ndarray], rng: np.random.Generator, moved: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a run leaves behind to look at: log.jsonl and TensorBoard's events."""
+"""A run's logs: log.jsonl and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def as_pictures(
 
 
 def last_step(path: Path) -> int:
-    """The largest step of the log ``path``; 0 where there is none."""
+    """The largest step of the log ``path``, or 0."""
     steps = [0]
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

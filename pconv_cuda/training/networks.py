@@ -1,4 +1,4 @@
-"""What a training trains: the network with its first weights, its optimiser, the average of its weights."""
+"""The trained network with its first weights, its optimiser, and the average of its weights."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def build_network(config: TrainingConfig, grid: GridFacts | None = None) -> Inpa
         steps = grid.time_steps
         options |= {"in_channels": steps, "mean": (grid.mean,) * steps, "std": (grid.std,) * steps}
         options |= {"padding_mode": mode_of(grid.seen), "values": "data"}
+        if model.tension is not None:
+            options["tension"] = model.tension
         if model.prefill is not None and steps > 1:
             raise PConvError(f"config: data.time_steps: expected 1 with model.prefill, got {steps}")
     if model.network == "refiner":
@@ -88,7 +90,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class WeightAverage:
     """An exponential average of a network's weights and statistics: smoother than the last ones, and better.
 
-    Its decay begins small, for the first weights are worth little: after n steps it is at most (1 + n) / (10 + n).
+    Its decay begins small, so that the first weights soon count little: after n steps it is at most (1 + n) / (10 + n).
     """
 
     def __init__(self, network: InpaintingNetwork, decay: float) -> None:

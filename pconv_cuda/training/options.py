@@ -40,6 +40,9 @@ class ModelConfig:
     prefill: str | None = _key(
         None, "smooth: the network adds to the smooth fill; null for none (unet only)", one_of=("smooth",)
     )
+    tension: float | None = _key(
+        None, "of the smooth fill to which a network for gridded data adds, 0 to 1; null for 0.3", least=0, most=1
+    )
     levels: int = _key(8, "depth of the network; 8 is the paper's at 512 px, 7 suits 256 px", least=1, most=16)
     width: int = _key(64, "channels of the first level", least=1)
     conv: str = _key("partial", "partial | plain (the paper's baseline)", one_of=("partial", "plain"))
@@ -68,7 +71,7 @@ class DataConfig:
     masks: str = _key(
         "strokes",
         "folder of mask files, or drawn on line: strokes | occlusion (the paper's family) | mixed | damage; observed: "
-        "the gaps that other steps of gridded data have",
+        "the gaps that other steps of gridded data have; a file of gridded data: the gaps that its steps have",
     )
     polarity: str = _key("white-hole", "of mask files: white-hole | black-hole", one_of=("white-hole", "black-hole"))
     hole_share: tuple[float, float] = _key((0.0, 0.6), "of drawn masks: above the first, at most the second")
@@ -121,7 +124,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    preset: str = _key("paper", "paper | review: weights of the terms", one_of=("paper", "review"))
+    preset: str = _key(
+        "paper", "paper | bobqywei (that repository's): weights of the terms", one_of=("paper", "bobqywei", "review")
+    )
     vgg: str = _key("imagenet", "imagenet | PATH of VGG16 weights | random | none (no perceptual, no style)")
     hole_steps: int | None = _key(
         0, "steps at the start with the loss in the hole alone, then all terms; null for all of them", least=0

@@ -1,4 +1,4 @@
-"""Pictures with masks, and which of them belong to which step, process and micro-batch."""
+"""Pictures with masks, and their assignment to steps, processes and micro-batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML that anybody may have written: read in time and memory that the file's size bounds."""
+"""Untrusted YAML, read in time and memory bounded by the file's size."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pconv_cuda.data.packaged import packaged_images, split
 from pconv_cuda.documents import DamageMasks, DocumentPages
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
-from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource, StrokeMasks
+from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource
 from pconv_cuda.training.grids import GridFacts, GridPairs, GridSteps, facts_of, is_grid, open_steps, split_steps
 from pconv_cuda.training.options import TrainingConfig
 from pconv_cuda.training.pairs import Pairs, StepBatches
@@ -40,8 +40,6 @@ class RunData:
 
 
 def _masks(config: TrainingConfig) -> MaskSource:
-    if config.data.masks == "strokes":
-        return StrokeMasks(config.data.hole_share)  # the first masks of this package: runs that go on need their bits
     if config.data.masks == "damage":
         return DamageMasks(config.data.hole_share)
     if config.data.masks in KINDS:
@@ -58,9 +56,10 @@ def open_data(config: TrainingConfig) -> RunData:
     data, train = config.data, config.train
     if is_grid(data.images):
         return _open_grid(config)
-    for key, value in (("variable", data.variable), ("time_steps", data.time_steps), ("wrap", data.wrap)):
+    ours = {"data.variable": data.variable, "data.time_steps": data.time_steps, "data.wrap": data.wrap}
+    for key, value in {**ours, "model.tension": config.model.tension}.items():
         if value is not None:
-            raise PConvError(f"config: data.{key}: expected null but for a file of gridded data, got {value!r}")
+            raise PConvError(f"config: {key}: expected null but for a file of gridded data, got {value!r}")
     if data.masks == "observed":
         raise PConvError(f"config: data.masks: observed is for a file of gridded data, got data.images {data.images!r}")
     validation: ImageSource | None = None
@@ -99,14 +98,19 @@ def _open_grid(config: TrainingConfig) -> RunData:
     else:
         seen, unseen = split_steps(steps)
     facts = facts_of(seen, config)
-    masks = None if data.masks == "observed" else _masks(config)
-    identity = {"content of data.images": steps.fingerprint}
-    identity["content of data.masks"] = "observed" if masks is None else masks.fingerprint
+    gaps, masks, masks_name = seen, None, "observed"
+    if is_grid(data.masks):
+        gaps = open_steps(data.masks, None, data.wrap, "data.masks")
+        masks_name = gaps.fingerprint
+    elif data.masks != "observed":
+        masks = _masks(config)
+        masks_name = masks.fingerprint
+    identity = {"content of data.images": steps.fingerprint, "content of data.masks": masks_name}
     set_aside = None
     if unseen is not None:
         identity["content of data.validation"] = unseen.fingerprint
-        set_aside = GridPairs(unseen, facts, masks, seen, data.size, data.validation_samples, train.seed + 1)
-    training = GridPairs(seen, facts, masks, seen, data.size, train.batch_size, train.seed)
+        set_aside = GridPairs(unseen, facts, masks, gaps, data.size, data.validation_samples, train.seed + 1)
+    training = GridPairs(seen, facts, masks, gaps, data.size, train.batch_size, train.seed)
     return RunData(training, set_aside, identity, facts)
 
 

@@ -62,7 +62,7 @@ def build(
 
     `defines` are NAME or NAME=VALUE, `extra` more compiler flags, for the sources alone; `libraries` go to the
     linker. `planted` compiles csrc with all planted mistakes in it, asleep (rewrites.py). RuntimeError with the
-    compiler's words where something does not compile."""
+    compiler's message where something does not compile."""
     if variant not in OPTIMISE:
         raise ValueError(f"variant: expected one of {', '.join(OPTIMISE)}, got {variant!r}")
     if shared and variant != "rel":

@@ -19,7 +19,7 @@ PLAIN = ["counts.cu", "windows.cu", "composed.cu", "pack.cu", "splits.cu", "scal
 ALL = [*sorted(KERNELS.rglob("*.cu")), *sorted(KERNELS.rglob("*.cpp"))]
 SOURCES = {
     "operators": [HERE / "operators.cpp", *ALL],
-    "test_ends": [HERE / "test_ends.cpp", *ALL],
+    "test_edge_layers": [HERE / "test_edge_layers.cpp", *ALL],
     "test_upcat": [HERE / "test_upcat.cpp", *ALL],
     "test_upcat_backward": [HERE / "test_upcat_backward.cpp", *ALL],
     "test_smooth": [HERE / "test_smooth.cpp", *sorted(KERNELS.rglob("*smooth*.c*"))],

@@ -1,5 +1,5 @@
 // Buffers of exactly their size, on the host where kernels are emulated (AddressSanitizer then sees the first byte
-// outside) and on the device otherwise. Values are numbers; how they are stored is the dtype's business.
+// outside) and on the device otherwise. Values are numbers, stored by dtype.
 #pragma once
 
 #include "cpu/numeric.h"

@@ -79,7 +79,7 @@ def test_as_good_as_torch(case: Case, dtype: torch.dtype, layout: torch.memory_f
     )
     assert torch.equal(new_mask, true_new_mask) and torch.allclose(ratio.double(), true_ratio, rtol=1e-7, atol=0)
     truths = reference_of(case, exact, torch.float64)
-    # torch sums in another order in each layout, and for so few terms its error is a matter of luck: the larger counts.
+    # torch sums in another order in each layout, and for so few terms its error varies: the larger counts.
     # Where torch itself gives NaN (seen in bf16, with strides beyond the image) one rounding is all that is allowed.
     rivals = [reference_of(case, exact.to(dtype, each), dtype) for each in LAYOUTS]
     for i, name in enumerate(["output", "dx", "dw", *(["db"] if case.bias else [])]):

@@ -236,7 +236,7 @@ def test_nothing_is_timed_unless_it_is_wanted(timed) -> None:
     assert families() == GEMM and measured == []
 
 
-def test_what_is_wrong_is_no_candidate(timed, asked) -> None:
+def test_wrong_kernels_are_not_timed(timed, asked) -> None:
     t = make_tensors(Case("first", n=1, c=3, h=12, w=12, k=16), torch.bfloat16).to(torch.bfloat16)
     window = ([1, 1], [1, 1], [1, 1], 1)
     measured, seen = timed(3, 1, 1), asked(FIRST)

@@ -27,7 +27,7 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHORT = ["joined", "phases_no_bias", "phases_one_mask_of_batch_1", "last", "empty_batch_of_phases"]
 MORE = pytest.mark.full("the operators' glue in more cases")
 EACH_STAGE = [pytest.param(stage, id=stage.name, marks=() if stage.name in SHORT else MORE) for stage in STAGES]
-# Operations a byte: small pictures go through phases only where those cost nothing, and large ones if they do.
+# FLOPs per byte: small pictures go through phases only where those cost nothing, and large ones if they do.
 WAYS = {"phases": 0, "direct": 1 << 40}
 
 
@@ -79,7 +79,7 @@ MORE_COMBINATIONS = [
 def test_as_good_as_torch(stage: Stage, dtype: torch.dtype, way: str, layout: torch.memory_format) -> None:
     take(way)
     ours, theirs = [], []
-    # The fewer numbers, the more luck; doubles have room for any.
+    # Errors of few numbers vary more; doubles have room.
     for seed in range(1 if dtype == torch.float64 else 20 if stage.h * stage.w == 1 else 3):
         exact = make_tensors(stage, dtype, seed=seed)
         truth, true_mask, true_gradients = exact.call(reference.partial_conv2d_upcat)
@@ -114,7 +114,7 @@ def test_phases_that_are_given_are_used() -> None:
 
 @pytest.mark.parametrize("negative_slope", [0.0, 0.2])
 @pytest.mark.parametrize("way", WAYS)
-def test_slope(negative_slope: float, way: str) -> None:
+def test_the_activation_of_a_stage(negative_slope: float, way: str) -> None:
     take(way)
     for dtype in DTYPES:
         t = make_tensors(BY_NAME["phases"], dtype).to(dtype)

@@ -44,7 +44,7 @@ PCONV_DEV void load_stage(const Pipeline& problem, uint32_t shared, int step) {
     const int thread = threadIdx.x;
     uint32_t place = shared + step % 2 * stage_bytes + thread * 16;
     if (mistake == Mistake::misaligned_copy && thread == 3) place += 4;
-    if (mistake == Mistake::outside_shared && thread == 0) place = step;  // somebody forgot the base
+    if (mistake == Mistake::outside_shared && thread == 0) place = step;  // without the base
     const int row = step * threads + thread + (mistake == Mistake::global_read_past_end && step == steps - 1);
     cp_async_ca_16(place, problem.source + row * 4, true);
 }

@@ -51,7 +51,7 @@ bool write_coverage(const char* path);
 
 extern uint8_t* shared_base;  // of the running block; exactly its size, so that ASan sees the first byte outside
 extern size_t shared_size;
-// Where 32-bit addresses begin. Not 0, as on a device: whoever forgets to add the base gets an error.
+// Where 32-bit addresses begin. Not 0, as on a device: a forgotten base is an error.
 constexpr uint32_t shared_window = 1024;
 
 inline uint8_t* shared_pointer(uint32_t address, uint32_t bytes, const Site& site) {

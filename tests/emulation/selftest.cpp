@@ -1,4 +1,4 @@
-// Is the emulator right? Every wrapper of sm80.cuh and every intrinsic of the shim against a truth that does not
+// Tests of the emulator: every wrapper of sm80.cuh and every intrinsic of the shim against a truth that does not
 // share its code: integer matrix products, CuTe's published fragment strides, g++'s own 16-bit floats.
 // Mistakes that the emulator has to catch are in plants.cpp.
 #include <algorithm>

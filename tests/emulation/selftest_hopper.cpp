@@ -1,4 +1,4 @@
-// Is the emulator's sm_90 part right? wgmma with every operand order, width and element type, TMA with ragged
+// Tests of the emulator's sm_90 part: wgmma with every operand order, width and element type, TMA with ragged
 // boxes, mbarriers: against integer matrix products of operands as they lie in global memory.
 // That swizzle and descriptors are what the hardware means is ptx_twins_hopper.cu's question, on a device.
 #include <vector>

@@ -1,4 +1,4 @@
-"""The emulator itself: right where kernels are right, and not silent where they are wrong."""
+"""The emulator: correct kernels pass, planted mistakes are reported."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run(variant: str, program: Path, *arguments: str, policy: int = 2, coverage_
 
 @pytest.mark.parametrize("variant", EACH)
 @pytest.mark.parametrize("program", ["selftest.cpp", "plants.cpp", "selftest_hopper.cpp", "plants_hopper.cpp"])
-def test_what_is_right_passes(built, variant, program):
+def test_correct_programs_pass(built, variant, program):
     done = run(variant, built(variant, program), *(["correct"] if program.startswith("plants") else []))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^[1-9]\d* checks, 0 failed$", done.stdout, re.M), done.stdout
@@ -98,7 +98,7 @@ def test_what_is_right_passes(built, variant, program):
         if PLANTS[plant][i]
     ],
 )
-def test_what_is_wrong_is_caught(built, variant, plant, expected):
+def test_planted_mistakes_are_caught(built, variant, plant, expected):
     done = run(variant, built(variant, "plants.cpp"), plant)
     assert done.returncode not in (0, 2), f"{plant} was not caught:\n{done.stdout}{done.stderr}"
     assert re.search(expected, done.stderr), done.stderr
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_caught(built, variant, plant, expected):
 
 @pytest.mark.parametrize("variant", EACH)
 @pytest.mark.parametrize("plant", HOPPER_PLANTS)
-def test_what_is_wrong_on_hopper_is_caught(built, variant, plant):
+def test_planted_mistakes_on_hopper_are_caught(built, variant, plant):
     done = run(variant, built(variant, "plants_hopper.cpp"), plant, policy=0)
     assert done.returncode not in (0, 2), f"{plant} was not caught:\n{done.stdout}{done.stderr}"
     assert re.search(HOPPER_PLANTS[plant], done.stderr), done.stderr
@@ -179,7 +179,7 @@ def test_a_shared_library_runs_kernels_and_keeps_its_coverage(build_folder, tmp_
     assert total - len(missing) == 2
 
 
-def test_what_does_not_compile_is_told_in_the_compilers_words(tmp_path):
+def test_compile_errors_are_passed_on(tmp_path):
     source = tmp_path / "wrong.cu"
     source.write_text('#include "cuda/ptx/sm80.cuh"\n__global__ void wrong_kernel() { __shared__ int x[4]; }\n')
     with pytest.raises(RuntimeError, match="PCONV_DYN_SMEM"):

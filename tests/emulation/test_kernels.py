@@ -168,7 +168,7 @@ def test_operators_under_sanitizers(run_kernels, variant: str, only: dict[str, s
 
 @pytest.mark.parametrize("variant", ["rel", pytest.param("asan", marks=SANITIZERS)])
 def test_a_valid_infinity_reaches_its_own_windows_only(run_kernels, variant: str) -> None:
-    assert_passed(run_kernels(variant, "test_ends", policy=1))
+    assert_passed(run_kernels(variant, "test_edge_layers", policy=1))
 
 
 @SCHEDULES
@@ -275,7 +275,7 @@ def plants() -> list:
     """Each mistake with each build that has to catch it; the short tier has one mistake of each source."""
     found, files = [], set()
     for mistake in MISTAKES:
-        driver = mistake.part if mistake.part == "test_ends" else DRIVER_OF.get(mistake.table, "operators")
+        driver = mistake.part if mistake.part == "test_edge_layers" else DRIVER_OF.get(mistake.table, "operators")
         arch = "90" if mistake.table.endswith("wgmma") else "80"
         for variant in mistake.builds:
             short = variant == "rel" and mistake.file not in files
@@ -295,7 +295,7 @@ def plant_runs(request: pytest.FixtureRequest, run_kernels) -> Iterator[dict[tup
 
     def catches(driver: str, arch: str, number: int, part: str, mistake: str, variant: str) -> bool:
         for_operators = ["--quick", "--dtypes", "bf16", "--only", part, "--arch", arch]
-        own = {"operators": for_operators, "test_plain": [part], "test_smooth": [part], "test_ends": []}
+        own = {"operators": for_operators, "test_plain": [part], "test_smooth": [part], "test_edge_layers": []}
         others = ["--dtypes", "bf16", "--only", part, *(["--arch", "90"] if arch == "90" else [])]
         return run_kernels(variant, driver, *own.get(driver, others), plant=number).returncode != 0
 

@@ -37,7 +37,7 @@ def planted(csrc: Path, *mistakes: Mistake) -> str:
     return rewrites.planted_texts(csrc, list(mistakes))[csrc / "deeper" / "kernel.cuh"]
 
 
-def test_what_ships_has_no_trace_of_planted_mistakes() -> None:
+def test_shipped_sources_have_no_planted_mistakes() -> None:
     for path in rewrites.CSRC.rglob("*"):
         if path.is_file():
             assert "plant" not in path.read_text().lower(), path
@@ -61,7 +61,7 @@ def test_an_expression_and_a_statement_choose(csrc: Path) -> None:
     assert "    { if (::emu::planted != 7) { stage(); } else { stage(); stage(); } }\n" in text
 
 
-def test_places_lie_inside_one_another_and_lines_stay(csrc: Path) -> None:
+def test_nested_places_are_planted_and_line_numbers_kept(csrc: Path) -> None:
     inner, whole = mistake(Edit("", "c < 4", "true")), mistake(Edit("", "c < 4 && d", "d"), own_id=8)
     outer = mistake(Edit("", "product(a + b, c < 4 && d);", "product(a, d);"), own_id=9)
     text = planted(csrc, inner, whole, outer)
@@ -127,7 +127,7 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         ("what\n", "some.txt:1: expected a mistake, an edit or a comment"),
     ],
 )
-def test_a_table_that_is_none_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_table_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "some.txt").write_text(text)
     with pytest.raises(ValueError, match=said):
         rewrites.read_table(tmp_path / "some.txt")

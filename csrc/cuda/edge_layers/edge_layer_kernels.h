@@ -1,4 +1,4 @@
-// The launchers of the kernels for a network's two ends: few input channels, or few output channels.
+// The launchers of the first- and last-layer kernels: few input channels, or few output channels.
 #pragma once
 
 #include "../gemm/params.h"

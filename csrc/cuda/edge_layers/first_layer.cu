@@ -82,7 +82,7 @@ PCONV_DEV void multiply_patch(
                     a[i], patch + (i * p.conv.window.stride_h + r) * patch_pitch + step * 32, pixel_step, lane);
                 a[i][0] &= near_mask, a[i][1] &= near_mask, a[i][2] &= far_mask, a[i][3] &= far_mask;
             }
-            // All filters are asked for before the first product: one latency for all. Few filters: no work for columns
+            // All filters are requested before the first product: one latency for all. Few filters: no work for columns
             // that are not there.
             uint32_t b[Layer::pairs][4];
 #pragma unroll

@@ -4,7 +4,7 @@
 //   products[column][pixel] = sum over c of  source[pixel][c] * filters[column][c]
 //
 // where a column is a tap of a filter. Every input pixel goes through the tensor cores and through shared memory once;
-// who calls this shifts the products by their taps and adds them. Holes and the border are zeros by the predicate of
+// the caller shifts the products by their taps and adds them. Holes and the border are zeros by the predicate of
 // the copy, and a pixel's Inf meets no structural zero that ends in an output: columns past the last are never added.
 #pragma once
 

@@ -137,7 +137,7 @@ PCONV_DEV void store_planes(
         const bool neighbours = pass != Pass::upcat && tables.row_out[first] >= 0 &&
                                 tables.row_image[first] == tables.row_image[last] &&
                                 tables.row_out[last] == tables.row_out[first] + run - 1;
-        // The address itself is asked: a batch that is launched in parts begins anywhere.
+        // The address decides: a batch that is launched in parts may begin anywhere.
         T* const out = neighbours ? static_cast<T*>(output.out) + place(first) : nullptr;
         if (neighbours && reinterpret_cast<uintptr_t>(out) % sizeof values == 0) {
             *reinterpret_cast<Run<T, run>*>(out) = values;

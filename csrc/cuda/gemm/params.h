@@ -13,7 +13,7 @@
 
 namespace pconv::cuda {
 
-// What becomes of the sums.
+// The epilogue and its output.
 struct Output {
     const void* bias;          // [columns] or nullptr
     float negative_slope = 1;  // forward: of the activation, 1: none

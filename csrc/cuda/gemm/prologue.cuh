@@ -98,8 +98,8 @@ PCONV_DEV void describe_row(
     const unsigned source_h = p.source_h, source_w = p.source_w;
     int count = 0;
     for (int b = 0; b < p.packing.blocks; ++b) {
-        // The bytes of ten taps are asked for before any of them is needed, and no branch stands around a load: one
-        // latency for all ten. Without a mask every tap asks for the source's first byte, which nobody looks at.
+        // The bytes of ten taps are requested before any of them is needed, and no branch surrounds a load: one
+        // latency for all ten. Without a mask every tap loads the source's first byte, which is unused.
         const uint8_t* const plane = masked ? mask + b * p.mask.plane : static_cast<const uint8_t*>(p.source);
         int pixels = 0;
         for (int first = 0; first < taps; first += taps_at_once) {

@@ -12,7 +12,7 @@ namespace pconv::cuda {
 // 1) of [x, doubled by nearest neighbours | skip] without either tensor in between.
 struct Layer {
     Geometry geometry;  // the convolution's, at full resolution; decoder stage: c counts both sources, h and w even
-    bool tf32;          // may fp32 be rounded to tf32?
+    bool tf32;          // whether fp32 may be rounded to tf32
     const void* x;      // [N, C, H, W]; decoder stage: [N, low_channels, H / 2, W / 2]
     Mask mask;          // over x; decoder stage: one block
     int64_t low_channels = 0;  // decoder stage: of x; 0: one source

@@ -55,7 +55,7 @@ Buffers allocate_workspace(const Backward& call, const Device& device, Workspace
         if (has_mask(call)) b.joined_mask = workspace.take(call.ratio_n * 2 * g.h * g.w);
         if (call.dx || call.dskip) {
             b.joined_gradient = workspace.take(pixels * g.c * element);
-            // Measuring too has to see that it is wanted.
+            // Non-null while measuring too.
             if (!b.joined_gradient) b.joined_gradient = call.dx ? call.dx : call.dskip;
         }
         b.rest = workspace.take(backward_workspace(joined_backward(call, b), device));

@@ -41,7 +41,7 @@ PCONV_DEV accumulator_t<T> mask_value(const StridedMask& mask, int64_t item) {
     return Value<T>::load(static_cast<const T*>(mask.values)[offset_of(mask.strides, at)]);
 }
 
-// Valid is what is less or more than zero: NaN is a hole, as everywhere in the project.
+// Valid is what is not zero; NaN is a hole.
 template <class T>
 __global__ void mask_to_bytes_kernel(const StridedMask mask, uint8_t* out) {
     for (int64_t item = first_item(); item < mask.total; item += item_step()) {
@@ -57,7 +57,7 @@ __global__ void count_not_binary_kernel(const StridedMask mask, unsigned long lo
         const accumulator_t<T> value = mask_value<T>(mask, item);
         count += !(value == 0 || value == 1);
     }
-    // One atomic a warp; and none for masks that are what they should be, which is nearly always.
+    // One atomic a warp, and none for binary masks.
     for (int lane = warp_threads / 2; lane > 0; lane /= 2) count += __shfl_xor_sync(~0u, count, lane);
     if (threadIdx.x % warp_threads == 0 && count > 0) {
         atomicAdd(odd, static_cast<unsigned long long>(count));

@@ -177,7 +177,7 @@ __global__ void sum_pieces_kernel(const SumArguments a) {
 }
 
 // From K alone, not from its padding: the pieces, and with them db's bits and the workspace, are then the same however
-// much padding a caller wants.
+// much padding there is.
 inline TilePlan plan_for(const Geometry& g, bool channels_last) {
     const int vector_size = vector_bytes / int(bytes_of(g.dtype));
     return plan_tiles(g.n * g.p * g.q, ceil_div(g.k, vector_size), vector_size, channels_last);

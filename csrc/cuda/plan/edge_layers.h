@@ -22,7 +22,7 @@ inline bool fits_first_layer(const Geometry& g, bool one_mask_at_most) {
            g.dil_h == 1 && g.dil_w == 1;
 }
 
-// dil says nothing about a window of one pixel, but nobody dilates one.
+// Dilation is irrelevant for 1x1; we still require 1.
 inline bool fits_last_layer(const Geometry& g) {
     return g.groups == 1 && g.k <= last_max_filters && g.r <= last_max_window && g.s <= last_max_window &&
            g.stride_h == 1 && g.stride_w == 1 && g.dil_h == 1 && g.dil_w == 1 && g.k * g.r * g.s <= last_wide_columns;

@@ -38,7 +38,7 @@ Plan make_plan(
     if (g.stride_h * g.stride_w > 1024) return composed(plan, "no fused kernels for strides of more than 1024 classes");
     plan.math = math_of(g.dtype, tf32);
 
-    // dgrad's filters and every mask that is applied while packing know no blocks.
+    // dgrad's filters and masks that are applied while packing have no blocks.
     plan.mask_in_packing = is_per_channel(mask, g.c) || mask.blocks * taps > max_taps;
     const bool two_blocks = mask.blocks == 2 && !plan.mask_in_packing && pass != Pass::dgrad;
     plan.packing = packing_of(g.dtype, 0, two_blocks ? mask.second : 0, g.c);

@@ -28,7 +28,7 @@ struct Device {
     Tiles wanted = any_tiles;  // taken where they can be, whatever the rules say of sizes: to be timed
 };
 
-// Kernels of their own for a network's ends (edge_layer_kernels.h), in place of the general product.
+// First- and last-layer kernels (edge_layer_kernels.h), in place of the general product.
 enum class Special { none, first, last };
 
 struct Plan {

@@ -51,7 +51,7 @@ struct WgmmaProduct {
         fence_proxy_async();
     }
 
-    // At least one step. Afterwards the sums may be read and the ring is this warpgroup's no more.
+    // At least one step. Afterwards the sums may be read, and the ring may not be used.
     PCONV_DEV void run(float (&sums)[count], int steps, int thread) const {
         Turn<Tile> turn;
         wait_full(turn);

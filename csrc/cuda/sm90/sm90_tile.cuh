@@ -107,7 +107,7 @@ cudaError_t check_body(Kernel* kernel) {
 #else
     cudaFuncAttributes attributes{};
     const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
-    if (error != cudaSuccess) return cudaGetLastError();  // not to be taken for someone else's
+    if (error != cudaSuccess) return cudaGetLastError();                              // not mistaken for another call's
     return attributes.numRegs >= 56 ? cudaSuccess : cudaErrorNoKernelImageForDevice;  // m64n64 alone needs 58
 #endif
 }

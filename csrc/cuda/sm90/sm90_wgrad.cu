@@ -51,7 +51,7 @@ PCONV_DEV void produce(
         loader.load_x(ring.stage(turn.stage) + Tile::left_bytes);
         cp_async_mbarrier_arrive(ring.full(turn.stage));
         turn.advance();
-        // The next step's places have been written, and nobody looks at this one's any more.
+        // The next step's places have been written, and this one's are no longer read.
         named_barrier(producers_barrier, Tile::producers);
         loader.locate((step + 2) * pixels_per_step, slot);
         loader.prepare(slot ^ 1);

@@ -14,9 +14,9 @@ namespace pconv::cuda {
 constexpr int smooth_degree = 3;       // of the smoother's polynomial, as in smooth.py
 constexpr double smooth_range = 20;    // it is small on [largest / smooth_range, largest]
 constexpr double smooth_renew = 1e-2;  // the residual is formed anew each time the error has fallen so far
-// p A p is about r z. Far below it the direction is rounding alone, and a step along it would lead away.
+// p A p is about r z. Far below it the direction is rounding error.
 constexpr double smooth_lost = 1.0 / 16;
-constexpr double smooth_grown = 16;  // r z grows so much over its least value by rounding alone
+constexpr double smooth_grown = 16;  // growth of r z over its least value that means rounding errors dominate
 
 // One level. A mask has a plane for every sample or one for all, and for every channel or one for all.
 struct SmoothLevel {

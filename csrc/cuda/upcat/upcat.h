@@ -7,7 +7,7 @@
 
 namespace pconv::cuda {
 
-// The weight's first low_channels channels in phases; upcat_phases.cuh has the sums, for whoever makes them himself.
+// The weight's first low_channels channels in phases; upcat_phases.cuh has the sums.
 Status upcat_phases(
     DType dtype, int64_t k, int64_t low_channels,
     int64_t padded,                                     // channels of a row: low_channels, or more with zeros

@@ -45,8 +45,8 @@ PCONV_DEV int rows_of_low_tap(int tap_row, int a) {
 }
 
 // A row's window of side x side taps in a block's image, at pixels (y[.], x[.]). No branch around a load: a tap outside
-// the image asks for the byte of the nearest pixel, and without a mask every tap for the source's first byte, which
-// nobody looks at. So all loads of a row are under way together, and its latency is paid once and not once a tap.
+// the image loads the byte of the nearest pixel, and without a mask every tap for the source's first byte,
+// which is unused. So all loads of a row are in flight together, and their latency is paid once.
 template <int side>
 struct MaskWindow {
     uint32_t inside = 0;  // a bit a tap

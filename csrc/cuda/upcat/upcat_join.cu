@@ -19,7 +19,7 @@ struct JoinArguments {
     bool channels_last;
 };
 
-// Holes are copied with the rest: whoever reads the result selects by the mask. Raw: data moves unchanged.
+// Holes are copied with the rest: readers of the result select by the mask. Raw: data moves unchanged.
 template <class Raw>
 __global__ void upcat_join_kernel(const JoinArguments a) {
     const int64_t total = a.n * a.channels * a.h * a.w;

@@ -47,7 +47,7 @@ def pillow(module: str = "PIL.Image") -> Any:
 
 
 def open_pillow(path: Path, argument: str, max_pixels: int = MAX_PIXELS) -> PillowImage.Image:
-    """Open (not yet decode) one picture file, or say which argument named something that is none."""
+    """Open (not yet decode) one picture file, or raise PConvError that names the argument."""
     Image = pillow()
     if path.suffix.lower() in (".heic", ".heif"):
         require("pillow_heif", "heic", why="reading HEIC").register_heif_opener()

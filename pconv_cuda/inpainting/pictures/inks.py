@@ -25,7 +25,7 @@ def black_share(inks: np.ndarray, known: np.ndarray) -> np.ndarray:
     brightest = (255 - inks[..., :3].min(axis=2).astype(np.float32)) / 255
     most = 255 - brightest * (255 - black)
     share = np.divide(black, most, out=np.zeros_like(black), where=most > 0)
-    # of a white pixel every share is right: it says nothing
+    # a white pixel is consistent with every share
     told = torch.from_numpy(known & (most > 0))
     if not bool(told.any()):
         return np.zeros_like(black)

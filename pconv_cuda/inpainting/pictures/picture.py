@@ -113,7 +113,7 @@ class Picture:
 
 
 def _without_colour_key(image: PillowImage.Image) -> PillowImage.Image:
-    """One colour stands for "transparent": a filled pixel could hit it, so it becomes an alpha channel."""
+    """A transparent colour becomes an alpha channel, since a filled pixel could have that colour."""
     if image.mode == "I;16":
         raise PConvError("image: a transparent grey value in a 16-bit picture is not supported; add an alpha")
     if image.mode == "1":

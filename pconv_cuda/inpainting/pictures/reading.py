@@ -83,7 +83,7 @@ def _read(path: Path, image: PillowImage.Image) -> Picture | Picture16:
 
 
 def _tiff_tags(image: PillowImage.Image) -> PillowImage.Exif:
-    """Everything that a TIFF file says of itself, read while the file is open: a turned copy has lost it."""
+    """All tags of a TIFF file, read while the file is open, since a turned copy loses them."""
     tags = image.getexif()
     for directory in (0x8769, 0x8825, 0xA005):  # EXIF, GPS, interoperability
         tags.get_ifd(directory)

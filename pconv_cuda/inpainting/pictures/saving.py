@@ -1,4 +1,4 @@
-"""Writing a picture with what belongs to it: profile, EXIF, XMP, text, resolution. Never half a file."""
+"""Writing a picture with its profile, EXIF, XMP, text and resolution, atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that Pillow would cut down without a word: 16-bit colour in PNG and TIFF, TIFF with further bands.
+"""Pictures that Pillow would silently reduce: 16-bit colour in PNG and TIFF, TIFF with further bands.
 
 PNG is read and written by :mod:`pconv_cuda.inpainting.pictures.png16`, TIFF by
 :mod:`pconv_cuda.inpainting.pictures.tiff`.

@@ -44,7 +44,7 @@ _GEOGRAPHY = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF's: where each
 
 @dataclass(frozen=True)
 class TiffFile:
-    """What a TIFF says of its samples, and the tags to take over: (code, type, count, value)."""
+    """A TIFF's layout of samples, and the tags to take over: (code, type, count, value)."""
 
     orientation: int
     extra: tuple[int, ...]  # ExtraSamples, one for each band beside the colours
@@ -82,7 +82,7 @@ def no_longer_true(tags: Mapping[int, Any]) -> tuple[int, ...]:
 
 
 def turned_notes(dropped: tuple[int, ...]) -> list[str]:
-    """What to say of tags that :func:`no_longer_true` named."""
+    """The notes for tags that :func:`no_longer_true` named."""
     if not set(dropped).intersection(_GEOGRAPHY):
         return []
     return ["its place on the map (GeoTIFF) is left out, because the picture was turned"]

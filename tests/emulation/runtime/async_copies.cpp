@@ -1,4 +1,4 @@
-// cp.async: what one thread has in flight, in groups; and the memory that nobody may touch meanwhile.
+// cp.async: what one thread has in flight, in groups; and the memory that may not be touched meanwhile.
 #include "internal.h"
 
 #ifdef EMU_ASAN

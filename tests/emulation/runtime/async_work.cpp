@@ -1,4 +1,4 @@
-// Copies that nobody waits for by name: TMA boxes, and cp.async handed over to an mbarrier. They finish late, in a
+// Copies without a wait of their own: TMA boxes, and cp.async handed over to an mbarrier. They finish late, in a
 // random order, each as a ThreadSanitizer fiber of its own: only its mbarrier orders it before anything.
 #include "hopper_internal.h"
 

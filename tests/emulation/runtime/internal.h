@@ -1,6 +1,6 @@
 // What the runtime's files share. None of this is compiled with a sanitizer, and nothing that runs on a fiber may
 // allocate or call memcpy, memmove or memset: ThreadSanitizer intercepts those even here, takes the emulator's own
-// bookkeeping for the kernel's, and reports races between fibers that are none.
+// bookkeeping for the kernel's, and reports false races between fibers.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What leaves the emulator: errors, and the list of kernels that ran.
+// The emulator's output: errors, and the list of kernels that ran.
 #include <unistd.h>
 
 #include <cstdarg>

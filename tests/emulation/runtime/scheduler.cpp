@@ -66,7 +66,7 @@ void thread_main() {
     block.live_lanes[fiber.warp] &= ~(1u << fiber.lane);
     thread_left();
     switch_to_scheduler(fiber, true);
-    std::abort();  // nobody switches to a thread that is done
+    std::abort();  // a finished thread is never resumed
 }
 
 // Threads that wait in the same place share a line.

@@ -1,7 +1,7 @@
 // The kernels of the network's two ends (first_layer.cu, last_layer.cu) beside numbers, which operators.cpp compares: a
 // valid infinity reaches the windows that hold it and no other. Those kernels multiply padding, and 0 * Inf is NaN.
 //
-//   test_ends
+//   test_edge_layers
 #include "device_memory.h"
 #include "reference.h"
 

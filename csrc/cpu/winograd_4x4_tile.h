@@ -1,5 +1,5 @@
-// The vector code of winograd.cpp, which includes this file once for each instruction set, in a namespace of its own,
-// with PCONV_TARGET, PCONV_LANES and PCONV_VECTORS as few_channels_tile.h has them (and for the same reasons no
+// The vector code of winograd_4x4.cpp, which includes this file once for each instruction set, in a namespace of its
+// own, with PCONV_TARGET, PCONV_LANES and PCONV_VECTORS as few_channels_tile.h has them (and for the same reasons no
 // template over the vector, and no include guard).
 
 typedef float Vector __attribute__((vector_size(4 * PCONV_LANES), may_alias));
@@ -128,7 +128,7 @@ PCONV_TARGET void multiply(
     }
 }
 
-template <int Tiles = kTiles, int Vectors = PCONV_VECTORS>
+template <int Tiles = kTileRows, int Vectors = PCONV_VECTORS>
 PCONV_TARGET void multiply_fitting(
     int64_t tiles, int64_t vectors, const float* v, const float* u, int64_t channels, int64_t v_step, int64_t m_step,
     float* m) {
@@ -146,10 +146,10 @@ PCONV_TARGET void multiply_all(const Problem& p, int64_t tiles, const float* v, 
     const int64_t c = round_up(p.c, kLanes), k = round_up(p.k, kLanes);
     for (int f = 0; f < 36; ++f, v += tiles * c, m += tiles * k, filters += p.c * k)
         for (int64_t block = 0; block < k; block += kBlock)
-            for (int64_t t = 0; t < tiles; t += kTiles)
+            for (int64_t t = 0; t < tiles; t += kTileRows)
                 multiply_fitting(
-                    std::min(kTiles, tiles - t), std::min(kBlock, k - block) / kLanes, v + t * c, filters + block * p.c,
-                    p.c, c, k, m + t * k + block);
+                    std::min(kTileRows, tiles - t), std::min(kBlock, k - block) / kLanes, v + t * c,
+                    filters + block * p.c, p.c, c, k, m + t * k + block);
 }
 
 PCONV_TARGET void transform_output(const Problem& p, int64_t first, int64_t tiles, const float* m) {
