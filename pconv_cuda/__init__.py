@@ -20,12 +20,22 @@ if TYPE_CHECKING:
     from pconv_cuda.losses import InpaintingLoss as InpaintingLoss
     from pconv_cuda.models import FillRefiner as FillRefiner
     from pconv_cuda.models import PConvUNet as PConvUNet
+    from pconv_cuda.nn import PartialConv1d as PartialConv1d
     from pconv_cuda.nn import PartialConv2d as PartialConv2d
+    from pconv_cuda.nn import PartialConv3d as PartialConv3d
+    from pconv_cuda.nn import PartialConvTranspose1d as PartialConvTranspose1d
+    from pconv_cuda.nn import PartialConvTranspose2d as PartialConvTranspose2d
+    from pconv_cuda.nn import PartialConvTranspose3d as PartialConvTranspose3d
     from pconv_cuda.nn import PartialConvUpCat2d as PartialConvUpCat2d
 
 # public name -> the module that defines it
 _LAZY = {
+    "PartialConv1d": "pconv_cuda.nn",
     "PartialConv2d": "pconv_cuda.nn",
+    "PartialConv3d": "pconv_cuda.nn",
+    "PartialConvTranspose1d": "pconv_cuda.nn",
+    "PartialConvTranspose2d": "pconv_cuda.nn",
+    "PartialConvTranspose3d": "pconv_cuda.nn",
     "PartialConvUpCat2d": "pconv_cuda.nn",
     "FillRefiner": "pconv_cuda.models",
     "PConvError": "pconv_cuda.errors",
@@ -57,7 +67,12 @@ __all__ = [
     "FillRefiner",
     "PConvError",
     "PConvUNet",
+    "PartialConv1d",
     "PartialConv2d",
+    "PartialConv3d",
+    "PartialConvTranspose1d",
+    "PartialConvTranspose2d",
+    "PartialConvTranspose3d",
     "PartialConvUpCat2d",
     "__version__",
     "export_onnx",

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_LIMIT = 2**31  # of stride, padding, dilation: the kernels compute sizes in 64 bits
+LIMIT = 2**31  # of stride, padding, dilation: the kernels compute sizes in 64 bits
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -45,7 +45,7 @@ def pair(name: str, value: Any, least: int) -> tuple[int, int]:
         numbers = []
     if len(numbers) not in (1, 2) or min(numbers) < least:
         raise ValueError(f"{name}: expected one or two integers of at least {least}, got {value!r}")
-    if max(numbers) >= _LIMIT:
+    if max(numbers) >= LIMIT:
         raise ValueError(f"{name}: expected one or two integers below 2^31, got {value!r}")
     return numbers[0], numbers[-1]
 
@@ -76,7 +76,7 @@ def check_convolution(
 
 def check_parameters(input: Tensor, whose: str, others: dict[str, Tensor | None]) -> None:
     """That what is computed with ``input`` has its device and dtype, and a bias one value a filter."""
-    bias, weight = others.get("bias"), others["weight"]
+    bias, weight = others.get("bias"), others.get("weight")
     if bias is not None and weight is not None:
         check_tensor("bias", bias)
         if tuple(bias.shape) != (weight.shape[0],):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from pconv_cuda import ops, reference
 from pconv_cuda.checks import (
@@ -21,9 +20,28 @@ from pconv_cuda.checks import (
     smooth_arguments,
     upcat_mask,
 )
+from pconv_cuda.functional_nd import (
+    partial_conv1d,
+    partial_conv3d,
+    partial_conv_transpose1d,
+    partial_conv_transpose2d,
+    partial_conv_transpose3d,
+)
+from pconv_cuda.ops.transforms import is_transformed
 from pconv_cuda.smooth import MAX_ITERATIONS, TENSION, TOLERANCE
 
-__all__ = ["is_transformed", "partial_conv2d", "partial_conv2d_sources", "partial_conv2d_upcat", "smooth_fill"]
+__all__ = [
+    "is_transformed",
+    "partial_conv1d",
+    "partial_conv2d",
+    "partial_conv2d_sources",
+    "partial_conv2d_upcat",
+    "partial_conv3d",
+    "partial_conv_transpose1d",
+    "partial_conv_transpose2d",
+    "partial_conv_transpose3d",
+    "smooth_fill",
+]
 
 Pair = int | tuple[int, ...]  # one number, or two: rows and columns
 STAGE_WINDOW = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups of a decoder stage
@@ -274,20 +292,6 @@ def apply(
         input, valid = reference.join(input, mask, skip, skip_mask, upsample)
     output, new_mask = reference.partial_conv2d(input, valid, weight, bias, *window)
     return reference.activation(output, negative_slope), new_mask
-
-
-def is_transformed(*tensors: Tensor | None) -> bool:
-    """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which torch.library's autograd does not serve.
-
-    (It raises for the former and, worse, gives zero tangents for the latter.)
-    """
-    if torch.compiler.is_compiling():
-        return False
-    if torch._C._are_functorch_transforms_active():
-        return True
-    if forward_ad._current_level < 0:
-        return False
-    return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def _as_new_mask(new_mask: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:

@@ -40,6 +40,20 @@ filled = inpaint(network, picture, mask)  # PIL or numpy: white is the hole
 ```
 On the command line: `pconv inpaint photo.jpg --mask hole.png -o restored.png --weights {name}`.
 """
+_GRID_CARD = """---
+library_name: pconv_cuda
+tags: [inpainting, partial-convolution, gridded-data]
+---
+# {name}
+A network of pconv_cuda, class `{kind}`, which fills gaps in gridded data.
+
+```python
+from pconv_cuda import fill
+
+filled = fill("{name}", array)  # numpy, torch or xarray; NaN is missing
+```
+On the command line: `pconv fill data.nc --var NAME -o filled.nc --weights {name}`.
+"""
 
 
 def is_repository(path: str | Path) -> bool:
@@ -85,7 +99,8 @@ def push(network: InpaintingNetwork, repository: str, *, private: bool | None, m
         api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
         api.create_repo(repository, private=private, exist_ok=True)
         if not api.file_exists(repository, "README.md"):  # an existing one is kept
-            card = _CARD.format(name=repository, kind=type(network).__name__)
+            card = _GRID_CARD if network.not_for_pictures else _CARD
+            card = card.format(name=repository, kind=type(network).__name__)
             (folder / "README.md").write_text(card, encoding="utf-8")
         done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     return str(done.commit_url)

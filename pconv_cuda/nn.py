@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 
 from pconv_cuda.checks import check_convolution, check_tensor, checked_mask, compact, padded_mask, pair
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_upcat
+from pconv_cuda.layer_parts import MODES, Mode, drop_mask_filters, given_mask, refuse_cache
+from pconv_cuda.nn_nd import (
+    PartialConv1d,
+    PartialConv3d,
+    PartialConvTranspose1d,
+    PartialConvTranspose2d,
+    PartialConvTranspose3d,
+)
 
-__all__ = ["PartialConv2d", "PartialConvUpCat2d", "use_partial_padding"]
-
-Mode = Literal["zeros", "reflect", "replicate", "circular"]
-
-
-# The mask's constant filter, which NVIDIA's layer and its descendants keep beside the weight.
-MASK_FILTERS = ("weight_maskUpdater", "weight_mask_updater")
-# What that layer keeps of its last call.
-CACHES = ("last_size", "update_mask", "mask_ratio", "slide_winsize")
-MODES = ("zeros", "reflect", "replicate", "circular")
-
-
-def _drop_mask_filters(state: dict[str, Any], prefix: str, errors: list[str]) -> None:
-    """Takes the mask filters out of a state dict; of others than ones the layer would have other masks."""
-    for name in MASK_FILTERS:
-        tensor = state.pop(prefix + name, None)
-        if isinstance(tensor, Tensor) and not tensor.is_meta and not bool((tensor == 1).all()):
-            errors.append(f"{prefix}{name}: expected ones alone, as this layer counts valid pixels")
+__all__ = [
+    "PartialConv1d",
+    "PartialConv2d",
+    "PartialConv3d",
+    "PartialConvTranspose1d",
+    "PartialConvTranspose2d",
+    "PartialConvTranspose3d",
+    "PartialConvUpCat2d",
+    "use_partial_padding",
+]
 
 
 class PartialConv2d(nn.Conv2d):
@@ -94,10 +94,7 @@ class PartialConv2d(nn.Conv2d):
             The output ``(N, K, P, Q)``; with ``return_mask`` also the new mask ``(N, 1, P, Q)`` of the mask's
             dtype (bool for None), or ``(N, K, P, Q)`` with ``multi_channel`` or a grouped per-channel mask.
         """
-        if mask_in is not None:
-            if mask is not None:
-                raise TypeError("mask_in: expected nothing beside mask, which is the same, got both")
-            mask = mask_in
+        mask = given_mask(mask, mask_in)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             input, mask, padding = self._padded(input, mask)
@@ -111,11 +108,7 @@ class PartialConv2d(nn.Conv2d):
         return output, new_mask
 
     def __getattr__(self, name: str) -> Any:
-        if name in CACHES:
-            raise AttributeError(
-                f"{name}: this layer keeps nothing of a call; it takes the mask at each one, and returns the new mask "
-                "with return_mask=True"
-            )
+        refuse_cache(name)
         return super().__getattr__(name)
 
     def _padded(self, input: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
@@ -159,7 +152,7 @@ class PartialConv2d(nn.Conv2d):
         return [(columns, [*sides[:2], 0, 0]), (rows, [0, 0, *sides[2:]])]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        _drop_mask_filters(state_dict, prefix, rest[-1])
+        drop_mask_filters(state_dict, prefix, rest[-1])
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
@@ -216,7 +209,7 @@ class PartialConvUpCat2d(nn.Conv2d):
         return (output, new_mask) if self.return_mask else output
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        _drop_mask_filters(state_dict, prefix, rest[-1])
+        drop_mask_filters(state_dict, prefix, rest[-1])
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

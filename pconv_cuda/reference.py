@@ -31,6 +31,7 @@ __all__ = [
     "upcat_phases",
     "valid_mask",
     "window_ratio",
+    "without_autocast",
 ]
 
 
@@ -42,7 +43,7 @@ def window_ratio(mask: Tensor, weight: Tensor, groups: int, precise: torch.dtype
     channels, (rows, columns) = weight.shape[1], weight.shape[2:]
     # Sums of zeros and ones are exact in fp32 up to 2^24.
     valid = as_valid(mask).to(precise).clone(memory_format=torch.contiguous_format)  # see needs_plain_strides()
-    with _without_autocast(mask):
+    with without_autocast(mask):
         if mask.shape[-3] == 1:  # every channel alike: one window sum serves all of them
             box = torch.ones(1, 1, rows, columns, dtype=precise, device=mask.device)
             count = channels * F.conv2d(valid, box, **where)
@@ -80,7 +81,7 @@ def partial_conv2d(
     if needs_plain_strides(input, weight, stride):
         masked, weight = (t.clone(memory_format=torch.contiguous_format) for t in (masked, weight))
     if fails_in_half(masked, weight, stride, padding, dilation):
-        with _without_autocast(masked):
+        with without_autocast(masked):
             output = F.conv2d(masked.to(precise), weight.to(precise), groups=groups, **where) * ratio
     else:
         output = F.conv2d(masked, weight, groups=groups, **where).to(precise) * ratio
@@ -108,7 +109,7 @@ def needs_plain_strides(input: Tensor, weight: Tensor, stride: int | Sequence[in
     return overruns or (input.shape[-3] == 1 and 1 in input.shape[-2:])
 
 
-def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Counts of more than 256 are no bf16 numbers."""
     kind = tensor.device.type
     if kind not in ("cpu", "cuda", "mps", "xpu") or not torch.is_autocast_enabled(kind):

@@ -86,6 +86,7 @@ class Network:
     eps: float = 1e-5
     skip_first: bool = False
     head: tuple[Tensor, Tensor] | None = None
+    slope: float = 0.2
 
     def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         mask = mask.double().expand_as(x)
@@ -100,7 +101,7 @@ class Network:
                 parts.reverse()
             y, m = self._unit(unit, *(torch.cat(both, 1) for both in zip(*parts, strict=True)), 1)
             if number < len(self.up) or self.head is not None:
-                y = F.leaky_relu(y, 0.2)
+                y = F.leaky_relu(y, self.slope)
         if self.head is not None:
             y = torch.sigmoid(F.conv2d(y, *self.head))
         return y, m[:, :1] > 0

@@ -165,7 +165,11 @@ def test_no_text_of_the_library_or_the_server_names_an_option() -> None:
     files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "cli"]
     found = {str(path): options for path in files if (options := options_in(path.read_text(encoding="utf-8")))}
     found.pop(str(PACKAGE / "documents/__main__.py"), None)  # a command itself
-    assert found.pop(str(PACKAGE / "hub.py")) == {"--mask", "--weights"}  # the card of a repository shows the command
+    assert found.pop(str(PACKAGE / "hub.py")) == {
+        "--mask",
+        "--weights",
+        "--var",
+    }  # the cards of a repository show the commands
     assert not found
 
 

@@ -21,6 +21,7 @@ import pconv_cuda
 from pconv_cuda import PConvUNet, cli
 from pconv_cuda.errors import PConvError
 from pconv_cuda.grids.files import open_grid
+from pconv_cuda.grids.netcdf import NetcdfFile
 from pconv_cuda.grids.packing import Packing, packing_of
 from pconv_cuda.grids.work import fill_file
 
@@ -277,6 +278,34 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         fill_file(tmp_path / "in.nc", tmp_path / "out.nc", variables=["tas"])
     assert (tmp_path / "out.nc").read_bytes() == b"before" and len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("kind", ["nc", "tif", "npy", "zarr"])
+def test_a_damaged_file_is_named(kind: str, tmp_path: Path) -> None:
+    path, rest = tmp_path / f"in.{kind}", {"nc": ["tas"], "zarr": ["tas"]}.get(kind, [])
+    if kind == "zarr":
+        data = xarray.Dataset({"tas": (("time", "lat", "lon"), series())})
+        data.to_zarr(path, zarr_format=2, encoding={"tas": {"chunks": (1, ROWS, COLUMNS)}})
+        damaged = path / "tas" / "1.0.0"
+    else:
+        damaged = path
+        {"nc": netcdf, "tif": geotiff, "npy": lambda where: np.save(where, series())}[kind](path)
+    damaged.write_bytes(damaged.read_bytes()[: int(0.5 * damaged.stat().st_size)])
+    with pytest.raises(PConvError, match=f"input: .*in.{kind}.* cannot be read"):
+        fill_file(path, tmp_path / f"out.{kind}", variables=rest)
+    assert [one.name for one in tmp_path.iterdir()] == [f"in.{kind}"]
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netcdf(tmp_path / "in.nc")
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("NetCDF: HDF error")
+
+    monkeypatch.setattr(NetcdfFile, "rewrite", full)
+    with pytest.raises(PConvError, match="output: .*out.nc cannot be written: NetCDF: HDF error"):
+        fill_file(tmp_path / "in.nc", tmp_path / "out.nc", variables=["tas"])
+    assert not (tmp_path / "out.nc").exists()
 
 
 @pytest.mark.parametrize("code", [-1, 0, 127])

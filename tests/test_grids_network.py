@@ -14,6 +14,7 @@ import pconv_cuda
 from pconv_cuda import FillRefiner, PConvUNet
 from pconv_cuda.errors import PConvError
 from pconv_cuda.grids import network as grids_network
+from pconv_cuda.grids.api import fill_with, grid_filler
 from pconv_cuda.grids.smooth import plate
 
 GLOBE = ("zeros", "circular")
@@ -222,6 +223,15 @@ def test_a_labelled_array_keeps_what_it_has() -> None:
     assert found.identical(expected) and found.dims == labelled.dims and labelled.isnull().any()
     with pytest.raises(PConvError, match=r"array: expected one variable of the xarray.Dataset, .*dataset\['tas'\]"):
         pconv_cuda.fill(model, labelled.to_dataset())
+
+
+def test_progress_and_fused_networks() -> None:
+    array = field(2, 20, 8, 16)
+    for model, steps in ((network(), 40), (network(3, out_channels=1), 40), (network(20), 40)):
+        told: list[tuple[int, int]] = []
+        found = fill_with(grid_filler(model), array, progress=lambda *two, told=told: told.append(two))
+        assert told == sorted(set(told)) and told[-1] == (steps, steps) and len(told) <= 4
+        assert np.abs(pconv_cuda.fill(model.fuse(), array) - found).max() < 1e-5
 
 
 def test_damaged_weights_are_named() -> None:

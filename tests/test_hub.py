@@ -212,6 +212,8 @@ def test_a_network_goes_to_the_hub_and_comes_back(server: HubServer) -> None:
     assert set(server.files["someone/new"]) == {"model.safetensors", "config.json", "README.md"}
     assert 'PConvUNet.from_pretrained("someone/new")' in server.files["someone/new"]["README.md"].decode()
     assert same(PConvUNet.from_pretrained("someone/new"), model)
+    PConvUNet(1, levels=1, width=2, values="data").push_to_hub("someone/grid", token="hf_right")
+    assert "pconv fill data.nc" in server.files["someone/grid"]["README.md"].decode()
     server.files["someone/new"]["README.md"] = b"mine"
     model.push_to_hub("someone/new", token="hf_right")
     assert server.files["someone/new"]["README.md"] == b"mine"

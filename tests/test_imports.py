@@ -16,9 +16,9 @@ PACKAGE = Path(pconv_cuda.__file__).parent
 LAYERS = (
     ("errors", "text", "rng"),
     ("files", "locks", "progress", "devices", "tensor_files", "contact_sheet"),
-    ("checks", "reference", "smooth"),
+    ("checks", "checks_nd", "reference", "reference_nd", "smooth"),
     ("ops", "selftest"),
-    ("functional", "nn", "backends"),
+    ("functional", "functional_nd", "layer_parts", "nn", "nn_nd", "backends"),
     ("models", "losses", "data", "hub"),
     ("masks",),
     ("documents",),

@@ -251,3 +251,18 @@ def test_no_features_of_other_than_three_channels() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         loss(image, mask, output, image)
+
+
+@pytest.mark.full("compiled layers")
+def test_compiled_and_exported() -> None:
+    model = network(padding_mode=GLOBE)
+    for width in (16, 18):
+        image, mask = scene(1, 8, width)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = model(image, mask)
+            for one in (model, model.fuse()):
+                found = torch.compile(one, fullgraph=True, backend="aot_eager")(image, mask)
+                assert torch.equal(found[1], expected[1]) and torch.allclose(found[0], expected[0], atol=1e-4)
+            exported = torch.export.export(model, (image, mask)).module()(image, mask)
+            assert torch.equal(exported[1], expected[1]) and torch.allclose(exported[0], expected[0], atol=1e-5)

@@ -43,8 +43,8 @@ def test_importing_and_loading_weights_import_little(tmp_path: pathlib.Path) -> 
 
 
 def test_unknown_names_are_attribute_errors() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'PartialConv3d'"):
-        _ = pconv_cuda.PartialConv3d
+    with pytest.raises(AttributeError, match="no attribute 'PartialConv4d'"):
+        _ = pconv_cuda.PartialConv4d
 
 
 @pytest.mark.parametrize("verb", ["", *cli.VERBS])

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../geometry.h"
+#include "../windows.h"
 
 namespace pconv::cpu {
 
@@ -25,10 +26,21 @@ bool window_ratio(
     const Geometry& geometry, const Mask& mask, const Ratio& ratio,
     uint8_t* new_mask);  // [ratio.n, ratio.groups, P, Q]
 
+// The same for windows over two or three axes, transposed ones too. The mask has one block, or one a channel.
+bool window_ratio(
+    const Windows& windows, const Mask& mask, const Ratio& ratio,
+    uint8_t* new_mask);  // [ratio.n, ratio.groups, out of each axis]
+
 // out = mask ? x : 0, a select: NaN in a hole does not get through. In place (out == x) only holes are touched.
 void masked_copy(
     const Geometry& geometry, const Mask& mask,
     const void* x,  // [N, C, H, W] in the layout
+    void* out);     // the same
+
+// The same for contiguous tensors and a mask of one block; in place all is written.
+void masked_copy_planes(
+    const Geometry& geometry, const Mask& mask,
+    const void* x,  // [N, C, H W]
     void* out);     // the same
 
 // y = ratio > 0 ? act(y * ratio + bias) : 0, in place, worked out in fp32 (fp64) and rounded once.
@@ -115,6 +127,13 @@ void scale_gradient(
     const Geometry& geometry, const Ratio& ratio,
     const void* grad,  // [N, K, P, Q] in the layout
     void* scaled,      // the same, or nullptr
+    void* bias_grad);  // [K] or nullptr
+
+// The same for contiguous tensors.
+void scale_gradient_planes(
+    const Geometry& geometry, const Ratio& ratio,
+    const void* grad,  // [N, K, P Q]
+    void* scaled,      // the same
     void* bias_grad);  // [K] or nullptr
 
 // ---- the decoder's stage: a 3x3 convolution of [low, doubled | skip]. The geometry is that convolution's, with

@@ -3,6 +3,7 @@
 // that the fast kernels need to know one layout alone.
 #pragma once
 
+#include "../windows.h"
 #include "problem.h"
 #include "status.h"
 
@@ -33,6 +34,17 @@ struct WindowRatio {
     int64_t ratio_n, ratio_groups;
 };
 Status window_ratio(const WindowRatio& a, cudaStream_t stream);
+
+// The same for windows over two or three axes, transposed ones too (windows.cu). One block of the mask, or one a
+// channel.
+struct WindowsRatio {
+    Windows windows;
+    Mask mask;
+    void* ratio;        // [ratio_n, ratio_groups, out of each axis] fp32, fp64 for doubles
+    uint8_t* new_mask;  // the same
+    int64_t ratio_n, ratio_groups;
+};
+Status windows_ratio(const WindowsRatio& a, cudaStream_t stream);
 
 // ---- around a library's convolution: any dtype, groups, per-channel masks, 64-bit offsets (composed.cu)
 

@@ -101,11 +101,11 @@ inline bool allows_tf32(const Geometry& g, int64_t allow_tf32) {
 }
 
 inline void check_binary(
-    const Geometry& g, const Tensor& mask, const char* name, DType dtype, const CudaCallGuard& guard) {
+    const Geometry& g, const Tensor& mask, const char* name, DType dtype, const int64_t sizes[4],
+    const int64_t strides[4], const CudaCallGuard& guard) {
     Tensor odd = empty_of(mask, {8}, ScalarType::Byte);
     auto* const counter = static_cast<unsigned long long*>(odd.mutable_data_ptr());
-    const auto sizes = mask.sizes(), strides = mask.strides();
-    check(count_not_binary(mask.const_data_ptr(), dtype, sizes.data(), strides.data(), counter, guard.stream), g);
+    check(count_not_binary(mask.const_data_ptr(), dtype, sizes, strides, counter, guard.stream), g);
     unsigned long long found = 0;
 #ifdef PCONV_EMULATE
     found = *counter;
@@ -120,7 +120,7 @@ inline void check_binary(
 inline void read_mask(
     MaskBytes& result, const Geometry& g, const Tensor& given, const char* name, const CudaCallGuard& guard) {
     const DType dtype = dtype_of(given, name);
-    if (wants_binary_check()) check_binary(g, given, name, dtype, guard);
+    if (wants_binary_check()) check_binary(g, given, name, dtype, given.sizes().data(), given.strides().data(), guard);
     result.owner = given;
     if (dtype != DType::u8 || !given.is_contiguous()) {
         const auto sizes = given.sizes(), strides = given.strides();

@@ -21,6 +21,16 @@
     "bool need_weight, bool need_bias, int allow_tf32=-1) "                                                        \
     "-> (Tensor grad_input, Tensor grad_skip, Tensor grad_weight, Tensor grad_bias)"
 
+// One source, two or three spatial axes, ordinary or transposed; weight (K, C / groups, ...) or (C, K / groups, ...).
+#define PCONV_ND_FORWARD_SCHEMA                                                                                     \
+    "(Tensor input, Tensor? mask, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int[] " \
+    "output_padding, int groups, bool transposed) -> (Tensor output, Tensor new_mask, Tensor ratio)"
+
+#define PCONV_ND_BACKWARD_SCHEMA                                                                                 \
+    "(Tensor grad, Tensor input, Tensor? mask, Tensor weight, Tensor ratio, int[] stride, int[] padding, int[] " \
+    "dilation, int[] output_padding, int groups, bool transposed, bool need_input, bool need_weight, bool "      \
+    "need_bias) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)"
+
 // (K, C, 3, 3) -> (4 K, low_channels, 2, 2): row (2 a + b) K + k holds filter k for the output pixels (2 p + a, 2 q +
 // b).
 #define PCONV_UPCAT_PHASES_SCHEMA "(Tensor weight, int low_channels) -> Tensor"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from pathlib import Path
 
 from pconv_cuda.devices import DEVICE_HELP
@@ -70,6 +72,14 @@ def run(args: argparse.Namespace) -> int:
     from pconv_cuda.files import remove_leftovers
     from pconv_cuda.grids.work import WRAPS, fill_file
 
+    last = time.monotonic()
+
+    def progress(name: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 10 and done < total:
+            print(printable(f"{name}: {done:,} of {total:,} planes"), file=sys.stderr, flush=True)
+            last = time.monotonic()
+
     remove_leftovers(args.out.parent)
     done = fill_file(
         args.input,
@@ -80,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         wrap=args.wrap,
         tension=args.tension,
         device=args.device,
+        progress=progress,
     )
     ways = {wraps: name for name, wraps in WRAPS.items()}
     for one in done:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from pconv_cuda.convert.reading import H5_SUFFIXES, read_h5, read_tensors
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
 from pconv_cuda.models import PConvUNet, weights
+from pconv_cuda.models.wrap import Mode, padding_mode_of
 
 __all__ = ["Conversion", "convert"]
 
@@ -32,7 +35,14 @@ class Conversion:
 
 
 def convert(
-    file: str | Path, out: str | Path | None = None, *, format: str = "auto", levels: int | None = None
+    file: str | Path,
+    out: str | Path | None = None,
+    *,
+    format: str = "auto",
+    levels: int | None = None,
+    padding_mode: Mode = "zeros",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Conversion:
     """Read a checkpoint of another implementation; write model.safetensors, config.json and conversion.json.
 
@@ -41,6 +51,10 @@ def convert(
         out: folder to write to; None writes nothing.
         format: one of :data:`FORMATS`, or ``"auto"``: recognised by key names.
         levels: of tanimutomo's network, whose files hold levels that are not in use.
+        padding_mode: of the network, which no file tells: :class:`pconv_cuda.PConvUNet`'s, ``("zeros", "circular")``
+            for one that was trained with longitudes that go round.
+        mean, std: of each channel of the data that climatereconstructionAI's network was trained with, where it
+            normalised them. Default: 0 and 1.
 
     Raises:
         PConvError: a file that cannot be read without running its code, of no known network, or of a topology that
@@ -49,6 +63,10 @@ def convert(
     path = Path(file)
     if format not in ("auto", *FORMATS):
         raise PConvError(f"format: expected auto or one of {', '.join(FORMATS)}, got {format!r}")
+    try:
+        padding_mode = padding_mode_of(padding_mode)
+    except ValueError as error:
+        raise PConvError(str(error)) from None
     h5 = path.suffix.lower() in H5_SUFFIXES
     if h5 and format not in ("auto", "keras") or not h5 and format == "keras":
         wanted = "expected auto or keras for an .h5 file" if h5 else "expected an .h5 file for keras"
@@ -56,6 +74,17 @@ def convert(
     network = read_keras(read_h5(path)) if h5 else recognise(read_tensors(path), format, levels)
     if levels is not None and network.source != "tanimutomo":
         raise PConvError(f"levels: the file tells how many levels {network.source}'s network has; leave it out")
+    for name, given in (("mean", mean), ("std", std)):
+        if given is None:
+            continue
+        if network.values != "data":
+            raise PConvError(f"{name}: {network.source}'s networks have their own; leave it out")
+        values = tuple(float(value) for value in given)
+        if len(values) != network.encoder[0].weight.shape[1] or not all(map(math.isfinite, values)):
+            channels = network.encoder[0].weight.shape[1]
+            raise PConvError(f"{name}: expected {channels} finite numbers, one a channel, got {values}")
+        setattr(network, name, values)
+    network.padding_mode = padding_mode
     config, state = fold(network)
     bad = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if bad:

@@ -32,6 +32,9 @@ def fold(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config: dict[str, Any] = {"in_channels": first.shape[1], "levels": len(encoder), "width": first.shape[0]}
     config |= {"mean": network.mean, "std": network.std, "windows": tuple(layer.weight.shape[-1] for layer in encoder)}
     config |= {"first_bias": encoder[0].bias is not None, "head": "sigmoid" if network.head is not None else None}
+    out_channels = decoder[-1].weight.shape[0]
+    config |= {"out_channels": out_channels, "padding_mode": network.padding_mode, "values": network.values}
+    config |= {"negative_slope": network.negative_slope}
     try:
         with torch.device("meta"):  # for its shapes alone
             model = PConvUNet(**config)
@@ -45,7 +48,7 @@ def fold(network: ForeignNetwork) -> tuple[dict[str, Any], dict[str, Tensor]]:
             has_norm = f"{prefix}.norm.weight" in shapes
             state |= {f"{prefix}.{name}": tensor for name, tensor in _folded(layer, network, has_norm).items()}
     if f"decoder.{len(decoder) - 1}.conv.bias" not in state:  # ours always has one there
-        state[f"decoder.{len(decoder) - 1}.conv.bias"] = torch.zeros(first.shape[1], dtype=torch.float64)
+        state[f"decoder.{len(decoder) - 1}.conv.bias"] = torch.zeros(out_channels, dtype=torch.float64)
     if network.head is not None:
         state["head_conv.weight"], state["head_conv.bias"] = (tensor.double() for tensor in network.head)
     named = {f"encoder.{number}": layer.name for number, layer in enumerate(encoder)}

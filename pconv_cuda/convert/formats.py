@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from pconv_cuda.convert.plain import read_plain
 from pconv_cuda.errors import PConvError
 
 __all__ = ["FORMATS", "recognise"]
+
+T = TypeVar("T")
 
 _ASSUMED = "assumed, since no key tells it: ReLU in the encoder, LeakyReLU 0.2 in the decoder, nearest doubling"
 _IMAGENET = "pictures are normalised with ImageNet's mean and std, as its scripts do"
@@ -31,6 +34,7 @@ class _Names:
     norm: str
     ones: str = r"(?!)"  # never matches
     prefix: str = ""  # keys that do not begin with it belong to other networks
+    as_run: bool = False  # both sides are numbered from 0 in the order in which they run, the decoder deepest first
 
 
 _NAMES = {
@@ -49,6 +53,12 @@ _NAMES = {
         norm=r"(?:enc|dec)oder\.(?P<side>enc|dec)(?P<number>\d+)\.bn\.(?P<part>\w+)",
         ones=r"(?:enc|dec)oder\.(enc|dec)\d+\.conv\.weight_mask_updater",
         prefix="generator.",
+    ),
+    "climatereconstructionai": _Names(
+        conv=r"(?P<side>enc|dec)oder\.(?P<number>\d+)\.partial_conv\.input_conv\.(?P<part>weight|bias)",
+        norm=r"(?P<side>enc|dec)oder\.(?P<number>\d+)\.partial_conv\.bn\.(?P<part>\w+)",
+        ones=r"(enc|dec)oder\.\d+\.partial_conv\.mask_conv\.weight",
+        as_run=True,
     ),
     "tanimutomo": _Names(
         conv=r"(?P<side>enc|dec)_(?P<number>\d+)\.conv\.(?P<part>weight|bias)",
@@ -84,9 +94,10 @@ def recognise(state: Mapping[str, Tensor], wanted: str = "auto", levels: int | N
         strangers = [
             key for key in own if not any(re.fullmatch(one, key) for one in (names.conv, names.norm, names.ones))
         ]
-        if wanted == name or (wanted == "auto" and fits and not strangers):
+        # Keys as those of climatereconstructionAI belong to no other network.
+        if wanted == name or (wanted == "auto" and fits and (not strangers or names.as_run)):
             if strangers:
-                raise PConvError(f"format: {name}: keys that it does not have: {_some(strangers)}")
+                raise PConvError(f"format: {name}: keys that it does not have: {_some(strangers)}{_why(strangers)}")
             network = _SPECIAL[name](_layers(name, own, names, levels))
             dropped = len(state) - len(own)
             if dropped:
@@ -106,6 +117,17 @@ def _some(keys: Mapping[str, Tensor] | list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def _why(strangers: list[str]) -> str:
+    extra = [part for part in ("recurrent_conv", "attention_module") if any(part in key for key in strangers)]
+    return f"; {' and '.join(extra)}: layers between time steps and of attention have no counterpart" if extra else ""
+
+
+def _in_the_usual_order(parts: Mapping[tuple[str, int], T]) -> dict[tuple[str, int], T]:
+    """Numbered from 1, the layer beside the picture, on both sides."""
+    stages = max([number for side, number in parts if side == "dec"], default=0) + 1
+    return {(side, number + 1 if side == "enc" else stages - number): layer for (side, number), layer in parts.items()}
+
+
 def _layers(source: str, state: Mapping[str, Tensor], names: _Names, levels: int | None) -> ForeignNetwork:
     """Sorts tensors into layers; the mask's filters must be ones, or the masks would mean something else."""
     parts: dict[tuple[str, int], dict[str, Tensor]] = {}
@@ -119,6 +141,8 @@ def _layers(source: str, state: Mapping[str, Tensor], names: _Names, levels: int
                 layer = parts.setdefault((match["side"], int(match["number"])), {})
                 layer[kind + match["part"]] = tensor
                 break
+    if names.as_run:
+        parts = _in_the_usual_order(parts)
     depth = max(number for _, number in parts)
     if levels is not None and not 1 <= levels <= depth:
         raise PConvError(f"levels: expected 1 to {depth}, the levels in the file, got {levels}")
@@ -147,6 +171,29 @@ def _window(weight: Tensor) -> int:
 def _naoto(network: ForeignNetwork) -> ForeignNetwork:
     network.divisor = _window
     network.notes += [_NO_SUM, _IMAGENET, _ASSUMED]
+    return network
+
+
+def _climate(network: ForeignNetwork) -> ForeignNetwork:
+    """Y / S + b too. LeakyReLU() has torch's slope of 0.01; data in any unit; a norm may follow the first layer."""
+    network.divisor, network.negative_slope, network.values = _window, 0.01, "data"
+    network.mean, network.std = ((value,) * network.encoder[0].weight.shape[1] for value in (0.0, 1.0))
+    first = network.encoder[0]
+    if first.norm is not None:
+        # ours has none there: at valid pixels a scale of the weights and a bias, and holes are not looked at again
+        norm = {part: tensor.double() for part, tensor in first.norm.items()}
+        scale = norm["weight"] / torch.sqrt(norm["running_var"] + network.eps)
+        first.weight = first.weight.double() * scale.view(-1, 1, 1, 1)
+        before = 0.0 if first.bias is None else first.bias.double()
+        first.bias, first.norm = norm["bias"] + (before - norm["running_mean"]) * scale, None
+    network.notes += [
+        _NO_SUM,
+        "its decoder's LeakyReLU has the slope 0.01, its encoder ReLU",
+        "no key tells whether longitudes went round in training (its option global_padding): then give padding_mode",
+        "no key tells bounds of the output (its options min_bounds, max_bounds): such networks give other values",
+        "NOT EXACT near the last row and column where these are no multiples of 2^levels: it doubles to the encoder's "
+        "odd sizes, ours continues the field to a multiple",
+    ]
     return network
 
 
@@ -183,6 +230,7 @@ def _tanimutomo(network: ForeignNetwork) -> ForeignNetwork:
 _SPECIAL: dict[str, Callable[[ForeignNetwork], ForeignNetwork]] = {
     "naoto0804": _naoto,
     "bobqywei": _naoto,
+    "climatereconstructionai": _climate,
     "mmagic": _mmagic,
     "tanimutomo": _tanimutomo,
 }

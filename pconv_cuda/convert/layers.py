@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pconv_cuda.models.wrap import Mode
+
 __all__ = ["NORM_PARTS", "ForeignLayer", "ForeignNetwork"]
 
 NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -35,6 +37,9 @@ class ForeignNetwork:
         eps: of its batch norms.
         mean, std: of its input range, where the picture is in [0, 1].
         reversed_channels: it takes and gives BGR.
+        negative_slope: of the decoder's LeakyReLU.
+        padding_mode: PConvUNet's, which no file tells.
+        values: what it takes and gives: "picture", or "data" in any unit.
         head: weight (C, C, 1, 1) and bias (C,) of a 1x1 convolution behind the last stage, before a sigmoid.
         notes: sentences about what was assumed and what is not exact.
     """
@@ -47,6 +52,9 @@ class ForeignNetwork:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     reversed_channels: bool = False
+    negative_slope: float = 0.2
+    padding_mode: Mode = "zeros"
+    values: str = "picture"
     head: tuple[Tensor, Tensor] | None = None
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)

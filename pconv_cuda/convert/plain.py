@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pconv_cuda.convert.layers import NORM_PARTS, ForeignLayer, ForeignNetwork
 from pconv_cuda.errors import PConvError
-from pconv_cuda.nn import MASK_FILTERS
+from pconv_cuda.layer_parts import MASK_FILTERS
 
 __all__ = ["read_plain"]
 

@@ -31,6 +31,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     content = load_tensors(path, "file")
     if path.suffix == ".safetensors":
         return content
+    content = _last_of_labels(content)
     found = list(_state_dicts(content, ()))
     if not found:
         kinds = ", ".join(map(str, list(content)[:6]))
@@ -38,6 +39,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     # The named nests first; of several the one with the most convolutions (an EMA copy has as many: the first wins).
     _, state = min(found, key=lambda entry: (_rank(entry[0]), -_convolutions(entry[1])))
     return {_bare(name): tensor for name, tensor in state.items()}
+
+
+def _last_of_labels(content: dict[str, Any]) -> dict[str, Any]:
+    """Of several named states, as climatereconstructionAI keeps them, the last: the one that its loader takes."""
+    labels = content.get("labels")
+    if isinstance(labels, list) and labels and isinstance(labels[-1], str):
+        state = content.get(labels[-1])
+        return state if isinstance(state, dict) else content
+    return content
 
 
 def _refuse_code(file: Any, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     Grid = SmoothGrid | NetworkGrid
 
-__all__ = ["fill", "fill_with", "grid_filler", "load_filler"]
+Progress = Callable[[int, int], None]
+
+__all__ = ["Progress", "fill", "fill_with", "grid_filler", "load_filler"]
 
 
 def fill(
@@ -103,8 +105,8 @@ def load_filler(model: str | Path, device: torch.device) -> InpaintingNetwork | 
     return network
 
 
-def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None) -> Any:
-    """:func:`fill` by something that is loaded."""
+def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None, progress: Progress | None = None) -> Any:
+    """:func:`fill` by something that is loaded; ``progress`` is told how many planes of how many are done."""
     if hasattr(array, "data_vars"):
         name = next(iter(array.data_vars), "name")
         raise PConvError(
@@ -112,16 +114,16 @@ def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None) -> An
         )
     if hasattr(array, "dims") and hasattr(array, "transpose") and hasattr(array, "copy"):
         axes = _axes_of_names(tuple(array.dims), dims, filler.in_channels)
-        return array.copy(data=_fill_numpy(filler, np.asarray(array.values), axes))
+        return array.copy(data=_fill_numpy(filler, np.asarray(array.values), axes, progress))
     if isinstance(array, Tensor):
-        return _fill_tensor(filler, array, dims)
+        return _fill_tensor(filler, array, dims, progress)
     if isinstance(array, np.ma.MaskedArray):
         missing = np.ma.getmaskarray(array)
-        filled = _fill_numpy(filler, np.where(missing, np.nan, array.data), dims)
+        filled = _fill_numpy(filler, np.where(missing, np.nan, array.data), dims, progress)
         filled[~missing] = array.data[~missing]
         return np.ma.masked_invalid(filled) if np.isnan(filled).any() else np.ma.masked_array(filled)
     if isinstance(array, np.ndarray):
-        return _fill_numpy(filler, array, dims)
+        return _fill_numpy(filler, array, dims, progress)
     raise PConvError(
         f"array: expected a numpy array, a torch tensor or an xarray.DataArray, got {type(array).__name__}"
     )
@@ -137,16 +139,16 @@ def _axes_of_names(own: tuple[Any, ...], dims: Sequence[Any] | None, channels: i
     return [own.index(name) for name in names]
 
 
-def _fill_numpy(filler: Grid, array: np.ndarray, dims: Sequence[Any] | None) -> np.ndarray:
+def _fill_numpy(filler: Grid, array: np.ndarray, dims: Sequence[Any] | None, progress: Progress | None) -> np.ndarray:
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise PConvError(f"array: expected float16, float32 or float64, got {array.dtype}")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     whole = np.ascontiguousarray(native)
     tensor = torch.from_numpy(whole if whole.flags.writeable else whole.copy())
-    return _fill_tensor(filler, tensor, dims).numpy().astype(array.dtype, copy=False)
+    return _fill_tensor(filler, tensor, dims, progress).numpy().astype(array.dtype, copy=False)
 
 
-def _fill_tensor(filler: Grid, array: Tensor, dims: Sequence[Any] | None) -> Tensor:
+def _fill_tensor(filler: Grid, array: Tensor, dims: Sequence[Any] | None, progress: Progress | None) -> Tensor:
     if not array.is_floating_point():
         raise PConvError(f"array: expected float16, bfloat16, float32 or float64, got {array.dtype}")
     axes = _axes(tuple(array.shape), dims, filler.in_channels)
@@ -164,7 +166,7 @@ def _fill_tensor(filler: Grid, array: Tensor, dims: Sequence[Any] | None) -> Ten
         stacks = ordered.reshape(-1, steps, *ordered.shape[-2:]).contiguous()  # one layout, one answer to the bit
         if bool(torch.isinf(stacks).any()):
             raise PConvError("array: expected finite values, NaN where they are missing, got infinity")
-        filled = _filled_stacks(filler, stacks)
+        filled = _filled_stacks(filler, stacks, progress or (lambda *_: None))
         empty = int(torch.isnan(filled).any(3).any(2).sum())
     if empty:
         count = filled.shape[0] * filled.shape[1]
@@ -194,18 +196,21 @@ def _axes(shape: tuple[int, ...], dims: Sequence[Any] | None, channels: int) -> 
     return axes
 
 
-def _filled_stacks(filler: Grid, stacks: Tensor) -> Tensor:
+def _filled_stacks(filler: Grid, stacks: Tensor, progress: Progress) -> Tensor:
     """``(N, C, H, W)``: whole stacks, or every step from those around it."""
+    filled, at_once = stacks.clone(), filler.at_once
     if filler.in_channels == filler.out_channels:
-        parts = [filler.fill(part) for part in stacks.split(filler.at_once)] if len(stacks) else [stacks]
-        return torch.cat(parts)
+        for first in range(0, len(stacks), at_once):
+            filled[first : first + at_once] = filler.fill(stacks[first : first + at_once])
+            progress(min(first + at_once, len(stacks)) * stacks.shape[1], len(stacks) * stacks.shape[1])
+        return filled
     before, after = filler.first_answer, filler.in_channels - 1 - filler.first_answer
-    filled = stacks.clone()
-    for stack, target in zip(stacks, filled, strict=True):
+    for number, (stack, target) in enumerate(zip(stacks, filled, strict=True)):
         ends = [stack.new_full((count, *stack.shape[1:]), torch.nan) for count in (before, after)]
         padded = torch.cat((ends[0], stack, ends[1]))
         windows = padded.unfold(0, filler.in_channels, 1).movedim(-1, 1)  # a view (steps, in_channels, H, W)
-        for first in range(0, len(stack), filler.at_once):
-            part = windows[first : first + filler.at_once]
-            target[first : first + filler.at_once] = filler.fill(part)[:, 0]
+        for first in range(0, len(stack), at_once):
+            target[first : first + at_once] = filler.fill(windows[first : first + at_once])[:, 0]
+            done = number * len(stack) + min(first + at_once, len(stack))
+            progress(done, len(stacks) * len(stack))
     return filled

@@ -102,4 +102,5 @@ class RasterFile(GridFile):
             with self._rasterio.Env(**_OPTIONS), self._rasterio.open(path, mode) as source:
                 yield source
         except self._rasterio.errors.RasterioError as error:
-            raise PConvError(f"input: {self.path} cannot be read as GeoTIFF: {error}") from error
+            what = f"input: {self.path} cannot be read" if mode == "r" else "output: the file cannot be written"
+            raise PConvError(f"{what} as GeoTIFF: {error}") from error

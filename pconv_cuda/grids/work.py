@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
+from pconv_cuda.files import system_error_text
 from pconv_cuda.grids.api import fill_with, grid_filler, load_filler
 from pconv_cuda.grids.files import open_grid
 from pconv_cuda.models.wrap import Wraps
@@ -44,6 +46,7 @@ def fill_file(
     wrap: str = "auto",
     tension: float | None = None,
     device: str = "auto",
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Filled]:
     """Fill the gaps of a NetCDF, Zarr, GeoTIFF or npy file; everything else in it stays, to the bit.
 
@@ -58,6 +61,7 @@ def fill_file(
             whose coordinates are longitudes that span 360 degrees.
         tension: of ``"smooth"``.
         device: as ``pconv inpaint``.
+        progress: told of the variable, and how many of its planes of how many are done.
 
     Returns:
         What was done, variable by variable.
@@ -90,7 +94,8 @@ def fill_file(
                 else np.moveaxis(grid.values, [grid.dims.index(dim) for dim in axes], list(range(-len(axes), 0)))
             )
             try:
-                result = fill_with(filler, np.ascontiguousarray(values))
+                told = None if progress is None else partial(progress, name)
+                result = fill_with(filler, np.ascontiguousarray(values), progress=told)
             except PConvError as error:
                 raise PConvError(f"variables: {name}: {str(error).removeprefix('array: ')}") from error
             if axes is not None:
@@ -99,7 +104,11 @@ def fill_file(
             missing = int(np.isnan(grid.values).sum())
             done.append(Filled(name, result.size, missing, int(np.isnan(result).sum()), filler.wraps))
         with file.copied(output) as temporary:
-            file.rewrite(temporary, filled)
+            try:
+                file.rewrite(temporary, filled)
+            except (OSError, RuntimeError) as error:  # as which netCDF4 and zarr tell of a full disk
+                why = system_error_text(error) or str(error)
+                raise PConvError(f"output: {output} cannot be written: {why}") from error
     return done
 
 

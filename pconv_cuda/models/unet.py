@@ -10,7 +10,7 @@ from pconv_cuda.models.base import initialise
 from pconv_cuda.models.fused import FusedUNet
 from pconv_cuda.models.options import check_sizes, window_sizes
 from pconv_cuda.models.stage import Stage
-from pconv_cuda.models.unet_base import UNetBase
+from pconv_cuda.models.unet_base import LEAKY_SLOPE, UNetBase
 from pconv_cuda.models.wrap import Mode
 from pconv_cuda.nn import PartialConv2d, PartialConvUpCat2d
 from pconv_cuda.smooth import TENSION
@@ -48,6 +48,7 @@ class PConvUNet(UNetBase):
             multiple of 2^levels is continued by up to half its length at either side.
         values: ``"picture"``: [0, 1], to which answers are cut. ``"data"``: anything, in the unit of ``mean`` and
             ``std``, for :func:`pconv_cuda.fill`.
+        negative_slope: of the decoder's LeakyReLU, 0 to 1; of published networks that differ from the paper's.
         tension: of a prefill, as of :func:`~pconv_cuda.functional.smooth_fill`: 0 for smooth fields without noise.
     """
 
@@ -68,6 +69,7 @@ class PConvUNet(UNetBase):
         out_channels: int | None = None,
         padding_mode: Mode = "zeros",
         values: str = "picture",
+        negative_slope: float = LEAKY_SLOPE,
         tension: float = TENSION,
     ) -> None:
         options: dict[str, Any] = {"padding_mode": padding_mode, "values": values, "tension": tension}
@@ -84,7 +86,9 @@ class PConvUNet(UNetBase):
             raise ValueError(f"head: expected None with a prefill, to which a sigmoid cannot be added, got {head!r}")
         if prefill and out_channels != in_channels:
             raise ValueError(f"out_channels: expected in_channels ({in_channels}) with a prefill, got {out_channels}")
-        self.levels, self.width, self.conv = levels, width, conv
+        if not 0 <= negative_slope <= 1:
+            raise ValueError(f"negative_slope: expected 0 to 1, got {negative_slope!r}")
+        self.levels, self.width, self.conv, self.negative_slope = levels, width, conv, float(negative_slope)
         self.windows, self.first_bias, self.head = window_sizes(windows, levels), bool(first_bias), head
         self.prefill = prefill
 
@@ -107,7 +111,7 @@ class PConvUNet(UNetBase):
             return nn.Conv2d(low + skip, out, 3, 1, 1, bias=bias)
 
         def leaky() -> nn.Module:
-            return nn.LeakyReLU(0.2, inplace=True)
+            return nn.LeakyReLU(self.negative_slope, inplace=True)
 
         # From the deepest to the last, which joins the picture itself and ends without norm and activation.
         self.decoder = nn.ModuleList(

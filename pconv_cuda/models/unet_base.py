@@ -15,9 +15,10 @@ from pconv_cuda.models.prefill import filled
 from pconv_cuda.models.receptive_field import closed_side, context_radius, mask_reach
 from pconv_cuda.models.wrap import continued
 
-__all__ = ["UNetBase"]
+__all__ = ["LEAKY_SLOPE", "UNetBase"]
 
-_OPTIONS = ("levels", "width", "conv", "windows", "first_bias", "head", "prefill")
+_OPTIONS = ("levels", "width", "conv", "windows", "first_bias", "head", "prefill", "negative_slope")
+LEAKY_SLOPE = 0.2  # the paper's, of the decoder
 
 
 class UNetBase(InpaintingNetwork):
@@ -27,6 +28,7 @@ class UNetBase(InpaintingNetwork):
     windows: tuple[int, ...]
     first_bias: bool
     head: str | None
+    negative_slope: float
     encoder: nn.ModuleList
     decoder: nn.ModuleList
     head_conv: nn.Module
@@ -41,6 +43,7 @@ class UNetBase(InpaintingNetwork):
         names = ["in_channels", "levels", "width", "conv", "mean", "std"]
         names += ["windows"] * (self.windows != window_sizes(None, self.levels))  # the paper's need no mention
         names += ["first_bias"] * self.first_bias + ["head"] * (self.head is not None)
+        names += ["negative_slope"] * (self.negative_slope != LEAKY_SLOPE)
         names += ["prefill"] * (self.prefill is not None) + self._rare_options()
         return {name: getattr(self, name) for name in names}
 
@@ -103,7 +106,7 @@ class UNetBase(InpaintingNetwork):
         # is continued instead, at either side: the network's own seam then lies far from what is kept.
         step = 2**self.levels
         top = left = 0
-        if any(self.wraps):
+        if any(goes_round and size % step for goes_round, size in zip(self.wraps, image.shape[2:], strict=True)):
             (image, mask), (top, left) = continued((image, mask), self.wraps, self.context, step)
         extra = (0, -image.shape[3] % step, 0, -image.shape[2] % step)
         if extra != (0, 0, 0, 0):

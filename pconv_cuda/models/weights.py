@@ -180,7 +180,7 @@ def _config(file: Path, text: str | None) -> dict[str, Any]:
 
 def _compare(found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], path: Path) -> None:
     """Shapes against shapes; keys that a layer drops when it loads are not looked at."""
-    from pconv_cuda.nn import MASK_FILTERS
+    from pconv_cuda.layer_parts import MASK_FILTERS
 
     found = {name: shape for name, shape in found.items() if name.rpartition(".")[2] not in MASK_FILTERS}
     problems = [f"{name} is missing" for name in wanted if name not in found]

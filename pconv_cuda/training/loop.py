@@ -27,7 +27,7 @@ from pconv_cuda.training.conditions import check_depth, make_accelerator, memory
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.logs import RunLog, as_pictures, picture_grid
 from pconv_cuda.training.networks import WeightAverage, build_network, build_optimizer, freeze_encoder_bn
-from pconv_cuda.training.objective import Objective, mean_over_samples, mean_terms
+from pconv_cuda.training.objective import HiddenErrors, Objective, mean_over_samples, mean_terms
 from pconv_cuda.training.sources import Batch, RunData, loader_errors, open_data, training_batches
 
 __all__ = ["TrainingResult", "train"]
@@ -347,19 +347,15 @@ class _Run:
         train, samples = self.config.train, self.config.data.validation_samples
         at_once = max(1, train.batch_size // (train.accumulate * self.accelerator.num_processes))
         network = self._result().eval()
-        squares, first, grid = [0.0, 0], self.network.first_answer, self.data.grid
+        errors = HiddenErrors(self.network.first_answer)
 
         def terms_of(batch: Batch) -> dict[str, torch.Tensor]:
             truth, mask = self._to_device(batch)
             output, terms = self._forward(network, truth, mask)
-            if grid is not None:
-                hidden = ~mask[:, first] & ~torch.isnan(truth[:, first])
-                apart = (output[:, 0].float() - truth[:, first])[hidden].double()
-                squares[0] += float((apart**2).sum())
-                squares[1] += int(hidden.sum())
+            if self.data.grid is not None:
+                errors.add(truth, mask, output)
             return terms
 
         score = mean_over_samples(self.accelerator, pairs, samples, at_once, terms_of)
-        if grid is not None:
-            self.rmse = grid.std * (squares[0] / max(1, squares[1])) ** 0.5
+        self.rmse = None if self.data.grid is None else self.data.grid.std * errors.root_mean_square
         return score

@@ -13,7 +13,7 @@ from pconv_cuda.losses import InpaintingLoss
 from pconv_cuda.losses.vgg import VGG16Features, feature_distance
 from pconv_cuda.training.options import TrainingConfig
 
-__all__ = ["Objective", "mean_over_samples", "mean_terms"]
+__all__ = ["HiddenErrors", "Objective", "mean_over_samples", "mean_terms"]
 
 _LEAST_ERROR = 0.01  # normalised units, about half a grey level, so that a perfect fill does not divide by 0
 _LEAST_DISTANCE = 0.01  # likewise, of features
@@ -88,6 +88,29 @@ def _relative_distance(features: VGG16Features, output: Tensor, target: Tensor, 
         true = features(target)
         of_fill = feature_distance(features(fill), true)
     return (feature_distance(found, true) / (of_fill + _LEAST_DISTANCE)).mean()
+
+
+class HiddenErrors:
+    """Root mean square of what is wrong at values that are known and were hidden, over batches of normalised data.
+
+    Args:
+        channel: of the truth that the output's only one answers.
+    """
+
+    def __init__(self, channel: int) -> None:
+        self._channel, self._squares, self._count = channel, 0.0, 0
+
+    def add(self, truth: Tensor, mask: Tensor, output: Tensor) -> None:
+        """``(N, C, H, W)`` with NaN where nobody knows, the mask of what was seen, and ``(N, 1, H, W)``."""
+        truth = truth[:, self._channel]
+        hidden = ~mask[:, self._channel] & ~torch.isnan(truth)
+        self._squares += float((output[:, 0].float() - truth)[hidden].double().square().sum())
+        self._count += int(hidden.sum())
+
+    @property
+    def root_mean_square(self) -> float:
+        """0 where nothing was hidden."""
+        return (self._squares / max(1, self._count)) ** 0.5
 
 
 def mean_terms(accelerator: Any, terms: Terms) -> dict[str, float]:

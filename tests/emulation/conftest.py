@@ -12,7 +12,7 @@ from emulation import build, export_cases
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "csrc" / "cuda"
-PLAIN = ["counts.cu", "composed.cu", "pack.cu", "splits.cu", "scale_gradient.cu"]
+PLAIN = ["counts.cu", "windows.cu", "composed.cu", "pack.cu", "splits.cu", "scale_gradient.cu"]
 
 # The planted mistakes are compiled into the drivers, asleep (rewrites.py); what ships is compiled without them
 # (test_glue.py in the full tier).

@@ -21,7 +21,7 @@ TORCH = Path(torch.__file__).parent
 GLUE_TEST = "test_the_glue_on_emulated_kernels"
 MORE = pytest.mark.full("the operators' glue in more cases")
 WITH_MORE = ["glue_checks_upcat.py", "glue_checks.py", "glue_checks_smooth.py"]  # cases in the full tier
-CHECKS = [*WITH_MORE, "glue_checks_families.py"]
+CHECKS = [*WITH_MORE, "glue_checks_families.py", "glue_checks_windows.py"]
 
 
 pytestmark = [

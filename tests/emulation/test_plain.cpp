@@ -7,6 +7,7 @@
 
 void test_masks();
 void test_passes();
+void test_windows();
 void test_pack_activation();
 void test_pack_weight();
 void test_splits();
@@ -23,6 +24,7 @@ struct Part {
 const Part parts[] = {
     {"masks", test_masks, {"mask_to_bytes", "count_not_binary"}},
     {"composed", test_passes, {"window_ratio", "masked_copy", "renormalise"}},
+    {"windows", test_windows, {"windows_ratio"}},
     {"activation", test_pack_activation, {"pack_activation"}},
     {"weight", test_pack_weight, {"pack_weight", "pack_weight transposed"}},
     {"splits", test_splits, {"reduce_wgrad", "finish_splits"}},
