@@ -1,8 +1,8 @@
 """A 3x3 convolution with its ReLU, fast where the weights are frozen: what the loss' VGG16 is made of on a CPU.
 
-The kernel (csrc/cpu/winograd_4x4.cpp) needs a quarter of a direct convolution's multiplications. With the weights frozen
-the operation is linear in its input but for the ReLU, and the gradient of a ReLU is a gate in front of the adjoint
-convolution: so the operator's derivative is the operator itself, to any order.
+The kernel (csrc/cpu/winograd_4x4.cpp) needs a quarter of a direct convolution's multiplications. With the weights
+frozen the operation is linear in its input but for the ReLU, and the gradient of a ReLU is a gate in front of the
+adjoint convolution: so the operator's derivative is the operator itself, to any order.
 """
 
 from __future__ import annotations
