@@ -17,7 +17,8 @@ class Docstrings(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         for found in objects(pkg):
             if found.docstring:
-                text = arguments_apart(re.sub(r"::$", ":", found.docstring.value, flags=re.M))
+                text = re.sub(r"::$", ":", found.docstring.value, flags=re.M)
+                text = arguments_apart(re.sub(r"^Example:$", "Examples:", text, flags=re.M))
                 found.docstring.value = ROLE.sub(lambda role, found=found: reference(found, *role.groups()), text)
 
 

@@ -31,6 +31,8 @@ PAGES = {  # page of the site -> file of the repository
     "changelog.md": "CHANGELOG.md",
 }
 COMMANDS = "reference/command-line.md"
+CODE = r"`+[^`\n]+`+"
+LINK = re.compile(rf"{CODE}|\[((?:[^][`]|{CODE})*)\]\(([^)\s]+)\)")  # what is `code` and no link has no groups
 
 log = logging.getLogger("mkdocs.plugins.hooks")  # a warning ends a strict build
 
@@ -59,7 +61,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
         text = re.sub(r"\$\$(.+?)\$\$", lambda found: formula(found[1]), text, flags=re.S)
         text = outside_code(text, lambda part: part.replace("][", "]\\["))  # no link by reference: none has one
-        text = outside_code(text, lambda part: re.sub(r"(?<=\]\()[^)\s]+(?=\))", lambda it: to_link(it[0]), part))
+        text = LINK.sub(lambda found: to_link(found[1], found[2]) if found[2] else found[0], text)
         text = re.sub(r'(?<= src=")[^"]+(?=")', lambda it: to_address(it[0]), text)
         return blocks_apart(text)
 
@@ -82,7 +84,7 @@ def fences(markdown: str) -> Iterator[tuple[bool, str]]:
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
     """``change`` of everything that is not `code` within a line."""
-    parts = re.split(r"(`+[^`\n]+`+)", text)
+    parts = re.split(f"({CODE})", text)
     return "".join(part if number % 2 else change(part) for number, part in enumerate(parts))
 
 
@@ -118,16 +120,22 @@ def find(target: str, source: str, files: Files) -> tuple[File | None, str]:
     return (files.get_file_from_path(inside) if inside else None), path
 
 
-def link(target: str, source: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """As mkdocs wants it: relative to the page's file, or an address of the repository."""
+def link(text: str, target: str, source: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """As mkdocs wants it: relative to the page's file, or an address of the repository.
+
+    A text that is a file's name, which helps in the repository, becomes the page's title.
+    """
     if re.match(r"[a-z]+:|#", target):
-        return target
+        return f"[{text}]({target})"
     name, _, anchor = target.partition("#")
+    end = f"#{anchor}" if anchor else ""
     file, path = find(name, source, files)
     if file is None:
-        return in_repository(path, anchor, source, config)
-    found = posixpath.relpath(file.src_uri, posixpath.dirname(page.file.src_uri) or ".")
-    return f"{found}#{anchor}" if anchor else found
+        return f"[{text}]({in_repository(path, source, config)}{end})"
+    if text == posixpath.basename(path) or text == path:
+        found = re.search(r"^# (.+)$", file.content_string, re.M) if file.is_documentation_page() else None
+        text = found[1] if found else text
+    return f"[{text}]({posixpath.relpath(file.src_uri, posixpath.dirname(page.file.src_uri) or '.')}{end})"
 
 
 def address(target: str, source: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -135,14 +143,14 @@ def address(target: str, source: str, page: Page, config: MkDocsConfig, files: F
     if re.match(r"[a-z]+:", target):
         return target
     file, path = find(target, source, files)
-    return get_relative_url(file.url, page.file.url) if file else in_repository(path, "", source, config)
+    return get_relative_url(file.url, page.file.url) if file else in_repository(path, source, config)
 
 
-def in_repository(path: str, anchor: str, source: str, config: MkDocsConfig) -> str:
+def in_repository(path: str, source: str, config: MkDocsConfig) -> str:
     if not (ROOT / path).exists():
         log.warning("%s: a link to %s, which is not there", source, path)
     kind = "tree" if (ROOT / path).is_dir() else "blob"
-    return f"{(config.repo_url or '').rstrip('/')}/{kind}/main/{path}{'#' * bool(anchor)}{anchor}"
+    return f"{(config.repo_url or '').rstrip('/')}/{kind}/main/{path}"
 
 
 # The command line ---------------------------------------------------------------------------------------------------
@@ -155,11 +163,12 @@ def command_line() -> str:
         from pconv_cuda.cli import build_parser
     finally:
         sys.path.remove(str(ROOT))
-    parts = ["# Command line", "What `pconv VERB --help` prints. `pconv --version` prints the version."]
+    parts = ["# Command line", "What `pconv VERB --help` says. `pconv --version` prints the version."]
     for parser, level in parsers(build_parser()):
         parts += [f"{'#' * level} {parser.prog}", code(parser.description or "")]
-        parts += ["```text", parser.format_usage().removeprefix("usage: ").rstrip(), "```", options(parser)]
-    return "\n\n".join(parts).replace("```text\n\n", "```text\n").replace("\n\n```\n", "\n```\n")
+        usage = re.sub(r"^(usage: | {7})", "", parser.format_usage().rstrip(), flags=re.M)
+        parts += [f"```text\n{usage}\n```", options(parser)]
+    return "\n\n".join(parts)
 
 
 def parsers(parser: argparse.ArgumentParser, level: int = 2) -> Iterator[tuple[argparse.ArgumentParser, int]]:
