@@ -167,7 +167,7 @@ def command_line() -> str:
     for parser, level in parsers(build_parser()):
         parts += [f"{'#' * level} {parser.prog}", code(parser.description or "")]
         usage = re.sub(r"^(usage: | {7})", "", parser.format_usage().rstrip(), flags=re.M)
-        parts += [f"```text\n{usage}\n```", options(parser)]
+        parts += [f"```text\n{usage}\n```", options(parser), code(parser.epilog or "")]
     return "\n\n".join(parts)
 
 
