@@ -5,6 +5,8 @@ python -m benchmarks.photographs_picture [FOLDER]      writes docs/images/photog
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image, ImageDraw
 from pconv_cuda import cli
 from pconv_cuda.data.packaged import packaged_images
 
-OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "photographs.png"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCRATCHES = (  # (x, y) of the picture coffee, and the width
     ([(30, 20), (210, 130), (330, 330), (420, 390)], 3),
     ([(590, 60), (430, 150), (300, 260), (60, 350)], 4),
@@ -24,8 +26,8 @@ SCRATCHES = (  # (x, y) of the picture coffee, and the width
 MAST = [(442, 119), (453, 119), (456, 188), (461, 192), (464, 232), (476, 368), (437, 368), (439, 188), (442, 188)]
 
 
-def commands(folder: Path) -> None:
-    """Writes scratched.png, scan.png and mast.png, what a user has, and what the commands make of them."""
+def inputs(folder: Path) -> None:
+    """What a user has: scratched.png and, painted over, scan.png; photo.png and mast.png."""
     photographs = {photograph.name: Image.fromarray(photograph.array) for photograph in packaged_images()}
     for name, colour in (("scratched", "#e8e0d0"), ("scan", "#ff0000")):  # as it came, and painted over
         picture = photographs["coffee"].copy()
@@ -37,31 +39,33 @@ def commands(folder: Path) -> None:
     hole = Image.new("1", photographs["rocket"].size)
     ImageDraw.Draw(hole).polygon(MAST, fill=1)
     hole.save(folder / "mast.png")
-    scan, photo = str(folder / "scan.png"), str(folder / "photo.png")
-    for arguments in (
-        [scan, "--mask-color", "#ff0000", "-o", str(folder / "repaired.png")],
-        [photo, "--mask", str(folder / "mast.png"), "-o", str(folder / "without.png")],
-    ):
-        if cli.main(["inpaint", *arguments]):
+
+
+def run(folder: Path) -> float:
+    """The page's commands, in the folder; PSNR in the scratches."""
+    page = (DOCS / "photographs.md").read_text(encoding="utf-8")
+    for command in re.findall(r"^ +pconv (inpaint .*)$", page, re.M):
+        if cli.main([str(folder / word) if word.endswith(".png") else word for word in shlex.split(command)]):
             raise SystemExit(1)
-    truth = np.asarray(photographs["coffee"], float)
-    marked = (np.asarray(Image.open(scan)) == (255, 0, 0)).all(-1)
+    (truth,) = (photograph.array for photograph in packaged_images() if photograph.name == "coffee")
+    marked = (np.asarray(Image.open(folder / "scan.png")) == (255, 0, 0)).all(-1)
     error = (np.asarray(Image.open(folder / "repaired.png"), float) - truth)[marked]
-    print(f"scratches: {marked.mean():.1%} of the picture, {10 * np.log10(255**2 / (error**2).mean()):.1f} dB in them")
+    return 10 * float(np.log10(255**2 / (error**2).mean()))
 
 
 def sheet(folder: Path) -> None:
     rows = (("scratched", "scan", "repaired"), ("photo", "mast", "without"))
-    whole = Image.new("RGB", (3 * 306, 2 * 208), "white")
+    whole = Image.new("RGB", (3 * 306 - 6, 2 * 208 - 8), "white")
     for y, row in enumerate(rows):
         for x, name in enumerate(row):
             picture = Image.open(folder / f"{name}.png").convert("RGB")
             whole.paste(picture.resize((300, round(300 * picture.height / picture.width)), 1), (x * 306, y * 208))
-    whole.save(OUT, optimize=True)
+    whole.save(DOCS / "images" / "photographs.png", optimize=True)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
-        commands(place)
+        inputs(place)
+        print(f"{run(place):.1f} dB in the scratches")
         sheet(place)
