@@ -1,6 +1,6 @@
 """The picture of docs/photographs.md, by the commands of that page.
 
-python -m benchmarks.photographs_picture [FOLDER]      writes docs/images/photographs.png; FOLDER keeps the commands' files
+python -m benchmarks.photographs_picture [FOLDER]        writes docs/images/photographs.png; FOLDER keeps the files
 """
 
 from __future__ import annotations

@@ -90,19 +90,18 @@ def outside_code(text: str, change: Callable[[str], str]) -> str:
 
 def blocks_apart(text: str) -> str:
     """A list or a table that follows a paragraph without a blank line, as GitHub allows, gets one."""
-    lines: list[str] = []
+    lines = [""]
     within = ""  # the list or table that the last line belongs to
     for line in text.split("\n"):
+        after_blank = not lines[-1].strip()
         kind = "|" if line.startswith("|") else "-" if re.match(r"[-*] |\d+\. ", line) else ""
-        if kind and kind != within and lines and lines[-1].strip():
+        if kind and kind != within and not after_blank:
             lines.append("")
         lines.append(line)
         # A list goes on over the lines below its items, until a blank line that no indented one follows.
-        if kind or (within == "-" and line.startswith(" ")):
-            within = kind or "-"
-        elif not line.strip() or within == "|" or line.startswith("#"):
-            within = within if within == "-" and not line.strip() else ""
-    return "\n".join(lines)
+        ends = line.startswith("#") or (after_blank and line.strip() and not line.startswith(" "))
+        within = kind or ("" if ends or within == "|" else within)
+    return "\n".join(lines[1:])
 
 
 def formula(latex: str) -> str:
