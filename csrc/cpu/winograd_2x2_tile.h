@@ -1,44 +1,7 @@
 // The vector code of winograd_2x2.cpp, which includes this file once for each instruction set (vector_tiles.h).
 #include "winograd_2x2_transforms.h"
 
-// A register tile of the products: as in few_channels_tile.h each filter vector that is loaded serves all tiles.
-// Channels are added in parts, for a long sum loses more digits.
-template <int Tiles, int Vectors>
-PCONV_TARGET void multiply(
-    const float* v, const float* filters, int64_t channels, int64_t v_step, int64_t m_step, float* m) {
-    const auto* u = reinterpret_cast<const Vector*>(filters);
-    constexpr int64_t part = 64;
-    for (int64_t first = 0; first == 0 || first < channels; first += part) {  // once where there are none
-        Vector sum[Tiles][Vectors] = {};
-        const int64_t end = std::min(first + part, channels);
-        for (int64_t c = first; c < end; ++c, u += Vectors) {
-#pragma GCC unroll 8
-            for (int j = 0; j < Tiles; ++j)
-#pragma GCC unroll 8
-                for (int i = 0; i < Vectors; ++i) sum[j][i] += v[j * v_step + c] * u[i];
-        }
-#pragma GCC unroll 8
-        for (int j = 0; j < Tiles; ++j)
-#pragma GCC unroll 8
-            for (int i = 0; i < Vectors; ++i) {
-                Vector& to = reinterpret_cast<Vector*>(m + j * m_step)[i];
-                to = first == 0 ? sum[j][i] : to + sum[j][i];
-            }
-    }
-}
-
-template <int Tiles = kTileRows, int Vectors = PCONV_VECTORS>
-PCONV_TARGET void multiply_fitting(
-    int64_t tiles, int64_t vectors, const float* v, const float* u, int64_t channels, int64_t v_step, int64_t m_step,
-    float* m) {
-    if constexpr (Vectors > 1)
-        if (vectors < Vectors)
-            return multiply_fitting<Tiles, Vectors - 1>(tiles, vectors, v, u, channels, v_step, m_step, m);
-    if constexpr (Tiles > 1)
-        if (tiles < Tiles)
-            return multiply_fitting<Tiles - 1, Vectors>(tiles, vectors, v, u, channels, v_step, m_step, m);
-    multiply<Tiles, Vectors>(v, u, channels, v_step, m_step, m);
-}
+constexpr int64_t kChannelsAdded = 64;  // in one sum
 
 // Whether filters [first, end) need a point, and whether zeros have to stand for it where they do not.
 inline bool is_needed(const Segments& out, int64_t first, int64_t end, int point, bool& read) {
@@ -66,7 +29,8 @@ PCONV_TARGET inline void multiply_all(
             for (int64_t t = 0; t < tiles; t += kTileRows)
                 multiply_fitting(
                     std::min(kTileRows, tiles - t), width / kLanes, v + t * c + run.first,
-                    filters + block * channels + run.first * width, needed ? run.count : 0, c, k, m + t * k + block);
+                    filters + block * channels + run.first * width, needed ? run.count : 0,
+                    kChannelsAdded, c, k, m + t * k + block);
         }
     }
 }

@@ -1,27 +1,5 @@
-// The transforms of winograd_2x2.h on vectors of channels, included once for each instruction set by the loops that
-// need them, in a namespace of its own, with PCONV_TARGET and PCONV_LANES as few_channels_tile.h has them (and for the
-// same reasons no template over the vector, and no include guard).
-
-typedef float Vector __attribute__((vector_size(4 * PCONV_LANES), may_alias));
-typedef float Unaligned __attribute__((vector_size(4 * PCONV_LANES), aligned(4), may_alias));
-
-constexpr int64_t kLanes = PCONV_LANES, kBlock = PCONV_LANES * PCONV_VECTORS;
-
-// `channels` values at x, zeros behind them. A last, partial vector must not read past the tensor.
-PCONV_TARGET inline Vector load(const float* x, int64_t channels) {
-    if (channels >= kLanes) return *reinterpret_cast<const Unaligned*>(x);
-    alignas(4 * PCONV_LANES) float values[kLanes] = {};
-    for (int64_t i = 0; i < channels; ++i) values[i] = x[i];
-    return *reinterpret_cast<const Vector*>(values);
-}
-
-PCONV_TARGET inline void store(float* y, const Vector& v, int64_t channels) {
-    if (channels >= kLanes) {
-        *reinterpret_cast<Unaligned*>(y) = v;
-        return;
-    }
-    for (int64_t i = 0; i < channels; ++i) y[i] = v[i];
-}
+// The transforms of winograd_2x2.h on vectors of channels, included once for each instruction set (winograd_vectors.h).
+#include "winograd_vectors.h"
 
 // One row or column of B^T d B.
 PCONV_TARGET inline void input_transform(const Vector d[4], Vector* out, int step) {

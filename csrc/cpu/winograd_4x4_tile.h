@@ -1,27 +1,5 @@
-// The vector code of winograd_4x4.cpp, which includes this file once for each instruction set, in a namespace of its
-// own, with PCONV_TARGET, PCONV_LANES and PCONV_VECTORS as few_channels_tile.h has them (and for the same reasons no
-// template over the vector, and no include guard).
-
-typedef float Vector __attribute__((vector_size(4 * PCONV_LANES), may_alias));
-typedef float Unaligned __attribute__((vector_size(4 * PCONV_LANES), aligned(4), may_alias));
-
-constexpr int64_t kLanes = PCONV_LANES, kBlock = PCONV_LANES * PCONV_VECTORS;
-
-// `channels` values at x, zeros behind them. A last, partial vector must not read past the tensor.
-PCONV_TARGET inline Vector load(const float* x, int64_t channels) {
-    if (channels >= kLanes) return *reinterpret_cast<const Unaligned*>(x);
-    alignas(4 * PCONV_LANES) float values[kLanes] = {};
-    for (int64_t i = 0; i < channels; ++i) values[i] = x[i];
-    return *reinterpret_cast<const Vector*>(values);
-}
-
-PCONV_TARGET inline void store(float* y, const Vector& v, int64_t channels) {
-    if (channels >= kLanes) {
-        *reinterpret_cast<Unaligned*>(y) = v;
-        return;
-    }
-    for (int64_t i = 0; i < channels; ++i) y[i] = v[i];
-}
+// The vector code of winograd_4x4.cpp, which includes this file once for each instruction set (vector_tiles.h).
+#include "winograd_vectors.h"
 
 // One row or column of B^T d B.
 PCONV_TARGET inline void forward_transform(const Vector d[6], Vector* out, int step) {
@@ -102,45 +80,6 @@ PCONV_TARGET void transform_input(const Problem& p, int64_t first, int64_t tiles
     }
 }
 
-// A register tile of the products: as in few_channels_tile.h each filter vector that is loaded serves all tiles.
-// Channels are added in two parts or more: one long sum would lose more digits than the transforms do.
-template <int Tiles, int Vectors>
-PCONV_TARGET void multiply(
-    const float* v, const float* filters, int64_t channels, int64_t v_step, int64_t m_step, float* m) {
-    const auto* u = reinterpret_cast<const Vector*>(filters);
-    const int64_t part = std::clamp<int64_t>(channels / 2, 32, 64);
-    for (int64_t first = 0; first == 0 || first < channels; first += part) {  // once where there are none
-        Vector sum[Tiles][Vectors] = {};
-        const int64_t end = std::min(first + part, channels);
-        for (int64_t c = first; c < end; ++c, u += Vectors) {
-#pragma GCC unroll 8
-            for (int j = 0; j < Tiles; ++j)
-#pragma GCC unroll 8
-                for (int i = 0; i < Vectors; ++i) sum[j][i] += v[j * v_step + c] * u[i];
-        }
-#pragma GCC unroll 8
-        for (int j = 0; j < Tiles; ++j)
-#pragma GCC unroll 8
-            for (int i = 0; i < Vectors; ++i) {
-                Vector& to = reinterpret_cast<Vector*>(m + j * m_step)[i];
-                to = first == 0 ? sum[j][i] : to + sum[j][i];
-            }
-    }
-}
-
-template <int Tiles = kTileRows, int Vectors = PCONV_VECTORS>
-PCONV_TARGET void multiply_fitting(
-    int64_t tiles, int64_t vectors, const float* v, const float* u, int64_t channels, int64_t v_step, int64_t m_step,
-    float* m) {
-    if constexpr (Vectors > 1)
-        if (vectors < Vectors)
-            return multiply_fitting<Tiles, Vectors - 1>(tiles, vectors, v, u, channels, v_step, m_step, m);
-    if constexpr (Tiles > 1)
-        if (tiles < Tiles)
-            return multiply_fitting<Tiles - 1, Vectors>(tiles, vectors, v, u, channels, v_step, m_step, m);
-    multiply<Tiles, Vectors>(v, u, channels, v_step, m_step, m);
-}
-
 // M [36, tiles, padded K] = V U, for each of the 36 apart.
 PCONV_TARGET void multiply_all(const Problem& p, int64_t tiles, const float* v, const float* filters, float* m) {
     const int64_t c = round_up(p.c, kLanes), k = round_up(p.k, kLanes);
@@ -149,7 +88,7 @@ PCONV_TARGET void multiply_all(const Problem& p, int64_t tiles, const float* v, 
             for (int64_t t = 0; t < tiles; t += kTileRows)
                 multiply_fitting(
                     std::min(kTileRows, tiles - t), std::min(kBlock, k - block) / kLanes, v + t * c,
-                    filters + block * p.c, p.c, c, k, m + t * k + block);
+                    filters + block * p.c, p.c, std::clamp<int64_t>(p.c / 2, 32, 64), c, k, m + t * k + block);
 }
 
 PCONV_TARGET void transform_output(const Problem& p, int64_t first, int64_t tiles, const float* m) {

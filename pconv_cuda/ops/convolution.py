@@ -7,12 +7,14 @@ each is made of the two, which gives gradients of every order.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pconv_cuda.ops import extension, fallback, tf32
+from pconv_cuda.ops.autocast import cast, without_autocast
 from pconv_cuda.ops.layout import memory_format, output_size, result_format
 
 extension.load()
@@ -187,13 +189,7 @@ torch.library.register_autograd(
 
 
 def _autocast(device: str) -> Any:
-    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
-
-    def cast(tensor: Tensor | None) -> Tensor | None:
-        """As torch's own convolutions: doubles are left alone."""
-        if tensor is None or not tensor.dtype.is_floating_point or tensor.dtype == torch.float64:
-            return tensor
-        return tensor.to(torch.get_autocast_dtype(device))
+    lower = partial(cast, device=device)
 
     def kernel(
         input: Tensor,
@@ -205,9 +201,9 @@ def _autocast(device: str) -> Any:
         *rest: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         # Masks keep their dtype: only whether they are 0 counts, and counts are integers.
-        rest = (*rest[:5], cast(rest[5]), *rest[6:]) if len(rest) > 5 else rest
-        with torch._C._ExcludeDispatchKeyGuard(key):
-            return partial_conv2d(cast(input), mask, cast(skip), skip_mask, cast(weight), cast(bias), *rest)
+        rest = (*rest[:5], lower(rest[5]), *rest[6:]) if len(rest) > 5 else rest
+        with without_autocast(device):
+            return partial_conv2d(lower(input), mask, lower(skip), skip_mask, lower(weight), lower(bias), *rest)
 
     return kernel
 

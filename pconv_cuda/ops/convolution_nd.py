@@ -7,6 +7,7 @@ each operator is made of the two, as in :mod:`pconv_cuda.ops.convolution`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from pconv_cuda import reference_nd
 from pconv_cuda.checks import as_valid
 from pconv_cuda.ops import extension, fallback
+from pconv_cuda.ops.autocast import cast, without_autocast
+from pconv_cuda.ops.layout import memory_format
 from pconv_cuda.reference_nd import Window
 
 extension.load()
@@ -25,17 +28,6 @@ partial_conv_nd_backward = torch.ops.pconv_cuda.partial_conv_nd_backward.default
 
 
 # Shapes --------------------------------------------------------------------------------------------------
-
-
-def memory_format(tensor: Tensor) -> torch.memory_format:
-    """As :func:`pconv_cuda.ops.layout.memory_format`, for four and five dimensions (csrc/torch/window_passes.h)."""
-    size, stride = tensor.shape, tensor.stride()
-    last = tensor.dim() - 1
-    dense = stride[1] == 1 and stride[last] >= size[1] and stride[0] >= stride[2] * size[2]
-    dense = dense and all(stride[axis] >= stride[axis + 1] * size[axis + 1] for axis in range(2, last))
-    if not dense or stride[0] == stride[1] or size[0] * size[2:].numel() == 0:
-        return torch.contiguous_format
-    return torch.channels_last_3d if tensor.dim() == 5 else torch.channels_last
 
 
 def _like(tensor: Tensor, needed: bool) -> Tensor:
@@ -136,17 +128,11 @@ torch.library.register_autograd(
 
 
 def _autocast(device: str) -> Any:
-    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
-
-    def cast(tensor: Tensor | None) -> Tensor | None:
-        """As torch's own convolutions: doubles are left alone."""
-        if tensor is None or not tensor.dtype.is_floating_point or tensor.dtype == torch.float64:
-            return tensor
-        return tensor.to(torch.get_autocast_dtype(device))
+    lower = partial(cast, device=device)
 
     def kernel(input: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(key):
-            return partial_conv_nd(cast(input), mask, cast(weight), cast(bias), *rest)
+        with without_autocast(device):
+            return partial_conv_nd(lower(input), mask, lower(weight), lower(bias), *rest)
 
     return kernel
 

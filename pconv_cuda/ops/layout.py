@@ -9,16 +9,19 @@ __all__ = ["memory_format", "output_size", "result_format"]
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """channels_last where the strides say so, else contiguous: the layout that results keep.
+    """channels_last (of two or three spatial axes) where the strides say so, else contiguous: the layout of results.
 
-    The same rule stands in csrc/torch/checks.h. For one channel or one pixel both layouts are the same bytes,
-    and the strides still tell which one was meant.
+    The same rule stands in csrc/torch/checks.h and window_passes.h. For one channel or one pixel both layouts are the
+    same bytes, and the strides still tell which one was meant.
     """
-    n, c, h, w = tensor.shape
-    sn, sc, sh, sw = tensor.stride()
-    dense_pixels = sc == 1 and sw >= c and sh >= sw * w and sn >= sh * h
+    size, stride = tensor.shape, tensor.stride()
+    last = tensor.dim() - 1
+    dense = stride[1] == 1 and stride[last] >= size[1] and stride[0] >= stride[2] * size[2]
+    dense = dense and all(stride[axis] >= stride[axis + 1] * size[axis + 1] for axis in range(2, last))
     # One channel of one pixel has strides (1, 1, 1, 1), which fit both: contiguous.
-    return torch.channels_last if dense_pixels and sn != sc and n * h * w > 0 else torch.contiguous_format
+    if not dense or stride[0] == stride[1] or size[0] * size[2:].numel() == 0:
+        return torch.contiguous_format
+    return torch.channels_last_3d if tensor.dim() == 5 else torch.channels_last
 
 
 def output_size(size: int, window: int, stride: int, padding: int, dilation: int) -> int:

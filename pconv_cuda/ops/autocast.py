@@ -1,0 +1,21 @@
+"""Autocast of the operators: what torch's own convolutions do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["cast", "without_autocast"]
+
+
+def cast(tensor: Tensor | None, device: str) -> Tensor | None:
+    """A tensor in autocast's dtype of ``device``; doubles and integers are left alone."""
+    if tensor is None or not tensor.dtype.is_floating_point or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
+def without_autocast(device: str) -> torch._C._ExcludeDispatchKeyGuard:
+    """A context in which operators run their own kernels instead of those that cast."""
+    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
+    return torch._C._ExcludeDispatchKeyGuard(key)
