@@ -18,7 +18,8 @@ class Docstrings(griffe.Extension):
         for found in objects(pkg):
             if found.docstring:
                 text = re.sub(r"::$", ":", found.docstring.value, flags=re.M)
-                text = arguments_apart(re.sub(r"^Example:$", "Examples:", text, flags=re.M))
+                text = re.sub(r"^Example:$", "Examples:", text, flags=re.M)
+                text = arguments_apart(re.sub(r"(^\s*|: )>(?=[= ])", r"\1\>", text, flags=re.M))  # no quotation
                 found.docstring.value = ROLE.sub(lambda role, found=found: reference(found, *role.groups()), text)
 
 

@@ -29,6 +29,8 @@ class Contents(HTMLParser):
             if re.fullmatch("h[1-6]", tag):
                 self.sections[values["id"]] = ""
         self.links += [values[name] for name in ("href", "src") if name in values]
+        if tag == "blockquote":  # no document has one, but a line that begins with > becomes one
+            self.text += "\n> "
         if tag not in ("img", "br", "hr", "input", "link", "meta", "path", "wbr"):
             self.open.append(tag)
 
@@ -79,4 +81,4 @@ def broken_links(folder: Path, repository: str, root: Path) -> list[str]:
 
 def left_over(page: Contents) -> list[str]:
     """Markdown, and roles of Sphinx, that were not rendered."""
-    return re.findall(r"\n(?:[-*] |\d+\. |\|).*|^#+ .*|\]\(.*|\$\$.*|```.*|``.*|:\w+:`.*|\*\*\S.*", page.text, re.M)
+    return re.findall(r"\n(?:[-*>] |\d+\. |\|).*|^#+ .*|\]\(.*|\$\$.*|```.*|``.*|:\w+:`.*|\*\*\S.*", page.text, re.M)

@@ -158,7 +158,9 @@ def enumerate_pages(folder: Path) -> Iterator[tuple[Path, Contents]]:
     return ((path.with_name(f"{number}.html"), page) for number, (path, page) in enumerate(read_site(folder).items()))
 
 
-@pytest.mark.parametrize("text", ["a\n- b", "a\n| b | c |", "see :func:`x`", "[a](b.md)", "$$x$$", "a **b**"])
+@pytest.mark.parametrize(
+    "text", ["a\n- b", "a\n| b | c |", "see :func:`x`", "[a](b.md)", "$$x$$", "a **b**", "<blockquote>b</blockquote>"]
+)
 def test_what_is_left_unrendered_is_found(text: str) -> None:
     page = Contents()
     page.feed(f"<article><p>{text}</p><code>- [a](b)</code></article>")
