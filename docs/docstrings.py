@@ -10,6 +10,7 @@ import griffe
 
 PACKAGE = "pconv_cuda"
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`(~?)([\w.]+)`")
+LONG = 160  # characters
 ENTRY = re.compile(r"(?P<indent> +)(?P<names>\w+(?:, \w+)+): (?P<text>.*)")
 
 
@@ -42,7 +43,7 @@ def reference(found: griffe.Object, short: str, name: str) -> str:
 
 
 def arguments_apart(text: str) -> str:
-    """``a, b: as there`` below ``Args:`` as ``a: as there`` and ``b: as there``."""
+    """``a, b: as there`` below ``Args:`` as ``a: as there`` and ``b: as there``; a long text stands at ``a`` alone."""
     lines = text.split("\n")
     done: list[str] = []
     at, within = 0, False
@@ -58,6 +59,10 @@ def arguments_apart(text: str) -> str:
         while at < len(lines) and lines[at].startswith("     "):
             rest.append(lines[at])
             at += 1
-        for name in entry["names"].split(", "):
-            done += [f"    {name}: {entry['text']}", *rest]
+        first, *others = entry["names"].split(", ")
+        is_long = len(entry["text"]) + sum(map(len, rest)) > LONG
+        which = f"with {' and '.join(f'`{name}`' for name in others)}, in this order: " if is_long else ""
+        done += [f"    {first}: {which}{entry['text']}", *rest]
+        for name in others:
+            done += [f"    {name}: see `{first}`."] if is_long else [f"    {name}: {entry['text']}", *rest]
     return "\n".join(done)
