@@ -67,6 +67,7 @@ _NAMES = {
 }
 # The order matters: NVIDIA's layer has nn.Conv2d's keys, so that any name fits it.
 FORMATS = (*_NAMES, "keras", "nvidia")
+"""Names of the implementations whose checkpoints are recognised."""
 
 
 def recognise(state: Mapping[str, Tensor], wanted: str = "auto", levels: int | None = None) -> ForeignNetwork:

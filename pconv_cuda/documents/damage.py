@@ -205,10 +205,10 @@ def _folds(height: int, width: int, rng: np.random.Generator, budget: float) -> 
     return ((slice(0, height), band), field) if upright else ((band, slice(0, width)), field.T)
 
 
-# kind -> how it is drawn, and the greatest part of a page that it takes
 DAMAGE: dict[str, tuple[_Piece, float]] = {
     "worms": (_worms, 0.06),
     "tears": (_tears, 1.0),
     "stains": (_stains, 1.0),
     "folds": (_folds, 0.04),
 }
+"""Kinds of damage: how each is drawn, and the greatest part of a page that it takes."""

@@ -34,6 +34,7 @@ PRESETS: dict[str, Preset] = {
         {"valid": 1, "hole": 6, "perceptual": 0.05, "style_out": 240, "style_comp": 240, "tv": 2}, "image"
     ),
 }
+"""Presets by name: ``"paper"``, and ``"bobqywei"``, the weights of that repository."""
 _ALIASES = {"review": "bobqywei"}  # former names
 _FEATURE_TERMS = ("perceptual", "style_out", "style_comp")
 

@@ -40,6 +40,7 @@ def _mixed(limits: Limits, wanted: int, rng: np.random.Generator) -> np.ndarray:
 
 PIECES: dict[str, Piece] = {"occlusion": occlusion, "strokes": strokes, "mixed": _mixed}
 KINDS = tuple(PIECES)
+"""What ``kind`` takes: ``"occlusion"``, ``"strokes"``, ``"mixed"``."""
 
 
 def draw_mask(

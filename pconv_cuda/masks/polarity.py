@@ -25,7 +25,9 @@ __all__ = [
     "warn_if_inverted",
 ]
 
-WHITE_HOLE, BLACK_HOLE = POLARITIES = ("white-hole", "black-hole")
+WHITE_HOLE, BLACK_HOLE = "white-hole", "black-hole"
+POLARITIES = (WHITE_HOLE, BLACK_HOLE)
+"""What ``polarity`` takes: ``"white-hole"``, ``"black-hole"``."""
 INVERTED_SHARE = 0.6  # a larger hole is more likely an inverted mask
 Mask = TypeVar("Mask", np.ndarray, Tensor)
 

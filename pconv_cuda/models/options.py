@@ -11,7 +11,9 @@ from torch import Tensor
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_sizes", "column", "per_channel", "window_sizes"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Of red, green and blue in [0, 1]: what pictures are normalised by unless a network says otherwise."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Beside :data:`IMAGENET_MEAN`."""
 # Beyond these a config is damaged or made to harm: at 12 levels a picture is padded to a multiple of 4096 pixels.
 _MOST = {
     "in_channels": 1024,
