@@ -45,9 +45,11 @@ bool takes_winograd_2x2(const Geometry& g, int64_t low_channels) {
 
 bool pays_winograd_2x2(const Geometry& g, int64_t low_channels) {
     // With fewer channels the transforms of input and output cost more than the products that they save.
-    constexpr int64_t kLeastChannels = 64;
-    // Of one filter of one segment in a far memory, measured: its transform in the time of so many products.
-    constexpr int64_t kFilterCost = 1300;
+    constexpr int64_t kLeastChannels = 16;
+    // Measured: a product, with its share of the transforms, takes half as long again as one of a direct convolution,
+    // and the transform of one filter of one segment in a far memory as long as so many of those. A 3x3 window with
+    // stride 2 (25 points for 36 products) is then left to the library.
+    constexpr double kPointCost = 1.5, kFilterCost = 1000;
     if (g.c < kLeastChannels || g.k < kLeastChannels) return false;
     const int64_t tiles = g.n * ((g.p + 1) / 2) * ((g.q + 1) / 2);
     int64_t products = 0, filters = 0;  // for one output channel
@@ -56,7 +58,9 @@ bool pays_winograd_2x2(const Geometry& g, int64_t low_channels) {
         for (int point = 0; point < kPoints; ++point) points += each.needs(point);
         products += points * each.part.channels, filters += each.part.channels;
     }
-    return (4 * g.r * g.s * g.c - products) * tiles > kFilterCost * filters;
+    const double padding = double(round_up(g.k, kMaxLanes)) / double(g.k);
+    const double saved = double(4 * g.r * g.s * g.c) - kPointCost * padding * double(products);
+    return saved * double(tiles) > kFilterCost * double(filters);
 }
 
 Segments input_segments(const Geometry& g, const WinogradSources& sources, bool adjoint) {
