@@ -29,8 +29,8 @@ PCONV_TARGET inline void multiply_all(
             for (int64_t t = 0; t < tiles; t += kTileRows)
                 multiply_fitting(
                     std::min(kTileRows, tiles - t), width / kLanes, v + t * c + run.first,
-                    filters + block * channels + run.first * width, needed ? run.count : 0,
-                    kChannelsAdded, c, k, m + t * k + block);
+                    filters + block * channels + run.first * width, needed ? run.count : 0, kChannelsAdded, c, k,
+                    m + t * k + block);
         }
     }
 }

@@ -1,5 +1,5 @@
-// Vectors of channels of the Winograd kernels, and the products of a tile's points. Included once for each instruction set
-// by the loops that need them, in a namespace of its own, with PCONV_TARGET, PCONV_LANES and PCONV_VECTORS as
+// Vectors of channels of the Winograd kernels, and the products of a tile's points. Included once for each instruction
+// set by the loops that need them, in a namespace of its own, with PCONV_TARGET, PCONV_LANES and PCONV_VECTORS as
 // few_channels_tile.h has them (and for the same reasons no template over the vector, and no include guard).
 
 typedef float Vector __attribute__((vector_size(4 * PCONV_LANES), may_alias));
