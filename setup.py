@@ -47,16 +47,24 @@ def macros(torch) -> list[tuple[str, str | None]]:
     isa = os.environ.get("PCONV_ISA", "auto")
     if isa not in ("auto", "baseline", "avx2", "avx512"):
         stop(f"PCONV_ISA: expected auto, baseline, avx2 or avx512, got {isa!r}")
+    if isa != "auto" and sys.platform == "win32":
+        stop(f"PCONV_ISA: expected auto with this compiler, got {isa!r}")
     if isa != "auto":
         result.append((f"PCONV_ISA_{isa.upper()}", None))
     return result
 
 
-def extensions(torch, cpp_extension, cuda: setup_cuda.Cuda | None):
-    headers = sources("**/*.h", "**/*.cuh")
+def compiler_flags() -> list[str]:
+    if sys.platform == "win32":  # 4068: pragmas of other compilers
+        return ["/O2", "/std:c++17", "/utf-8", "/W3", "/wd4068"]
     # Error messages carry file names; they need not carry the folder of whoever built this. Python's own flags ask for
     # debug information, which takes a quarter of the time and most of the extension's size.
-    cxx = ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-Wall", f"-ffile-prefix-map={ROOT.resolve()}/="]
+    return ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-Wall", f"-ffile-prefix-map={ROOT.resolve()}/="]
+
+
+def extensions(torch, cpp_extension, cuda: setup_cuda.Cuda | None):
+    headers = sources("**/*.h", "**/*.cuh")
+    cxx = compiler_flags()
     cpu = cpp_extension.CppExtension(
         "pconv_cuda._C",
         sources("cpu/*.cpp", "torch/ops_cpu*.cpp", "torch/module.cpp", "torch/module_plan.cpp", "cuda/plan/*.cpp"),

@@ -16,7 +16,11 @@
 #else
 #define PCONV_CLONES
 #endif
+#if defined(_MSC_VER) && !defined(__clang__)
+#define PCONV_INLINE __forceinline
+#else
 #define PCONV_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace pconv::cpu {
 
