@@ -89,14 +89,16 @@ def write(paths: list[Path], out: Path) -> None:
 # The README and docs/benchmarks.md ------------------------------------------------------------------------------
 
 
-def newest(folder: Path) -> list[Row]:
-    """Rows of the newest file with layers and a network on a CPU in it."""
+def newest(folder: Path, avx2: bool = False) -> list[Row]:
+    """Rows of the newest file with layers and a network on a CPU in it; ``avx2``: on one without AVX-512."""
     for path in sorted(folder.glob("*.json"), reverse=True):
         try:
             rows = read([path])
         except PConvError:
             continue  # memory, scaling, the quick start: results of another form
-        if {"layer", "network"} <= {row["kind"] for row in rows if row["device"] == "cpu"}:
+        on_cpu = [row for row in rows if row["device"] == "cpu"]
+        narrow = any(row["machine"].get("vectors") == "AVX2" for row in on_cpu)
+        if narrow == avx2 and {"layer", "network"} <= {row["kind"] for row in on_cpu}:
             return rows
     raise PConvError(f"no result of a CPU with layers and a network in {folder}")
 
@@ -121,11 +123,18 @@ def setting_of(row: Row) -> str:
     return f"{row['name']}, {row['size']} px, batch {row['batch']}, {shares}, {row['dtype']} ({where(row)})"
 
 
-def page_block(rows: list[Row], measured: table.Found | None) -> str:
-    """The tables between the two marks of docs/benchmarks.md; ``measured``: a GPU's."""
-    lines = [BEGIN, "## On a CPU", *table.paragraph(f"{setting_of(network_of(rows))}."), ""]
-    lines += ["| | plain, ms | **pconv_cuda** | stock | published | floor |", "|---|---|---|---|---|---|"]
-    lines += [f"| {name} | {' | '.join(cells(row))} |" for name, row in usual(rows).items()]
+def page_block(rows: list[Row], measured: table.Found | None, narrow: list[Row]) -> str:
+    """The tables between the two marks of docs/benchmarks.md; ``measured``: a GPU's, ``narrow``: a CPU's with AVX2."""
+    places = f"{setting_of(network_of(rows))}; on the right with AVX2 alone"
+    lines = [BEGIN, "## On a CPU", *table.paragraph(f"{places}."), ""]
+    lines.append(
+        "| | plain, ms | **pconv_cuda** | stock | published | floor | AVX2: plain, ms | **pconv_cuda** | published |"
+    )
+    lines.append("|---" * 9 + "|")
+    with_avx2 = usual(narrow)
+    for name, row in usual(rows).items():
+        plain, ours, _, published, _ = cells(with_avx2[name]) if name in with_avx2 else "-----"
+        lines.append(f"| {name} | {' | '.join([*cells(row), plain, ours, published])} |")
     lines += ["", "![times of every layer](images/benchmarks.png)", "", "## On a GPU", *table.page_lines(measured)]
     return "\n".join([*lines, END])
 
@@ -168,7 +177,7 @@ def blocks(folder: Path) -> dict[Path, str]:
     rows, measured = newest(folder), table.newest(folder)
     return {
         ROOT / "README.md": readme_block(rows, measured),
-        ROOT / "docs" / "benchmarks.md": page_block(rows, measured),
+        ROOT / "docs" / "benchmarks.md": page_block(rows, measured, newest(folder, avx2=True)),
     }
 
 

@@ -68,7 +68,8 @@ def result(path: Path, ratio: float, noise: float = 0.01, name: str = "enc2", ki
     }
     row = {
         "kind": kind, "name": name, "size": 256, "batch": 2, "hole_share": 0.25, "dtype": "float32", "device": "cpu",
-        "rivals": rivals, "floor": {"least": 7.0}, "machine": measure.machine(), **changes,
+        "rivals": rivals, "floor": {"least": 7.0},
+        "machine": {**measure.machine(), "vectors": "AVX512"}, **changes,
     }  # fmt: skip
     old = json.loads(path.read_text())["benchmarks"] if path.exists() else []
     new = [{"extra_info": {**row, "which": which}} for which in ("forward", "forward + backward")]
@@ -113,8 +114,9 @@ def test_report_and_readme_block(tmp_path: Path) -> None:
     for name in ("layers.png", "networks.png", "scaling.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
     rows, measured = report.newest(tmp_path), table.newest(tmp_path)
-    page, readme = report.page_block(rows, measured), report.readme_block(rows, measured)
-    assert "| enc2, forward | 10.0 | **1.07** | 1.30 | 2.60 | 0.70 |" in page
+    narrow = [{**row, "rivals": {**row["rivals"], "ours": {"ratio": 0.6}}} for row in rows]
+    page, readme = report.page_block(rows, measured, narrow), report.readme_block(rows, measured)
+    assert "| enc2, forward | 10.0 | **1.07** | 1.30 | 2.60 | 0.70 | 10.0 | **0.60** | 2.60 |" in page
     assert page.count("enc2, forward |") == 1
     assert "| network, forward | 10.0 | **0.73** | 2.60 | - | - | - |" in readme
     assert "| layer enc3, forward | - | - | - | - | - | - |" in readme
@@ -128,6 +130,8 @@ def test_a_result_of_a_gpu_is_not_shown_as_a_cpus(tmp_path: Path) -> None:
     on_gpu = result(tmp_path / "b.json", 0.5, device="cuda")
     result(on_gpu, 0.5, name="network of 7 levels", kind="network", device="cuda")
     assert report.network_of(report.newest(tmp_path))["rivals"]["ours"]["ratio"] == 0.7
+    with pytest.raises(PConvError, match="no result of a CPU"):
+        report.newest(tmp_path, avx2=True)
     path.unlink()
     with pytest.raises(PConvError, match="no result of a CPU"):
         report.newest(tmp_path)
@@ -166,7 +170,9 @@ def test_the_readmes_five_rows_are_the_newest_run_on_a_gpu(tmp_path: Path) -> No
         "| training step with VGG16 | 10.0 | **0.80** | 2.60 | - | - | - |",
     ]
     assert max(map(len, block.splitlines())) <= 100
-    assert "| decoder stage dec3, forward + backward | 2.000 | **0.90** | 2.50 |" in report.page_block(rows, measured)
+    assert "| decoder stage dec3, forward + backward | 2.000 | **0.90** | 2.50 |" in report.page_block(
+        rows, measured, rows
+    )
 
 
 def test_suites_name_files_and_options_that_exist() -> None:

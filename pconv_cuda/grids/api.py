@@ -73,7 +73,7 @@ def grid_filler(
     tension: float | None = None,
     device: torch.device | None = None,
 ) -> Grid:
-    """What fills planes; arguments as of :func:`fill`, weights are loaded on ``device``."""
+    """The object that fills planes; arguments as of :func:`fill`, weights are loaded on ``device``."""
     if wrap is not None:
         if isinstance(wrap, str | bool) or len(wrap) != 2:
             raise PConvError(f"wrap: expected two answers, for rows and columns, got {wrap!r}")

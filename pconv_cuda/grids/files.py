@@ -88,7 +88,7 @@ class GridFile(abc.ABC):
         return self.names
 
     def close(self) -> None:  # noqa: B027  # most hold nothing
-        """Let the file go."""
+        """Close the file."""
 
 
 class NpyFile(GridFile):

@@ -63,7 +63,7 @@ class _Labelled(GridFile):
     def _raw(self, name: str) -> np.ndarray:
         try:
             return np.asarray(self._variable(name).values)
-        except (OSError, RuntimeError, ValueError) as error:  # a file that was cut, a filter that is not there
+        except (OSError, RuntimeError, ValueError) as error:  # a truncated file, a missing filter
             raise PConvError(f"input: {name!r} of {self.path} cannot be read: {error}") from error
 
     def _packed(self, filled: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

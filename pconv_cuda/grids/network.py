@@ -19,7 +19,7 @@ _BUDGET = 1536 * 2**20  # bytes of one run's activations on a CPU
 
 
 class NetworkGrid:
-    """A network with what surrounds it.
+    """A network, and how grids are normalised, padded and cut for it.
 
     Args:
         model: in any mode, on its device.
@@ -85,7 +85,7 @@ class NetworkGrid:
         there = given | reached
         planes, have = found.flatten(0, 1).unsqueeze(1), there.flatten(0, 1).unsqueeze(1)
         open_ = have.flatten(1).any(1) & ~have.flatten(1).all(1)
-        if bool(open_.any()):  # holes that are too wide for the network
+        if bool(open_.any()):  # holes too wide for the network
             planes[open_] = torch.where(
                 have[open_], planes[open_], plate(planes[open_], have[open_], self.wraps, self.model.tension)
             )
@@ -94,7 +94,7 @@ class NetworkGrid:
         return planes.view_as(found)
 
     def _answer(self, normal: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised answers ``(N, out, H, W)``, and where they mean something."""
+        """Normalised answers ``(N, out, H, W)``, and where they are valid."""
         mask = known[:, :1]
         if not torch.equal(known, mask.expand_as(known)):
             if isinstance(self.model, FillRefiner):
@@ -106,7 +106,7 @@ class NetworkGrid:
         height, width = normal.shape[2:]
         limit = self._limit()
         piecewise = max(height, width) > limit
-        # what goes round without the network's own doing, or is seen in pieces, is continued
+        # axes that go round although the network does not pad them so, and pieces of large grids, are continued
         outside = (
             (self.wraps[0] and (piecewise or not self.model.wraps[0])),
             (self.wraps[1] and (piecewise or not self.model.wraps[1])),

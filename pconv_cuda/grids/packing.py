@@ -1,4 +1,4 @@
-"""Numbers as they lie in files, scaled integers and codes for missing values, and the values that they stand for."""
+"""Packed numbers of files (scaled integers, codes for missing values) and the values that they stand for."""
 
 from __future__ import annotations
 

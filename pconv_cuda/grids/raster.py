@@ -15,7 +15,7 @@ from pconv_cuda.grids.packing import Packing
 
 __all__ = ["RasterFile"]
 
-# No files beside the copy, and a file that is laid out for the cloud may be changed too.
+# No files beside the copy, and a file laid out for the cloud (COG) may be changed too.
 _OPTIONS = {"GDAL_PAM_ENABLED": "NO", "IGNORE_COG_LAYOUT_BREAK": "YES"}
 
 
@@ -51,7 +51,7 @@ class RasterFile(GridFile):
 
     def rewrite(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
         with self._opened(temporary, "r+") as copy:
-            there: Any = False  # where a band has got a value
+            there: Any = False  # where a band has a value
             for name, planes in filled.items():
                 for number, plane in zip(self._bands(name), planes, strict=True):
                     raw, packing, gone = self._band(copy, number)

@@ -106,7 +106,7 @@ def fill_file(
         with file.copied(output) as temporary:
             try:
                 file.rewrite(temporary, filled)
-            except (OSError, RuntimeError) as error:  # as which netCDF4 and zarr tell of a full disk
+            except (OSError, RuntimeError) as error:  # how netCDF4 and zarr report a full disk
                 why = system_error_text(error) or str(error)
                 raise PConvError(f"output: {output} cannot be written: {why}") from error
     return done

@@ -13,8 +13,8 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_sizes", "column", "per_channe
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Of red, green and blue in [0, 1]: what pictures are normalised by unless a network says otherwise."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Beside :data:`IMAGENET_MEAN`."""
-# Beyond these a config is damaged or made to harm: at 12 levels a picture is padded to a multiple of 4096 pixels.
+"""The standard deviations that go with :data:`IMAGENET_MEAN`."""
+# Beyond these a config is damaged or malicious: at 12 levels a picture is padded to a multiple of 4096 pixels.
 _MOST = {
     "in_channels": 1024,
     "out_channels": 1024,
@@ -27,7 +27,7 @@ _MOST = {
 
 
 def check_sizes(**sizes: Any) -> None:
-    """ValueError where one is no positive integer, or beyond what a network can be."""
+    """ValueError where one is not a positive integer, or is above the limit."""
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
