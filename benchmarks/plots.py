@@ -98,7 +98,7 @@ def layers(rows: list[Row]) -> Any:
         ]
         for place, least in floors:
             ends = [place - 0.45, place + 0.45]
-            axis.plot(ends, [least, least], color="black", linewidth=1.6, label="floor of the measured ceilings")
+            axis.plot(ends, [least, least], color="black", linewidth=1.6, label="floor of direct convolutions")
             values.append(least)
         for place in range(1, len(here), 2):  # stripes keep the rivals of a layer together
             axis.axvspan(place - 0.5, place + 0.5, color="#f3f3f3", zorder=0)
