@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import pconv_cuda
 from pconv_cuda import functional
 from pconv_cuda.reference_nd import Window
 
@@ -196,3 +198,16 @@ def loops(case: CaseNd, input: Tensor, mask: Tensor | None, weight: Tensor, bias
     if bias is not None:
         output += np.where(live, bias.numpy().reshape(1, -1, *(1,) * case.axes), 0.0)
     return output, live
+
+
+LAYERS = ["Conv1d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+
+
+def partial(name: str, *arguments: Any, **options: Any) -> Any:
+    return getattr(pconv_cuda, f"Partial{name}")(*arguments, **options)
+
+
+def volume(axes: int, *shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    size = (6, 5, 7)[-axes:]
+    return torch.randn(*shape, *size, generator=generator), torch.rand(shape[0], 1, *size, generator=generator) > 0.5
