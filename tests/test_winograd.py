@@ -94,8 +94,8 @@ def test_stages_against_float64(stage: Stage) -> None:
     check_against_float64(stage, torch.float32, "channels_last", "cpu", range(10))
 
 
-# From 64 channels on, where it is used: with fewer a direct convolution has less to round, and where a window sees few
-# valid pixels its large ratio shows what its tile's other pixels left in the sums.
+# From 64 channels on, where it is used whatever the stride: with fewer a direct sum has less to round, and where
+# a window sees few valid pixels its large ratio shows what its tile's other pixels left in the sums.
 @settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(1, 2), c=st.sampled_from([64, 80]), k=st.integers(1, 40), h=st.integers(1, 17),
@@ -109,6 +109,35 @@ def test_any_layer(axes, rows: int, columns: int, seed: int, h: int, w: int, **s
     h, w = max(h, r - 2 * pad_h), max(w, s - 2 * pad_w)
     case = Case("any", h=h, w=w, window=(r, s), stride=(stride, stride), padding=(pad_h, pad_w), **sizes)
     check_layer(case, range(seed, seed + 4))
+
+
+# Just above the limit of what is chosen (the first three), and below it.
+LIMITS = [(48, 48, 3, 1), (64, 64, 5, 2), (64, 32, 4, 2), (32, 64, 3, 1), (48, 48, 5, 2)]
+
+
+@pytest.mark.parametrize("holes", [0.7, 0.9, 0.97])
+@pytest.mark.parametrize(("c", "k", "window", "stride"), LIMITS)
+def test_scattered_valid_pixels(
+    c: int, k: int, window: int, stride: int, holes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows with few valid pixels multiply errors by a large ratio: at most twice torch's all the same."""
+    ours = torchs = 0.0
+    chosen = True
+    for seed in range(6):
+        torch.manual_seed(seed)
+        x = torch.randn(2, c, 64, 64).relu().contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(k, c, window, window).contiguous(memory_format=torch.channels_last)
+        mask, where = torch.rand(2, 1, 64, 64) > holes, {"stride": stride, "padding": window // 2}
+        true = reference.partial_conv2d(x.double(), mask, weight.double(), None, **where)[0]
+        monkeypatch.delenv("PCONV_WINOGRAD")
+        found = partial_conv2d(x, mask, weight, None, **where)[0]
+        monkeypatch.setenv("PCONV_WINOGRAD", "0")
+        direct = partial_conv2d(x, mask, weight, None, **where)[0]
+        chosen &= not torch.equal(found, direct)
+        ours += (found.double() - true).abs().max().item()
+        torchs += (direct.double() - true).abs().max().item()
+    assert chosen == ((c, k, window, stride) in LIMITS[:3])
+    assert ours <= 2 * torchs, f"{ours / torchs:.2f} times torch's error"
 
 
 def test_the_check_sees_weights_that_are_a_little_off_or_turned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,13 +44,14 @@ bool takes_winograd_2x2(const Geometry& g, int64_t low_channels) {
 }
 
 bool pays_winograd_2x2(const Geometry& g, int64_t low_channels) {
-    // With fewer channels the transforms of input and output cost more than the products that they save.
-    constexpr int64_t kLeastChannels = 16;
+    // With fewer filters the transforms cost more than the products save. With fewer channels it would still be faster,
+    // but a direct sum has less to round then, and the error of windows that see few valid pixels is above twice its.
+    constexpr int64_t kLeastFilters = 16, kLeastChannels = 48, kLeastChannelsStrided = 64;
     // Measured: a product, with its share of the transforms, takes half as long again as one of a direct convolution,
     // and the transform of one filter of one segment in a far memory as long as so many of those. A 3x3 window with
     // stride 2 (25 points for 36 products) is then left to the library.
     constexpr double kPointCost = 1.5, kFilterCost = 1000;
-    if (g.c < kLeastChannels || g.k < kLeastChannels) return false;
+    if (g.k < kLeastFilters || g.c < (g.stride_h == 1 ? kLeastChannels : kLeastChannelsStrided)) return false;
     const int64_t tiles = g.n * ((g.p + 1) / 2) * ((g.q + 1) / 2);
     int64_t products = 0, filters = 0;  // for one output channel
     for (const Segment& each : input_segments(g, {{}, {}, low_channels}, false)) {

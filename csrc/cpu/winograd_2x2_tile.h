@@ -1,7 +1,9 @@
 // The vector code of winograd_2x2.cpp, which includes this file once for each instruction set (vector_tiles.h).
 #include "winograd_2x2_transforms.h"
 
-constexpr int64_t kChannelsAdded = 64;  // in one sum
+// How many channels are added in one sum: fewer where there are few. A window that sees few valid pixels multiplies its
+// error, and what its neighbours in the tile leave in it, by a large ratio.
+inline int64_t channels_added(const Segments& in) { return std::clamp<int64_t>(in.channels / in.count / 4, 8, 32); }
 
 // Whether filters [first, end) need a point, and whether zeros have to stand for it where they do not.
 inline bool is_needed(const Segments& out, int64_t first, int64_t end, int point, bool& read) {
@@ -18,6 +20,7 @@ inline bool is_needed(const Segments& out, int64_t first, int64_t end, int point
 // M [16, tiles, padded slice] = V U, for each of the 16 apart, without those that are 0 for the channels in question.
 PCONV_TARGET inline void multiply_all(
     const Problem& problem, const Slice& slice, int64_t tiles, const float* v, const float* filters, float* m) {
+    const int64_t part = channels_added(problem.in);
     const int64_t channels = problem.in.channels, c = round_up(channels, kLanes), k = round_up(slice.count, kLanes);
     for (int point = 0; point < kPoints; ++point, v += tiles * c, m += tiles * k, filters += channels * k) {
         const Run run = run_of(problem.in, point);
@@ -29,7 +32,7 @@ PCONV_TARGET inline void multiply_all(
             for (int64_t t = 0; t < tiles; t += kTileRows)
                 multiply_fitting(
                     std::min(kTileRows, tiles - t), width / kLanes, v + t * c + run.first,
-                    filters + block * channels + run.first * width, needed ? run.count : 0, kChannelsAdded, c, k,
+                    filters + block * channels + run.first * width, needed ? run.count : 0, part, c, k,
                     m + t * k + block);
         }
     }

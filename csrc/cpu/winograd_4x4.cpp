@@ -16,7 +16,8 @@ namespace pconv::cpu {
 namespace {
 
 constexpr double a = 2.0 / 3, b = 3.0 / 2;
-[[maybe_unused]] constexpr float kA = a, kB = b, kA2 = a * a, kB2 = b * b, kA3 = a * a * a, kB3 = b * b * b, kA2B2 = a * a + b * b;
+[[maybe_unused]] constexpr float kA = a, kB = b, kA2 = a * a, kB2 = b * b, kA3 = a * a * a, kB3 = b * b * b,
+                                 kA2B2 = a * a + b * b;
 constexpr int kPoints = 36;  // of a tile
 
 // Tiles that are transformed, multiplied and transformed back before the next ones: a few register tiles, so that each
