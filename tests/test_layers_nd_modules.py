@@ -222,6 +222,19 @@ def test_copies_pickles_moves_compiles_and_learns(name: str) -> None:
         _ = layer.last_size
 
 
+@pytest.mark.parametrize(
+    ("name", "layout"), [("Conv3d", torch.channels_last_3d), ("ConvTranspose2d", torch.channels_last)]
+)
+def test_gradients_of_an_empty_batch_keep_the_weights_layout(name: str, layout: torch.memory_format) -> None:
+    layer = partial(name, 4, 4, 3, padding=1).to(memory_format=layout)
+    x, mask = (t[:0].contiguous(memory_format=layout) for t in volume(int(name[-2]), 2, 4))
+    layer(x, mask).sum().backward()
+    assert layer.weight.grad.stride() == layer.weight.stride() and not layer.weight.grad.any()
+    layer.zero_grad()
+    torch.compile(layer, backend="aot_eager", fullgraph=True)(x, mask).sum().backward()
+    assert not layer.weight.grad.any()
+
+
 @pytest.mark.parametrize("name", ["Conv1d", "Conv3d", "ConvTranspose2d"])
 def test_exported_programs_take_any_batch(name: str) -> None:
     layer = partial(name, 3, 4, 3, padding=1, return_mask=True)

@@ -145,7 +145,6 @@ MaskBytes mask_bytes(const Passes& passes, const WindowCall& call, const Tensor&
 }
 
 // ---- the library's convolution
-
 // See fails_in_half in library.h. A transposed convolution is the gradient of one from its output to its input.
 inline bool fails_in_half(const Geometry& g, const WindowCall& call, bool on_cpu) {
     if (!on_cpu || (g.dtype != DType::bf16 && g.dtype != DType::f16)) return false;
@@ -283,7 +282,10 @@ std::tuple<Tensor, Tensor, Tensor> window_backward(
     if (g.n == 0) {
         const auto sizes = input.sizes(), of_weight = weight.sizes();
         if (need_input) dx = empty_in_any(g.layout, input, Ints(sizes.begin(), sizes.end()));
-        if (need_weight) dw = torch::stable::new_zeros(weight, Ints(of_weight.begin(), of_weight.end()));
+        if (need_weight) {
+            dw = empty_in_any(layout_of_any(weight), weight, Ints(of_weight.begin(), of_weight.end()));
+            torch::stable::zero_(dw);
+        }
         return {dx, dw, db};
     }
     const Tensor x = laid_out_any(input, g.layout);
