@@ -24,6 +24,7 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.files import is_out_of_memory, system_error_text
 from pconv_cuda.progress import Progress
 from pconv_cuda.training import load_config, loop, train
+from pconv_cuda.training.sources import _errors_without_traceback, loader_errors
 
 ROOT = Path(pconv_cuda.__file__).parents[1]
 TINY = {**TINY_RUN, "train.steps": 4, "checkpoint.every": 2}
@@ -127,6 +128,20 @@ def test_a_killed_loader_is_one_sentence_with_the_remedy(photos, tmp_path):
     last = error.splitlines()[-1]
     assert last.startswith("pconv train: error: data.workers: a loader process ended unexpectedly")
     assert "data.workers=0" in last
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()], ids=repr)
+def test_a_loader_killed_while_it_hands_a_batch_over(error):
+    """The training then reads from a pipe or socket that nobody holds any more."""
+
+    def batches():
+        yield "the first"
+        raise error
+
+    given = []
+    with pytest.raises(PConvError, match="^data.workers: a loader process ended unexpectedly"), loader_errors():
+        given.extend(_errors_without_traceback(batches()))
+    assert given == ["the first"]
 
 
 def test_an_interruption_prints_what_is_done(capsys):

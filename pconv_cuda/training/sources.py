@@ -157,6 +157,8 @@ def _errors_without_traceback(batches: Iterable[Batch]) -> Generator[Batch, None
     except PConvError as error:
         message = str(error).strip().splitlines()[-1]
         raise PConvError(message.removeprefix("pconv_cuda.errors.PConvError: ")) from None
+    except (ConnectionError, EOFError) as error:  # a process ended while it was handing a batch over
+        raise RuntimeError(f"DataLoader worker ended: {error}") from error
 
 
 @contextlib.contextmanager
