@@ -234,6 +234,21 @@ def test_masks_are_checked_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
         torch.ops.pconv_cuda.partial_conv_nd(X, M * 0.5, W, None, *[[1] * 3, [0] * 3, [1] * 3, [0] * 3, 1, False])
 
 
+@pytest.mark.parametrize("length", [300, 40])
+def test_gradients_at_empty_windows_have_no_influence(length: int) -> None:
+    """Not even infinite ones: of long planes (loops of blocks) and of short ones."""
+    x = torch.randn(2, 3, length, requires_grad=True)
+    w, b = torch.randn(4, 3, 3, requires_grad=True), torch.randn(4, requires_grad=True)
+    mask = torch.ones(1, 1, length)
+    mask[..., : length // 2] = 0
+    output, new_mask = functional.partial_conv1d(x, mask, w, b)
+    upstream = torch.where(new_mask > 0, torch.randn_like(output), torch.inf)
+    found = torch.autograd.grad(output, (x, w, b), upstream)
+    expected = torch.autograd.grad(functional.partial_conv1d(x, mask, w, b)[0], (x, w, b), upstream.clamp(max=100.0))
+    for ours, right in zip(found, expected, strict=True):
+        assert torch.equal(ours, right)
+
+
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     case = CaseNd("many", (5, 33, 37), (3, 3, 3), c=8, k=16, padding=(1, 1, 1), mask="channels")
     tensors, before = tensors_of(case, torch.float32), torch.get_num_threads()
