@@ -166,6 +166,8 @@ class _Transposed(_PartialConv):
         multi_channel: bool = False,
         return_mask: bool = False,
     ) -> None:
+        if isinstance(padding, str):
+            raise ValueError(f"padding: expected an integer of at least 0, or one for each axis, got {padding!r}")
         start: Any = super().__init__
         start(
             in_channels,

@@ -186,6 +186,14 @@ def test_padding_by_name(name: str, taps: int) -> None:
     assert valid(x).shape[2:] == tuple(size - taps + 1 for size in x.shape[2:])
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if "Transpose" in name])
+def test_transposed_layers_take_no_padding_by_name(name: str) -> None:
+    with pytest.raises(
+        ValueError, match="^padding: expected an integer of at least 0, or one for each axis, got 'same'"
+    ):
+        partial(name, 2, 3, 3, padding="same")
+
+
 def test_output_size_chooses_the_output_padding() -> None:
     layer = pconv_cuda.PartialConvTranspose2d(2, 3, 3, stride=2, padding=1, return_mask=True)
     x, mask = volume(2, 2, 2)
