@@ -14,7 +14,7 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.grids.files import GridFile, GridVariable
-from pconv_cuda.grids.packing import packing_of
+from pconv_cuda.grids.packing import Packing, packing_of
 
 __all__ = ["NetcdfFile", "ZarrFile"]
 
@@ -41,7 +41,7 @@ class _Labelled(GridFile):
 
     def read(self, name: str) -> GridVariable:
         variable = self._variable(name)
-        values, _ = packing_of(variable.attrs).unpack(self._raw(name))
+        values, _ = self._packing(name).unpack(self._raw(name))
         round_ = tuple(dim for dim in variable.dims if self._goes_round(dim))
         return GridVariable(name, values, tuple(variable.dims), round_, str(variable.attrs.get("units", "")))
 
@@ -60,6 +60,12 @@ class _Labelled(GridFile):
             )
         return variable
 
+    def _packing(self, name: str) -> Packing:
+        try:
+            return packing_of(self.dataset[name].attrs)
+        except PConvError as error:
+            raise PConvError(f"variables: {name} of {self.path}: {error}") from error
+
     def _raw(self, name: str) -> np.ndarray:
         try:
             return np.asarray(self._variable(name).values)
@@ -68,7 +74,7 @@ class _Labelled(GridFile):
 
     def _packed(self, filled: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         for name, values in filled.items():
-            raw, packing = self._raw(name), packing_of(self.dataset[name].attrs)
+            raw, packing = self._raw(name), self._packing(name)
             yield name, packing.pack(raw, values, packing.unpack(raw)[1])
 
     def _goes_round(self, dim: Any) -> bool:
@@ -79,7 +85,10 @@ class _Labelled(GridFile):
         units = str(coordinate.attrs.get("units", "")).lower()
         if units not in _EAST and str(dim).lower() not in _LONGITUDES:
             return False
-        at, _ = packing_of(coordinate.attrs).unpack(np.asarray(coordinate.values))
+        try:
+            at, _ = packing_of(coordinate.attrs).unpack(np.asarray(coordinate.values))
+        except PConvError:  # no coordinate that can be understood
+            return False
         steps = np.diff(at.astype(np.float64))
         step = float(np.median(steps))
         return bool(np.abs(steps - step).max() < 0.01 * abs(step)) and abs(abs(step) * at.size - 360) < 0.5 * abs(step)

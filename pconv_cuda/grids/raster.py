@@ -89,10 +89,16 @@ class RasterFile(GridFile):
     def _band(self, source: Any, band: int) -> tuple[np.ndarray, Packing, np.ndarray]:
         """Raw values, what they mean, and where there is none."""
         raw, nodata, enums = source.read(band), source.nodatavals[band - 1], self._rasterio.enums
-        codes = () if nodata is None or np.isnan(nodata) else (nodata,)
-        packing = Packing(source.scales[band - 1], source.offsets[band - 1], codes)
+        codes: tuple[Any, ...] = () if nodata is None or np.isnan(nodata) else (nodata,)
+        flags = source.mask_flag_enums[band - 1]
+        if raw.dtype.kind in "iu" and raw.dtype.itemsize == 8 and enums.MaskFlags.nodata in flags:
+            codes = tuple(np.unique(raw[source.read_masks(band) == 0]).tolist())  # rasterio tells the code as a float64
+        try:
+            packing = Packing(source.scales[band - 1], source.offsets[band - 1], codes)
+        except PConvError as error:
+            raise PConvError(f"variables: band {band} of {self.path}: {error}") from error
         _, gone = packing.unpack(raw)
-        if enums.MaskFlags.per_dataset in source.mask_flag_enums[band - 1]:
+        if enums.MaskFlags.per_dataset in flags:
             gone |= source.read_masks(band) == 0
         return raw, packing, gone
 
