@@ -45,7 +45,8 @@ def fill(
             axis and fills each step from those around it (beyond the ends there are none); one with a single channel
             takes each plane by itself. What it cannot reach the smooth fill continues.
         array: numpy ``(..., [C,] H, W)``, masked arrays too, a torch tensor, or an ``xarray.DataArray``; float16,
-            bfloat16, float32 or float64. NaN is missing, and so is what a masked array masks. Infinity is refused.
+            bfloat16, float32 or float64. NaN is missing, and so is what a masked array masks. Infinity and integers are
+            refused.
         wrap: whether rows and columns go round: ``(False, True)`` for a grid of latitudes and all longitudes, where
             the last column is the first one's neighbour. None: as the network's ``padding_mode`` says; of
             ``"smooth"``: neither.
@@ -118,10 +119,12 @@ def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None, progr
     if isinstance(array, Tensor):
         return _fill_tensor(filler, array, dims, progress)
     if isinstance(array, np.ma.MaskedArray):
-        missing = np.ma.getmaskarray(array)
-        filled = _fill_numpy(filler, np.where(missing, np.nan, array.data), dims, progress)
-        filled[~missing] = array.data[~missing]
-        return np.ma.masked_invalid(filled) if np.isnan(filled).any() else np.ma.masked_array(filled)
+        _check_floating(array)
+        values = np.array(array.data, subok=False)
+        values[np.ma.getmaskarray(array)] = np.nan
+        filled = _fill_numpy(filler, values, dims, progress)
+        left = np.isnan(filled)
+        return np.ma.masked_array(filled, left if left.any() else np.ma.nomask, fill_value=array.fill_value)
     if isinstance(array, np.ndarray):
         return _fill_numpy(filler, array, dims, progress)
     raise PConvError(
@@ -139,9 +142,13 @@ def _axes_of_names(own: tuple[Any, ...], dims: Sequence[Any] | None, channels: i
     return [own.index(name) for name in names]
 
 
-def _fill_numpy(filler: Grid, array: np.ndarray, dims: Sequence[Any] | None, progress: Progress | None) -> np.ndarray:
+def _check_floating(array: np.ndarray) -> None:
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise PConvError(f"array: expected float16, float32 or float64, got {array.dtype}")
+
+
+def _fill_numpy(filler: Grid, array: np.ndarray, dims: Sequence[Any] | None, progress: Progress | None) -> np.ndarray:
+    _check_floating(array)
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     whole = np.ascontiguousarray(native)
     tensor = torch.from_numpy(whole if whole.flags.writeable else whole.copy())
