@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,12 @@ class _Labelled(GridFile):
             )
         return variable
 
+    def _attributes(self, name: str) -> dict[str, Any]:
+        return dict(self.dataset.variables[name].attrs)
+
     def _packing(self, name: str) -> Packing:
         try:
-            return packing_of(self.dataset[name].attrs)
+            return packing_of(self._attributes(name))
         except PConvError as error:
             raise PConvError(f"variables: {name} of {self.path}: {error}") from error
 
@@ -86,7 +90,7 @@ class _Labelled(GridFile):
         if units not in _EAST and str(dim).lower() not in _LONGITUDES:
             return False
         try:
-            at, _ = packing_of(coordinate.attrs).unpack(np.asarray(coordinate.values))
+            at, _ = self._packing(dim).unpack(np.asarray(coordinate.values))
         except PConvError:  # no coordinate that can be understood
             return False
         steps = np.diff(at.astype(np.float64))
@@ -124,8 +128,40 @@ class ZarrFile(_Labelled):
         xarray: Any = require("xarray", "grid", why="reading Zarr stores")
         try:
             self.dataset = xarray.open_dataset(path, engine="zarr", decode_cf=False, cache=False, chunks=None)
+            self._group = self._zarr.open_group(str(path), mode="r")
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise PConvError(f"input: {path} cannot be read as Zarr: {error}") from error
+
+    def read(self, name: str) -> GridVariable:
+        found = super().read(name)
+        if self._is_default(name):
+            zeros = int((self._raw(name) == 0).sum())
+            if zeros:
+                warnings.warn(
+                    f"{name}: {zeros} values are 0, the default fill_value of Zarr format 2, and count as values; where "
+                    "they are missing, say so by the attribute missing_value: 0",
+                    UserWarning,
+                    stacklevel=3,
+                )
+        return found
+
+    def _is_default(self, name: str) -> bool:
+        """Whether an array of format 2 has the fill value 0, and no attribute that says so.
+
+        xarray takes any fill value of format 2 for a missing one, but 0 is what every array has that was made without.
+        """
+        array = self._group[name]
+        if array.metadata.zarr_format != 2 or array.fill_value is None or array.fill_value != 0:
+            return False
+        codes = [array.attrs.get(key) for key in ("_FillValue", "missing_value")]
+        return not any(0 in np.asarray(code).ravel().tolist() for code in codes)
+
+    def _attributes(self, name: str) -> dict[str, Any]:
+        found, own = super()._attributes(name), self._group[name]
+        if own.metadata.zarr_format == 2:  # where xarray puts the array's fill value instead of the attribute
+            codes = [own.attrs.get("_FillValue"), None if self._is_default(name) else own.fill_value]
+            found["_FillValue"] = np.array([code for code in codes if isinstance(code, int | float | np.number)])
+        return found
 
     @contextlib.contextmanager
     def copied(self, output: Path) -> Iterator[Path]:
