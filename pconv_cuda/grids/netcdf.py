@@ -138,7 +138,7 @@ class ZarrFile(_Labelled):
             zeros = int((self._raw(name) == 0).sum())
             if zeros:
                 warnings.warn(
-                    f"{name}: {zeros} values are 0, the default fill_value of Zarr format 2, and count as values; where "
+                    f"{name}: {zeros} values are 0, the default fill_value of Zarr format 2, and count as values; if "
                     "they are missing, say so by the attribute missing_value: 0",
                     UserWarning,
                     stacklevel=3,
