@@ -46,6 +46,10 @@ class _Labelled(GridFile):
         round_ = tuple(dim for dim in variable.dims if self._goes_round(dim))
         return GridVariable(name, values, tuple(variable.dims), round_, str(variable.attrs.get("units", "")))
 
+    def raw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        found = self._raw(name)
+        return found, self._packing(name).unpack(found)[1]
+
     def close(self) -> None:
         self.dataset.close()
 

@@ -79,6 +79,7 @@ def fill_file(
         raise PConvError(f"output: expected another name than the input's, got {output}")
     with contextlib.closing(open_grid(input)) as file:
         names = file.chosen(variables)
+        file.check(names)
         found = load_filler(model, pick_device(device))
         filled, done = {}, []
         for name in names:
@@ -106,6 +107,7 @@ def fill_file(
         with file.copied(output) as temporary:
             try:
                 file.rewrite(temporary, filled)
+                file.verify(temporary, filled)
             except (OSError, RuntimeError) as error:  # how netCDF4 and zarr report a full disk
                 why = system_error_text(error) or str(error)
                 raise PConvError(f"output: {output} cannot be written: {why}") from error
