@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import xarray
 import zarr
 
 import pconv_cuda
+from pconv_cuda.errors import PConvError
 from pconv_cuda.grids.work import fill_file
 
 
@@ -79,3 +81,31 @@ def test_a_longitude_of_0_is_no_gap_in_its_axis(tmp_path: Path) -> None:
     assert done.wraps == (False, True)
     with xarray.open_zarr(tmp_path / "out.zarr", consolidated=False) as read_again:
         assert read_again.sizes == {"lat": 6, "lon": 4}
+
+
+@pytest.mark.parametrize("nested", ["input within", "output within"])
+def test_stores_within_each_other_are_refused(nested: str, tmp_path: Path) -> None:
+    store(tmp_path / "outer.zarr", field(np.nan), zarr_format=3)
+    store(tmp_path / "outer.zarr" / "in.zarr", field(np.nan), zarr_format=3)
+    (tmp_path / "link").symlink_to(tmp_path / "outer.zarr")
+    before = sorted(tmp_path.rglob("*"))
+    pair = [tmp_path / "outer.zarr" / "in.zarr", tmp_path / "outer.zarr"]
+    if nested == "output within":
+        pair = [tmp_path / "outer.zarr", tmp_path / "link" / "new.zarr"]
+    inside = "around" if nested == "input within" else "within"
+    with pytest.raises(PConvError, match=f"output: expected a name outside of the input, .*, which lies {inside} it"):
+        fill_file(*pair)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_output_that_is_a_link_to_a_store_and_a_read_only_input(tmp_path: Path) -> None:
+    store(tmp_path / "in.zarr", field(np.nan), zarr_format=3)
+    store(tmp_path / "target.zarr", field(1), zarr_format=3)
+    (tmp_path / "out.zarr").symlink_to("target.zarr")
+    for path in (*(tmp_path / "in.zarr").rglob("*"), tmp_path / "in.zarr"):
+        os.chmod(path, 0o555 if path.is_dir() else 0o444)
+    fill_file(tmp_path / "in.zarr", tmp_path / "out.zarr")
+    assert sorted(os.listdir(tmp_path)) == ["in.zarr", "out.zarr", "target.zarr"]
+    assert not (tmp_path / "out.zarr").is_symlink() and np.array_equal(read(tmp_path / "target.zarr"), field(1))
+    assert np.array_equal(read(tmp_path / "out.zarr"), pconv_cuda.fill("smooth", field(np.nan)))
+    assert all(path.stat().st_mode & 0o200 for path in (tmp_path / "out.zarr").rglob("*"))

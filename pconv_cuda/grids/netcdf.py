@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.folders import atomic_folder, copy_folder
 from pconv_cuda.grids.files import GridFile, GridVariable
 from pconv_cuda.grids.packing import Packing, packing_of
 
@@ -169,26 +167,11 @@ class ZarrFile(_Labelled):
 
     @contextlib.contextmanager
     def copied(self, output: Path) -> Iterator[Path]:
-        """A folder cannot be replaced by a rename: an older store is moved aside, and back after an error."""
         if output.exists() and not any((output / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
             raise PConvError(f"output: expected a new name or a Zarr store, got {output}, which is something else")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        token = secrets.token_hex(8)
-        temporary, aside = (output.with_name(f".pconv-{token}-{part}.zarr") for part in ("new", "old"))
-        try:
-            shutil.copytree(self.path, temporary)
+        with atomic_folder(output) as temporary:
+            copy_folder(self.path, temporary)
             yield temporary
-            if output.exists():
-                os.rename(output, aside)
-            try:
-                os.rename(temporary, output)
-            except OSError:
-                if aside.exists():
-                    os.rename(aside, output)
-                raise
-        finally:
-            for folder in (temporary, aside):
-                shutil.rmtree(folder, ignore_errors=True)
 
     def rewrite(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
         group = self._zarr.open_group(str(temporary), mode="r+")

@@ -77,6 +77,10 @@ def fill_file(
         raise PConvError(f"output: expected a name ending in {input.suffix}, as the input's, got {output}")
     if output.exists() and input.exists() and output.samefile(input):
         raise PConvError(f"output: expected another name than the input's, got {output}")
+    one, other = input.resolve(), output.resolve()
+    if one in other.parents or other in one.parents:  # stores are folders
+        inside = "within" if one in other.parents else "around"
+        raise PConvError(f"output: expected a name outside of the input, {input}, got {output}, which lies {inside} it")
     with contextlib.closing(open_grid(input)) as file:
         names = file.chosen(variables)
         file.check(names)
