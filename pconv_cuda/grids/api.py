@@ -174,7 +174,7 @@ def _fill_tensor(filler: Grid, array: Tensor, dims: Sequence[Any] | None, progre
         if bool(torch.isinf(stacks).any()):
             raise PConvError("array: expected finite values, NaN where they are missing, got infinity")
         filled = _filled_stacks(filler, stacks, progress or (lambda *_: None))
-        empty = int(torch.isnan(filled).any(3).any(2).sum())
+        empty = int(torch.isnan(filled).all(3).all(2).sum())
     if empty:
         count = filled.shape[0] * filled.shape[1]
         warnings.warn(f"array: {empty} of {count} planes have no value and stay empty", UserWarning, stacklevel=5)
