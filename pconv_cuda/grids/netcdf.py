@@ -12,6 +12,7 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.folders import atomic_folder, copy_folder
+from pconv_cuda.grids.doubts import doubts
 from pconv_cuda.grids.files import GridFile, GridVariable
 from pconv_cuda.grids.packing import Packing, packing_of
 
@@ -25,6 +26,7 @@ class _Labelled(GridFile):
     """What NetCDF and Zarr have in common: an undecoded xarray.Dataset."""
 
     dataset: Any
+    _defaults = False  # whether the format has fill values that no attribute names
 
     @property
     def names(self) -> list[str]:
@@ -40,7 +42,10 @@ class _Labelled(GridFile):
 
     def read(self, name: str) -> GridVariable:
         variable = self._variable(name)
-        values, _ = self._packing(name).unpack(self._raw(name))
+        raw, packing = self._raw(name), self._packing(name)
+        values, _ = packing.unpack(raw)
+        for text in doubts(packing.own(raw), values, self._attributes(name), self._defaults):
+            warnings.warn(f"{name}: {text}", UserWarning, stacklevel=3)
         round_ = tuple(dim for dim in variable.dims if self._goes_round(dim))
         return GridVariable(name, values, tuple(variable.dims), round_, str(variable.attrs.get("units", "")))
 
@@ -102,6 +107,8 @@ class _Labelled(GridFile):
 
 class NetcdfFile(_Labelled):
     """NetCDF, classic or 4."""
+
+    _defaults = True
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

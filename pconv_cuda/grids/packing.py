@@ -38,7 +38,7 @@ class Packing:
 
     def unpack(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The values, floating with NaN where one is missing, and a bool array of where that is."""
-        own = self._own(raw)
+        own = self.own(raw)
         gone = np.isnan(own) if own.dtype.kind == "f" else np.zeros(own.shape, bool)
         for code in self._codes(own.dtype):
             gone |= own == code
@@ -57,7 +57,7 @@ class Packing:
         Integers are rounded; all are cut to the range of their type, and never one of the codes. What is NaN stays
         missing.
         """
-        own = self._own(raw).copy()
+        own = self.own(raw).copy()
         gone = gone & ~np.isnan(filled)
         with np.errstate(over="ignore"):
             new = (filled[gone].astype(np.float64) - self.offset) / self.scale
@@ -98,7 +98,8 @@ class Packing:
                 found.append(dtype.type(own))
         return np.unique(np.array(found, dtype.newbyteorder("=")))
 
-    def _own(self, raw: np.ndarray) -> np.ndarray:
+    def own(self, raw: np.ndarray) -> np.ndarray:
+        """The same numbers, unsigned where they are to be read so."""
         if not self.unsigned or raw.dtype.kind != "i":
             return raw
         return raw.view(np.dtype(f"u{raw.dtype.itemsize}").newbyteorder(raw.dtype.byteorder))
