@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-__all__ = ["Progress", "fill", "fill_with", "grid_filler", "load_filler"]
+__all__ = ["Progress", "fill", "fill_with", "grid_filler", "is_index", "listed", "load_filler"]
 
 
 def fill(
@@ -76,10 +77,13 @@ def grid_filler(
 ) -> Grid:
     """The object that fills planes; arguments as of :func:`fill`, weights are loaded on ``device``."""
     if wrap is not None:
-        if isinstance(wrap, str | bool) or len(wrap) != 2:
+        answers = list(wrap) if isinstance(wrap, Sequence | np.ndarray) and not isinstance(wrap, str) else []
+        if len(answers) != 2 or not all(isinstance(one, bool | np.bool_) or one in (0, 1) for one in answers):
             raise PConvError(f"wrap: expected two answers, for rows and columns, got {wrap!r}")
-        wrap = bool(wrap[0]), bool(wrap[1])
-    if tension is not None and not 0 <= tension <= 1:
+        wrap = bool(answers[0]), bool(answers[1])
+    if tension is not None and (
+        isinstance(tension, bool) or not isinstance(tension, numbers.Real) or not 0 <= tension <= 1
+    ):
         raise PConvError(f"tension: expected 0 to 1, got {tension!r}")
     found = load_filler(model, device or torch.device("cpu")) if isinstance(model, str | Path) else model
     if found == "smooth":
@@ -135,7 +139,7 @@ def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None, progr
 def _axes_of_names(own: tuple[Any, ...], dims: Sequence[Any] | None, channels: int) -> list[int]:
     if dims is None:
         return list(range(len(own)))[-(2 if channels == 1 else 3) :]
-    names = [dims] if isinstance(dims, str) else list(dims)
+    names = [dims] if isinstance(dims, str) else listed(dims)
     unknown = [name for name in names if name not in own]
     if unknown or len(names) not in (2, 3) or len(set(names)) != len(names):
         raise PConvError(f"dims: expected two or three of the array's {own}, got {tuple(names)}")
@@ -187,10 +191,10 @@ def _axes(shape: tuple[int, ...], dims: Sequence[Any] | None, channels: int) -> 
     least = "(..., H, W)" if channels == 1 else f"(..., C, H, W) for a network of {channels} channels"
     if len(shape) < wanted:
         raise PConvError(f"array: expected {least} with at least one value, got shape {shape}")
-    given = list(range(len(shape)))[-wanted:] if dims is None else list(dims)
-    if not all(isinstance(axis, int) and -len(shape) <= axis < len(shape) for axis in given):
+    given = list(range(len(shape)))[-wanted:] if dims is None else listed(dims)
+    if not all(is_index(axis) and -len(shape) <= axis < len(shape) for axis in given):
         raise PConvError(f"dims: expected numbers of the array's {len(shape)} axes, got {tuple(given)}")
-    axes = [axis % len(shape) for axis in given]
+    axes = [int(axis) % len(shape) for axis in given]
     if len(axes) not in (2, 3) or len(set(axes)) != len(axes):
         raise PConvError(f"dims: expected two or three different axes, got {tuple(given)}")
     if wanted == 2:
@@ -201,6 +205,19 @@ def _axes(shape: tuple[int, ...], dims: Sequence[Any] | None, channels: int) -> 
             raise PConvError(f"dims: expected the axes of {names} of shape {shape}, got {tuple(given)}")
         axes = [*rest, *axes]
     return axes
+
+
+def is_index(axis: Any) -> bool:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(axis, int | np.integer) and not isinstance(axis, bool)
+
+
+def listed(dims: Any) -> list[Any]:
+    """Names or numbers of axes, in a list; a PConvError where they are none."""
+    try:
+        return list(dims)
+    except TypeError:
+        raise PConvError(f"dims: expected two or three axes, got {dims!r}") from None
 
 
 def _filled_stacks(filler: Grid, stacks: Tensor, progress: Progress) -> Tensor:

@@ -24,6 +24,8 @@ __all__ = ["SUFFIXES", "GridFile", "GridVariable", "open_grid"]
 
 SUFFIXES = (".nc", ".nc4", ".cdf", ".zarr", ".tif", ".tiff", ".npy")
 
+_NPY = b"\x93NUMPY"
+
 
 @dataclass(frozen=True)
 class GridVariable:
@@ -134,12 +136,19 @@ class NpyFile(GridFile):
         if name != "array":
             raise PConvError(f"variables: expected none, as {self.path} is one array, got {name!r}")
         try:
+            with open(self.path, "rb") as file:
+                head = file.read(6)
+            if head != _NPY and head[:2] != b"PK":  # which numpy would take for a pickle
+                raise ValueError(f"expected a file that begins with {_NPY!r}, got {head!r}")
             values = np.load(self.path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise PConvError(f"input: {self.path} cannot be read as npy: {error}") from error
+            why = "it holds Python objects, no numbers" if "allow_pickle" in str(error) else error
+            raise PConvError(f"input: {self.path} cannot be read as npy: {why}") from error
         if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
             kind = getattr(values, "dtype", "an archive of several arrays")
             raise PConvError(f"input: expected floating numbers, NaN where missing, got {kind} in {self.path}")
+        if values.ndim < 2:
+            raise PConvError(f"input: expected (..., rows, columns) with values, got {values.shape} in {self.path}")
         return GridVariable(name, values, tuple(range(values.ndim)))
 
     def raw(self, name: str) -> tuple[np.ndarray, np.ndarray]:

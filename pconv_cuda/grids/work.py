@@ -14,7 +14,7 @@ import numpy as np
 from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
-from pconv_cuda.grids.api import fill_with, grid_filler, load_filler
+from pconv_cuda.grids.api import fill_with, grid_filler, is_index, listed, load_filler
 from pconv_cuda.grids.files import open_grid
 from pconv_cuda.models.wrap import Wraps
 
@@ -126,7 +126,10 @@ def _axes(dims: Sequence[Any] | None, own: tuple[Any, ...]) -> list[Any] | None:
     if dims is None:
         return None
     numbered = all(isinstance(dim, int) for dim in own)
-    given = [int(dim) if numbered and str(dim).isdecimal() else dim for dim in dims]
+    dims = listed(dims)
+    given = dims
+    if numbered:  # 1.0 and True equal 1, and are none
+        given = [int(dim) if is_index(dim) or str(dim).isdecimal() else str(dim) for dim in dims]
     if len(given) not in (2, 3) or len(set(given)) != len(given) or not set(given) <= set(own):
         raise PConvError(f"dims: expected two or three of {', '.join(map(str, own))}, got {', '.join(map(str, dims))}")
     return given
