@@ -88,8 +88,10 @@ def _replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink()
-        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # the name that the user knows
+        if isinstance(error, OSError) and error.errno:
+            last = error.filename2 or error.filename  # shutil names the source first
+            if last in (None, str(temporary), temporary):
+                error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
     finally:
         unfinished.discard(temporary)

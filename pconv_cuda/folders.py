@@ -36,9 +36,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.rename(path, aside)
         os.rename(temporary, path)
     except BaseException as error:
-        name = error.filename if isinstance(error, OSError) else None
-        if isinstance(error, OSError) and str(name).startswith(str(temporary)):
-            error.filename = str(path)  # the name that the user knows
+        if isinstance(error, OSError) and error.errno:
+            names = (str(error.filename2 or error.filename), str(error.filename))  # copying names the source first
+            if any(name.startswith(str(temporary)) for name in names):
+                error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
     finally:
         files.remove_tree(temporary)

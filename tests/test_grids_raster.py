@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,37 @@ def test_world_files_and_metadata_beside_the_file(tmp_path: Path) -> None:
         assert new.offsets == old.offsets and new.units[0] == "m" and new.descriptions[0] == "height"
         assert new.tags()["SOURCE"] == "a test" and "STATISTICS_MEAN" not in new.tags(1)
         assert np.array_equal(new.read()[:, ~HOLE], old.read()[:, ~HOLE]) and (new.read()[:, HOLE] != 0).all()
+
+
+def test_overviews_beside_the_file(tmp_path: Path) -> None:
+    geotiff(tmp_path / "in.tif", BANDS.astype(np.int16), mask=False, nodata=0)
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(tmp_path / "in.tif", "r+") as file:
+        file.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
+    assert (tmp_path / "in.tif.ovr").exists()
+    fill_file(tmp_path / "in.tif", tmp_path / "out.tif")
+    assert not list(tmp_path.glob("out.tif?*"))
+    with rasterio.open(tmp_path / "out.tif") as new:
+        assert new.overviews(1) == [2, 4]
+    with rasterio.open(tmp_path / "out.tif", overview_level=0) as small:
+        assert small.shape == (10, 15) and (small.read() > 0).all()
+
+
+@pytest.mark.parametrize("code", [2**63 - 1, 2**53 + 1])
+def test_codes_of_64_bits_that_are_no_float64(code: int, tmp_path: Path) -> None:
+    raw = np.where(HOLE, code, BANDS[:1].astype(np.int64) + 2**53)
+    raw[:, ~HOLE] += 3  # none is 2**53 + 1
+    with rasterio.open(
+        tmp_path / "in.tif", "w", driver="GTiff", height=20, width=30, count=1, dtype="int64", nodata=-(2**62)
+    ) as file:
+        file.write(raw)
+    content = (tmp_path / "in.tif").read_bytes()
+    (text,) = re.findall(rb"-4\.?6116860[0-9e+]*", content)
+    (tmp_path / "in.tif").write_bytes(content.replace(text, str(code).encode().ljust(len(text), b"\0")))
+    (done,) = fill_file(tmp_path / "in.tif", tmp_path / "out.tif")
+    with rasterio.open(tmp_path / "out.tif") as new:
+        found = new.read()
+    assert done.missing == HOLE.sum() and np.array_equal(found[:, ~HOLE], raw[:, ~HOLE])
+    assert (found[:, HOLE] != code).all() and (abs(found[:, HOLE] - 2**53) < 200).all()
 
 
 def test_what_a_geotiff_cannot_hold_is_refused(tmp_path: Path) -> None:
