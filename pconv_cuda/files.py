@@ -28,17 +28,24 @@ __all__ = [
     "open_append",
     "os_error_text",
     "remove_leftovers",
+    "remove_tree",
     "remove_unfinished",
+    "settle",
     "system_error_text",
     "temporary_folder",
+    "temporary_path",
 ]
 
 # Short for any final name, and random, so that no link can be planted under it.
 _TEMPORARY = re.compile(r"\.pconv-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
+_ASIDE = re.compile(
+    r"(.+)\.pconv-(\d{1,10})-([0-9a-f]{8})-[0-9a-f]{16}\.old", re.DOTALL
+)  # an older folder of that name
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # absent on Windows
 _FOREIGN_AGE = 24 * 3600  # seconds after which a temporary file of another host counts as abandoned
 
-_unfinished: set[Path] = set()  # temporary files of this process
+unfinished: set[Path] = set()  # temporary files of this process, and folders that take a final name
+aside: dict[Path, Path] = {}  # older folders while they are replaced, and their names
 _folders: set[Path] = set()  # and its temporary folders
 
 
@@ -71,8 +78,8 @@ def atomic_link(source: Path, path: Path) -> None:
 def _replacing(path: Path) -> Iterator[Path]:
     """A free temporary name beside ``path``; the file of that name replaces ``path`` at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".pconv-{os.getpid()}-{_host_digest()}-{secrets.token_hex(8)}.tmp")
-    _unfinished.add(temporary)
+    temporary = temporary_path(path)
+    unfinished.add(temporary)
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -81,12 +88,19 @@ def _replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink()
-        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # the name that the user knows
+        if isinstance(error, OSError) and error.errno:
+            last = error.filename2 or error.filename  # shutil names the source first
+            if last in (None, str(temporary), temporary):
+                error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
     finally:
-        _unfinished.discard(temporary)
+        unfinished.discard(temporary)
     _sync_folder(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    """A free name beside ``path``, by which :func:`remove_leftovers` knows whose it is."""
+    return path.with_name(f".pconv-{os.getpid()}-{_host_digest()}-{secrets.token_hex(8)}.tmp")
 
 
 def open_append(path: Path) -> IO[str]:
@@ -102,28 +116,56 @@ def open_append(path: Path) -> IO[str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files in ``folder`` (not below it) of processes that were killed.
+    """Removes the temporary files and folders in ``folder`` (not below it) of processes that were killed.
 
-    A file of another host, or of another container, is removed when it is a day old: its process cannot be asked for.
+    A folder that one of them was about to replace gets its name back. What is of another host, or of another container,
+    is removed when it is a day old: its process cannot be asked for.
     """
     try:
         entries = list(os.scandir(folder))
     except OSError:  # no such folder, or not readable: nothing that could be removed
         return
     for entry in entries:
-        found = _TEMPORARY.fullmatch(entry.name)
-        if not found or not entry.is_file(follow_symlinks=False):
+        old = _ASIDE.fullmatch(entry.name)
+        found = old or _TEMPORARY.fullmatch(entry.name)
+        if not found or not (old or entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
             continue
         with contextlib.suppress(OSError):  # gone by now, or another user's
-            local = found[2] == _host_digest() and os.name == "posix"
-            if local and int(found[1]) == os.getpid():
-                abandoned = folder / entry.name not in _unfinished
+            process, host = found.groups()[-2:]
+            local = host == _host_digest() and os.name == "posix"
+            if local and int(process) == os.getpid():
+                abandoned = folder / entry.name not in {*unfinished, *aside}
             elif local:
-                abandoned = not _is_running(int(found[1]))
+                abandoned = not _is_running(int(process))
             else:
-                abandoned = time.time() - entry.stat(follow_symlinks=False).st_mtime > _FOREIGN_AGE
-            if abandoned:
-                os.unlink(entry.path)
+                about = entry.stat(follow_symlinks=False)  # moved aside is not written: st_ctime tells when that was
+                abandoned = time.time() - (about.st_ctime if old else about.st_mtime) > _FOREIGN_AGE
+            if abandoned and old:
+                settle(folder / entry.name, folder / old[1])
+            elif abandoned:
+                remove_tree(Path(entry.path))
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a file, a link (not what it points to) or a folder, read-only ones too; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return
+        for folder, _, _ in os.walk(path):
+            with contextlib.suppress(OSError):
+                os.chmod(folder, 0o700)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def settle(aside: Path, path: Path) -> None:
+    """A folder that was moved aside goes where another one has its name, and else gets it back."""
+    if not os.path.lexists(aside):
+        return
+    if os.path.lexists(path):
+        remove_tree(aside)
+    else:
+        os.rename(aside, path)
 
 
 @contextlib.contextmanager
@@ -140,9 +182,11 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 
 def remove_unfinished() -> None:
     """Removes the temporary files and folders that this process has, for an end without cleaning up."""
-    for temporary in tuple(_unfinished):
+    for temporary in tuple(unfinished):
+        remove_tree(temporary)
+    for old, path in tuple(aside.items()):
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            settle(old, path)
     for folder in tuple(_folders):
         shutil.rmtree(folder, ignore_errors=True)
 

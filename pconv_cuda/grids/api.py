@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-__all__ = ["Progress", "fill", "fill_with", "grid_filler", "load_filler"]
+__all__ = ["Progress", "fill", "fill_with", "grid_filler", "is_index", "listed", "load_filler"]
 
 
 def fill(
@@ -45,7 +46,8 @@ def fill(
             axis and fills each step from those around it (beyond the ends there are none); one with a single channel
             takes each plane by itself. What it cannot reach the smooth fill continues.
         array: numpy ``(..., [C,] H, W)``, masked arrays too, a torch tensor, or an ``xarray.DataArray``; float16,
-            bfloat16, float32 or float64. NaN is missing, and so is what a masked array masks. Infinity is refused.
+            bfloat16, float32 or float64. NaN is missing, and so is what a masked array masks. Infinity and integers are
+            refused.
         wrap: whether rows and columns go round: ``(False, True)`` for a grid of latitudes and all longitudes, where
             the last column is the first one's neighbour. None: as the network's ``padding_mode`` says; of
             ``"smooth"``: neither.
@@ -75,10 +77,13 @@ def grid_filler(
 ) -> Grid:
     """The object that fills planes; arguments as of :func:`fill`, weights are loaded on ``device``."""
     if wrap is not None:
-        if isinstance(wrap, str | bool) or len(wrap) != 2:
+        answers = list(wrap) if isinstance(wrap, Sequence | np.ndarray) and not isinstance(wrap, str) else []
+        if len(answers) != 2 or not all(isinstance(one, bool | np.bool_) or one in (0, 1) for one in answers):
             raise PConvError(f"wrap: expected two answers, for rows and columns, got {wrap!r}")
-        wrap = bool(wrap[0]), bool(wrap[1])
-    if tension is not None and not 0 <= tension <= 1:
+        wrap = bool(answers[0]), bool(answers[1])
+    if tension is not None and (
+        isinstance(tension, bool) or not isinstance(tension, numbers.Real) or not 0 <= tension <= 1
+    ):
         raise PConvError(f"tension: expected 0 to 1, got {tension!r}")
     found = load_filler(model, device or torch.device("cpu")) if isinstance(model, str | Path) else model
     if found == "smooth":
@@ -118,10 +123,12 @@ def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None, progr
     if isinstance(array, Tensor):
         return _fill_tensor(filler, array, dims, progress)
     if isinstance(array, np.ma.MaskedArray):
-        missing = np.ma.getmaskarray(array)
-        filled = _fill_numpy(filler, np.where(missing, np.nan, array.data), dims, progress)
-        filled[~missing] = array.data[~missing]
-        return np.ma.masked_invalid(filled) if np.isnan(filled).any() else np.ma.masked_array(filled)
+        _check_floating(array)
+        values = np.array(array.data, subok=False)
+        values[np.ma.getmaskarray(array)] = np.nan
+        filled = _fill_numpy(filler, values, dims, progress)
+        left = np.isnan(filled)
+        return np.ma.masked_array(filled, left if left.any() else np.ma.nomask, fill_value=array.fill_value)
     if isinstance(array, np.ndarray):
         return _fill_numpy(filler, array, dims, progress)
     raise PConvError(
@@ -132,16 +139,20 @@ def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None, progr
 def _axes_of_names(own: tuple[Any, ...], dims: Sequence[Any] | None, channels: int) -> list[int]:
     if dims is None:
         return list(range(len(own)))[-(2 if channels == 1 else 3) :]
-    names = [dims] if isinstance(dims, str) else list(dims)
+    names = [dims] if isinstance(dims, str) else listed(dims)
     unknown = [name for name in names if name not in own]
     if unknown or len(names) not in (2, 3) or len(set(names)) != len(names):
         raise PConvError(f"dims: expected two or three of the array's {own}, got {tuple(names)}")
     return [own.index(name) for name in names]
 
 
-def _fill_numpy(filler: Grid, array: np.ndarray, dims: Sequence[Any] | None, progress: Progress | None) -> np.ndarray:
+def _check_floating(array: np.ndarray) -> None:
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise PConvError(f"array: expected float16, float32 or float64, got {array.dtype}")
+
+
+def _fill_numpy(filler: Grid, array: np.ndarray, dims: Sequence[Any] | None, progress: Progress | None) -> np.ndarray:
+    _check_floating(array)
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     whole = np.ascontiguousarray(native)
     tensor = torch.from_numpy(whole if whole.flags.writeable else whole.copy())
@@ -167,7 +178,7 @@ def _fill_tensor(filler: Grid, array: Tensor, dims: Sequence[Any] | None, progre
         if bool(torch.isinf(stacks).any()):
             raise PConvError("array: expected finite values, NaN where they are missing, got infinity")
         filled = _filled_stacks(filler, stacks, progress or (lambda *_: None))
-        empty = int(torch.isnan(filled).any(3).any(2).sum())
+        empty = int(torch.isnan(filled).all(3).all(2).sum())
     if empty:
         count = filled.shape[0] * filled.shape[1]
         warnings.warn(f"array: {empty} of {count} planes have no value and stay empty", UserWarning, stacklevel=5)
@@ -180,10 +191,10 @@ def _axes(shape: tuple[int, ...], dims: Sequence[Any] | None, channels: int) -> 
     least = "(..., H, W)" if channels == 1 else f"(..., C, H, W) for a network of {channels} channels"
     if len(shape) < wanted:
         raise PConvError(f"array: expected {least} with at least one value, got shape {shape}")
-    given = list(range(len(shape)))[-wanted:] if dims is None else list(dims)
-    if not all(isinstance(axis, int) and -len(shape) <= axis < len(shape) for axis in given):
+    given = list(range(len(shape)))[-wanted:] if dims is None else listed(dims)
+    if not all(is_index(axis) and -len(shape) <= axis < len(shape) for axis in given):
         raise PConvError(f"dims: expected numbers of the array's {len(shape)} axes, got {tuple(given)}")
-    axes = [axis % len(shape) for axis in given]
+    axes = [int(axis) % len(shape) for axis in given]
     if len(axes) not in (2, 3) or len(set(axes)) != len(axes):
         raise PConvError(f"dims: expected two or three different axes, got {tuple(given)}")
     if wanted == 2:
@@ -194,6 +205,19 @@ def _axes(shape: tuple[int, ...], dims: Sequence[Any] | None, channels: int) -> 
             raise PConvError(f"dims: expected the axes of {names} of shape {shape}, got {tuple(given)}")
         axes = [*rest, *axes]
     return axes
+
+
+def is_index(axis: Any) -> bool:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(axis, int | np.integer) and not isinstance(axis, bool)
+
+
+def listed(dims: Any) -> list[Any]:
+    """Names or numbers of axes, in a list; a PConvError where they are none."""
+    try:
+        return list(dims)
+    except TypeError:
+        raise PConvError(f"dims: expected two or three axes, got {dims!r}") from None
 
 
 def _filled_stacks(filler: Grid, stacks: Tensor, progress: Progress) -> Tensor:

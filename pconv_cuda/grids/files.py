@@ -24,6 +24,8 @@ __all__ = ["SUFFIXES", "GridFile", "GridVariable", "open_grid"]
 
 SUFFIXES = (".nc", ".nc4", ".cdf", ".zarr", ".tif", ".tiff", ".npy")
 
+_NPY = b"\x93NUMPY"
+
 
 @dataclass(frozen=True)
 class GridVariable:
@@ -67,6 +69,40 @@ class GridFile(abc.ABC):
     def rewrite(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
         """Change ``temporary``, a copy of the file: the missing values of variables become those of ``filled``."""
 
+    def check(self, names: Sequence[str]) -> None:  # noqa: B027  # most can always be copied
+        """Before anything is filled.
+
+        Raises:
+            PConvError: a copy in which these variables are filled could not keep what is there.
+        """
+
+    @abc.abstractmethod
+    def raw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A variable's numbers as they are stored, and a bool array of where there is no value."""
+
+    def verify(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
+        """After :meth:`rewrite`: read again what was written.
+
+        Raises:
+            PConvError: a value that was there is another one, as compression with loss makes it.
+        """
+        with contextlib.closing(type(self)(temporary)) as copy:
+            for name in filled:
+                raw, gone = self.raw(name)
+                self.compare(name, raw, copy.raw(name)[0], ~gone)
+
+    def compare(self, name: str, before: np.ndarray, after: np.ndarray, known: np.ndarray) -> None:
+        """For :meth:`verify`, one variable."""
+        old, new = before[known], after[known]
+        if old.tobytes() == new.tobytes():
+            return
+        changed = int((old != new).sum())
+        raise PConvError(
+            f"input: expected values that can be written again as they are, got {name!r} of {self.path}, of which "
+            f"{changed:,} of {old.size:,} would change: its compression, a filter or least_significant_digit rounds; "
+            "fill a copy that is stored without loss"
+        )
+
     @contextlib.contextmanager
     def copied(self, output: Path) -> Iterator[Path]:
         """A copy under a temporary name, which becomes ``output`` at the end."""
@@ -100,18 +136,29 @@ class NpyFile(GridFile):
         if name != "array":
             raise PConvError(f"variables: expected none, as {self.path} is one array, got {name!r}")
         try:
+            with open(self.path, "rb") as file:
+                head = file.read(6)
+            if head != _NPY and head[:2] != b"PK":  # which numpy would take for a pickle
+                raise ValueError(f"expected a file that begins with {_NPY!r}, got {head!r}")
             values = np.load(self.path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise PConvError(f"input: {self.path} cannot be read as npy: {error}") from error
+            why = "it holds Python objects, no numbers" if "allow_pickle" in str(error) else error
+            raise PConvError(f"input: {self.path} cannot be read as npy: {why}") from error
         if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
             kind = getattr(values, "dtype", "an archive of several arrays")
             raise PConvError(f"input: expected floating numbers, NaN where missing, got {kind} in {self.path}")
+        if values.ndim < 2:
+            raise PConvError(f"input: expected (..., rows, columns) with values, got {values.shape} in {self.path}")
         return GridVariable(name, values, tuple(range(values.ndim)))
 
-    def rewrite(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
+    def raw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         raw = np.load(self.path, allow_pickle=False)
+        return raw, np.isnan(raw)
+
+    def rewrite(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
+        raw, gone = self.raw("array")
         with open(temporary, "wb") as file:
-            np.save(file, Packing().pack(raw, filled["array"], np.isnan(raw)))
+            np.save(file, Packing().pack(raw, filled["array"], gone))
 
 
 def open_grid(path: str | Path) -> GridFile:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from pconv_cuda.errors import PConvError, require
+from pconv_cuda.folders import atomic_folder, copy_folder
+from pconv_cuda.grids.doubts import doubts
 from pconv_cuda.grids.files import GridFile, GridVariable
-from pconv_cuda.grids.packing import packing_of
+from pconv_cuda.grids.packing import Packing, packing_of
 
 __all__ = ["NetcdfFile", "ZarrFile"]
 
@@ -26,6 +26,7 @@ class _Labelled(GridFile):
     """What NetCDF and Zarr have in common: an undecoded xarray.Dataset."""
 
     dataset: Any
+    _defaults = False  # whether the format has fill values that no attribute names
 
     @property
     def names(self) -> list[str]:
@@ -41,9 +42,16 @@ class _Labelled(GridFile):
 
     def read(self, name: str) -> GridVariable:
         variable = self._variable(name)
-        values, _ = packing_of(variable.attrs).unpack(self._raw(name))
+        raw, packing = self._raw(name), self._packing(name)
+        values, _ = packing.unpack(raw)
+        for text in doubts(packing.own(raw), values, self._attributes(name), self._defaults):
+            warnings.warn(f"{name}: {text}", UserWarning, stacklevel=3)
         round_ = tuple(dim for dim in variable.dims if self._goes_round(dim))
         return GridVariable(name, values, tuple(variable.dims), round_, str(variable.attrs.get("units", "")))
+
+    def raw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        found = self._raw(name)
+        return found, self._packing(name).unpack(found)[1]
 
     def close(self) -> None:
         self.dataset.close()
@@ -60,6 +68,15 @@ class _Labelled(GridFile):
             )
         return variable
 
+    def _attributes(self, name: str) -> dict[str, Any]:
+        return dict(self.dataset.variables[name].attrs)
+
+    def _packing(self, name: str) -> Packing:
+        try:
+            return packing_of(self._attributes(name))
+        except PConvError as error:
+            raise PConvError(f"variables: {name} of {self.path}: {error}") from error
+
     def _raw(self, name: str) -> np.ndarray:
         try:
             return np.asarray(self._variable(name).values)
@@ -68,7 +85,7 @@ class _Labelled(GridFile):
 
     def _packed(self, filled: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         for name, values in filled.items():
-            raw, packing = self._raw(name), packing_of(self.dataset[name].attrs)
+            raw, packing = self._raw(name), self._packing(name)
             yield name, packing.pack(raw, values, packing.unpack(raw)[1])
 
     def _goes_round(self, dim: Any) -> bool:
@@ -79,7 +96,10 @@ class _Labelled(GridFile):
         units = str(coordinate.attrs.get("units", "")).lower()
         if units not in _EAST and str(dim).lower() not in _LONGITUDES:
             return False
-        at, _ = packing_of(coordinate.attrs).unpack(np.asarray(coordinate.values))
+        try:
+            at, _ = self._packing(dim).unpack(np.asarray(coordinate.values))
+        except PConvError:  # no coordinate that can be understood
+            return False
         steps = np.diff(at.astype(np.float64))
         step = float(np.median(steps))
         return bool(np.abs(steps - step).max() < 0.01 * abs(step)) and abs(abs(step) * at.size - 360) < 0.5 * abs(step)
@@ -87,6 +107,8 @@ class _Labelled(GridFile):
 
 class NetcdfFile(_Labelled):
     """NetCDF, classic or 4."""
+
+    _defaults = True
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -115,31 +137,48 @@ class ZarrFile(_Labelled):
         xarray: Any = require("xarray", "grid", why="reading Zarr stores")
         try:
             self.dataset = xarray.open_dataset(path, engine="zarr", decode_cf=False, cache=False, chunks=None)
+            self._group = self._zarr.open_group(str(path), mode="r")
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise PConvError(f"input: {path} cannot be read as Zarr: {error}") from error
 
+    def read(self, name: str) -> GridVariable:
+        found = super().read(name)
+        if self._is_default(name):
+            zeros = int((self._raw(name) == 0).sum())
+            if zeros:
+                warnings.warn(
+                    f"{name}: {zeros} values are 0, the default fill_value of Zarr format 2, and count as values; if "
+                    "they are missing, say so by the attribute missing_value: 0",
+                    UserWarning,
+                    stacklevel=3,
+                )
+        return found
+
+    def _is_default(self, name: str) -> bool:
+        """Whether an array of format 2 has the fill value 0, and no attribute that says so.
+
+        xarray takes any fill value of format 2 for a missing one, but 0 is what every array has that was made without.
+        """
+        array = self._group[name]
+        if array.metadata.zarr_format != 2 or array.fill_value is None or array.fill_value != 0:
+            return False
+        codes = [array.attrs.get(key) for key in ("_FillValue", "missing_value")]
+        return not any(0 in np.asarray(code).ravel().tolist() for code in codes)
+
+    def _attributes(self, name: str) -> dict[str, Any]:
+        found, own = super()._attributes(name), self._group[name]
+        if own.metadata.zarr_format == 2:  # where xarray puts the array's fill value instead of the attribute
+            codes = [own.attrs.get("_FillValue"), None if self._is_default(name) else own.fill_value]
+            found["_FillValue"] = np.array([code for code in codes if isinstance(code, int | float | np.number)])
+        return found
+
     @contextlib.contextmanager
     def copied(self, output: Path) -> Iterator[Path]:
-        """A folder cannot be replaced by a rename: an older store is moved aside, and back after an error."""
         if output.exists() and not any((output / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
             raise PConvError(f"output: expected a new name or a Zarr store, got {output}, which is something else")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        token = secrets.token_hex(8)
-        temporary, aside = (output.with_name(f".pconv-{token}-{part}.zarr") for part in ("new", "old"))
-        try:
-            shutil.copytree(self.path, temporary)
+        with atomic_folder(output) as temporary:
+            copy_folder(self.path, temporary)
             yield temporary
-            if output.exists():
-                os.rename(output, aside)
-            try:
-                os.rename(temporary, output)
-            except OSError:
-                if aside.exists():
-                    os.rename(aside, output)
-                raise
-        finally:
-            for folder in (temporary, aside):
-                shutil.rmtree(folder, ignore_errors=True)
 
     def rewrite(self, temporary: Path, filled: Mapping[str, np.ndarray]) -> None:
         group = self._zarr.open_group(str(temporary), mode="r+")

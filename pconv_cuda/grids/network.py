@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pconv_cuda.errors import PConvError
-from pconv_cuda.grids.smooth import TOLERANCE, plate
+from pconv_cuda.grids.smooth import TOLERANCE, plate, within
 from pconv_cuda.inpainting.fill import fading, in_eval_mode
 from pconv_cuda.inpainting.tiling import Box, pieces_of
 from pconv_cuda.models import FillRefiner, InpaintingNetwork, PConvUNet
@@ -62,7 +62,7 @@ class NetworkGrid:
         known = ~torch.isnan(values)
         wanted = known.flatten(1).any(1) & ~known[:, answered].flatten(1).all(1)
         if bool(wanted.any()):
-            filled[wanted] = self._filled(values[wanted], known[wanted], answered).to(values.dtype)
+            filled[wanted] = within(self._filled(values[wanted], known[wanted], answered), values.dtype)
         return torch.where(known[:, answered], values[:, answered], filled)
 
     def _filled(self, values: Tensor, known: Tensor, answered: slice) -> Tensor:

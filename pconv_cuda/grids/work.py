@@ -14,7 +14,7 @@ import numpy as np
 from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
-from pconv_cuda.grids.api import fill_with, grid_filler, load_filler
+from pconv_cuda.grids.api import fill_with, grid_filler, is_index, listed, load_filler
 from pconv_cuda.grids.files import open_grid
 from pconv_cuda.models.wrap import Wraps
 
@@ -77,8 +77,13 @@ def fill_file(
         raise PConvError(f"output: expected a name ending in {input.suffix}, as the input's, got {output}")
     if output.exists() and input.exists() and output.samefile(input):
         raise PConvError(f"output: expected another name than the input's, got {output}")
+    one, other = input.resolve(), output.resolve()
+    if one in other.parents or other in one.parents:  # stores are folders
+        inside = "within" if one in other.parents else "around"
+        raise PConvError(f"output: expected a name outside of the input, {input}, got {output}, which lies {inside} it")
     with contextlib.closing(open_grid(input)) as file:
         names = file.chosen(variables)
+        file.check(names)
         found = load_filler(model, pick_device(device))
         filled, done = {}, []
         for name in names:
@@ -106,6 +111,7 @@ def fill_file(
         with file.copied(output) as temporary:
             try:
                 file.rewrite(temporary, filled)
+                file.verify(temporary, filled)
             except (OSError, RuntimeError) as error:  # how netCDF4 and zarr report a full disk
                 why = system_error_text(error) or str(error)
                 raise PConvError(f"output: {output} cannot be written: {why}") from error
@@ -120,7 +126,10 @@ def _axes(dims: Sequence[Any] | None, own: tuple[Any, ...]) -> list[Any] | None:
     if dims is None:
         return None
     numbered = all(isinstance(dim, int) for dim in own)
-    given = [int(dim) if numbered and str(dim).isdecimal() else dim for dim in dims]
+    dims = listed(dims)
+    given = dims
+    if numbered:  # 1.0 and True equal 1, and are none
+        given = [int(dim) if is_index(dim) or str(dim).isdecimal() else str(dim) for dim in dims]
     if len(given) not in (2, 3) or len(set(given)) != len(given) or not set(given) <= set(own):
         raise PConvError(f"dims: expected two or three of {', '.join(map(str, own))}, got {', '.join(map(str, dims))}")
     return given

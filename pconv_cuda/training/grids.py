@@ -176,6 +176,11 @@ class GridPairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             )
         if not len(self.some):
             raise PConvError("data.validation: expected values, got none: all are missing")
+        if facts.time_steps == 1 and int((~np.isnan(steps.values)).sum((1, 2)).max()) < 2:
+            raise PConvError(
+                "data.images, data.validation: expected steps with at least two values, one that is hidden and one "
+                "that is seen, got at most one in each; more time steps are seen with data.time_steps=3 or more"
+            )
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised float32 (time_steps, h, w) with NaN where nobody knows, and a bool mask, True = seen.
