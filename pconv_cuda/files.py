@@ -31,6 +31,8 @@ __all__ = [
     "remove_tree",
     "remove_unfinished",
     "settle",
+    "sync",
+    "sync_folder",
     "system_error_text",
     "temporary_folder",
     "temporary_path",
@@ -83,7 +85,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with open(temporary, "rb") as written:
-            _sync(written.fileno())  # data before name: a power cut must not leave an empty file
+            sync(written.fileno())  # data before name: a power cut must not leave an empty file
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to report
@@ -95,7 +97,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         unfinished.discard(temporary)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def temporary_path(path: Path) -> Path:
@@ -205,7 +207,7 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _sync(descriptor: int) -> None:
+def sync(descriptor: int) -> None:
     """fsync; a file system that does not offer it (EINVAL, EPERM, ENOTSUP, EBADF ...) is not an error."""
     try:
         os.fsync(descriptor)
@@ -214,13 +216,14 @@ def _sync(descriptor: int) -> None:
             raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """fsync of the folder's own entries, where the system offers it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows, or a folder that may be written but not listed
         return
     try:
-        _sync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

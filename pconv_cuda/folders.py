@@ -31,6 +31,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     files.unfinished.add(temporary)
     try:
         yield temporary
+        _sync_tree(temporary)  # data before name, as of files
         files.aside[aside] = path
         if os.path.lexists(path):
             os.rename(path, aside)
@@ -46,6 +47,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         files.unfinished.discard(temporary)
         files.settle(aside, path)
         files.aside.pop(aside, None)
+    files.sync_folder(path.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(place, name), "rb") as written:
+                files.sync(written.fileno())
+        files.sync_folder(Path(place))
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -36,6 +36,21 @@ def test_the_folder_appears_whole(name: str, tmp_path: Path) -> None:
     assert not unfinished and not aside
 
 
+def test_data_are_stored_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut after the rename must not leave a folder of empty files."""
+    stored = []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (stored.append(os.readlink(f"/proc/self/fd/{number}")), fsync(number))
+    )
+    monkeypatch.setattr(os, "rename", lambda *names: (stored.append("rename"), rename(*names)))
+    with atomic_folder(tmp_path / "out") as temporary:
+        folder(temporary, "text")
+    before = stored[: stored.index("rename")]
+    assert {str(temporary / "below" / "file"), str(temporary / "below"), str(temporary)} <= set(before)
+    assert stored[-1] == str(tmp_path)
+
+
 def test_a_refused_rename_gives_the_old_folder_back(tmp_path: Path) -> None:
     folder(tmp_path / "out", "old")
     with pytest.raises(OSError), atomic_folder(tmp_path / "out"):
