@@ -27,6 +27,7 @@ from pconv_cuda.functional_nd import (
     partial_conv_transpose2d,
     partial_conv_transpose3d,
 )
+from pconv_cuda.ops.layout import new_mask_as_returned
 from pconv_cuda.ops.transforms import is_transformed
 from pconv_cuda.smooth import MAX_ITERATIONS, TENSION, TOLERANCE
 
@@ -105,7 +106,7 @@ def partial_conv2d(
     padding = pair("padding", padding, 0)
     check_fits(input, weight, stride, padding, dilation)
     output, new_mask = apply(input, mask, weight, bias, stride, padding, dilation, groups)
-    new_mask = _as_new_mask(new_mask, output, mask, by_group)
+    new_mask = new_mask_as_returned(new_mask, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))
 
 
@@ -166,7 +167,7 @@ def partial_conv2d_sources(
         spread = [mask.expand(batch, each.shape[1], -1, -1) for mask, each in zip(valid, inputs, strict=True)]
         joined = torch.cat(list(inputs), dim=1)
         output, new_mask = apply(joined, torch.cat(spread, dim=1), weight, bias, *window)
-    return output, _as_new_mask(new_mask, output, None, False)
+    return output, new_mask_as_returned(new_mask, output, None, False)
 
 
 def partial_conv2d_upcat(
@@ -292,12 +293,3 @@ def apply(
         input, valid = reference.join(input, mask, skip, skip_mask, upsample)
     output, new_mask = reference.partial_conv2d(input, valid, weight, bias, *window)
     return reference.activation(output, negative_slope), new_mask
-
-
-def _as_new_mask(new_mask: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:
-    """The operator's bool (N|1, 1|groups, P, Q) as returned: whole batch, the mask's dtype, K channels by group."""
-    if mask is not None:
-        new_mask = new_mask.to(mask.dtype)
-    if new_mask.shape[1] > 1:
-        new_mask = new_mask.repeat_interleave(output.shape[1] // new_mask.shape[1], dim=1)
-    return new_mask.expand(output.shape[0], output.shape[1] if by_group else -1, -1, -1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pconv_cuda import ops, reference_nd
 from pconv_cuda.checks import check_tensor, compact
 from pconv_cuda.checks_nd import batched_arguments, check_size, check_weight, checked_mask, named_padding, numbers
+from pconv_cuda.ops.layout import new_mask_as_returned
 from pconv_cuda.ops.transforms import is_transformed
 from pconv_cuda.reference_nd import Window
 
@@ -220,10 +221,5 @@ def _apply(
         output, new_mask = output.squeeze(2), new_mask.squeeze(2)
     else:
         output, new_mask, _ = ops.partial_conv_nd(input, mask, weight, bias, *window)
-    if mask is not None:
-        new_mask = new_mask.to(mask.dtype)
-    if new_mask.shape[1] > 1:
-        new_mask = new_mask.repeat_interleave(output.shape[1] // new_mask.shape[1], dim=1)
-    size = (-1,) * (input.dim() - 2)
-    new_mask = new_mask.expand(output.shape[0], output.shape[1] if by_group else -1, *size)
+    new_mask = new_mask_as_returned(new_mask, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["memory_format", "output_size", "result_format"]
+__all__ = ["memory_format", "new_mask_as_returned", "output_size", "result_format"]
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
@@ -32,3 +32,14 @@ def output_size(size: int, window: int, stride: int, padding: int, dilation: int
 def result_format(input: Tensor, skip: Tensor | None) -> torch.memory_format:
     """The output's: the input's, but one pixel's strides may say anything. As in csrc/torch/checks.h."""
     return memory_format(skip if skip is not None and input.shape[2] * input.shape[3] == 1 else input)
+
+
+def new_mask_as_returned(new_mask: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:
+    """The operators' bool ``(N|1, 1|groups, ...)`` as functions return it: whole batch, the mask's dtype, K channels by
+    group."""
+    if mask is not None:
+        new_mask = new_mask.to(mask.dtype)
+    if new_mask.shape[1] > 1:
+        new_mask = new_mask.repeat_interleave(output.shape[1] // new_mask.shape[1], dim=1)
+    channels = output.shape[1] if by_group else -1
+    return new_mask.expand(output.shape[0], channels, *(-1,) * (output.dim() - 2))
