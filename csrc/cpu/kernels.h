@@ -43,12 +43,13 @@ void masked_copy_planes(
     const void* x,  // [N, C, H W]
     void* out);     // the same
 
-// y = ratio > 0 ? act(y * ratio + bias) : 0, in place, worked out in fp32 (fp64) and rounded once.
+// y = ratio > 0 ? act(raw * ratio + bias) : 0, worked out in fp32 (fp64) and rounded once; in place too (y == raw).
 void renormalise(
     const Geometry& geometry, const Ratio& ratio,
     const void* bias,       // [K] or nullptr
     double negative_slope,  // act(v) = v < 0 ? negative_slope * v : v
-    void* y);               // [N, K, P, Q] in the layout
+    const void* raw,        // [N, K, P, Q] in the layout
+    void* y);               // the same
 
 // Whether few_channels below takes this problem, and is faster than masked_copy, a convolution and renormalise.
 bool suits_few_channels(const Geometry& geometry, const Mask& mask);
@@ -121,20 +122,30 @@ void winograd_2x2_input_gradient(
 void winograd_2x2_weight_gradient(
     const Geometry& geometry, const WinogradSources& sources, const float* scaled, float* dw, const int64_t dw_step[4]);
 
-// scaled = ratio > 0 ? ratio * grad : 0 and bias_grad = sum of grad where ratio > 0, in one pass over grad.
-// The sum is taken in a fixed order: the same bits whatever the number of threads.
+// scaled = ratio > 0 ? ratio * grad : 0 and sums += grad where ratio > 0, in one pass over grad. Sums are taken in a
+// fixed order: the same bits whatever the number of threads, and whether a batch comes at once or in parts.
 void scale_gradient(
     const Geometry& geometry, const Ratio& ratio,
     const void* grad,  // [N, K, P, Q] in the layout
     void* scaled,      // the same, or nullptr
-    void* bias_grad);  // [K] or nullptr
+    double* sums);     // [K] or nullptr
 
 // The same for contiguous tensors.
 void scale_gradient_planes(
     const Geometry& geometry, const Ratio& ratio,
     const void* grad,  // [N, K, P Q]
     void* scaled,      // the same
-    void* bias_grad);  // [K] or nullptr
+    double* sums);     // [K] or nullptr
+
+// sums += term.
+void add_to_sums(
+    DType dtype,
+    const void* term,  // [count]
+    int64_t count, double* sums);
+
+// out = sums, rounded.
+void round_sums(DType dtype, const double* sums, int64_t count,
+                void* out);  // [count]
 
 // ---- the decoder's stage: a 3x3 convolution of [low, doubled | skip]. The geometry is that convolution's, with
 // c = Cu + Cs, h = p and w = q even, stride 1 and padding 1; cpu/phases.h has the index arithmetic.

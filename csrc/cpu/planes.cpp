@@ -101,7 +101,7 @@ PCONV_EACH_TYPE(PCONV_LOOPS)
 #undef PCONV_LOOPS
 
 template <class T>
-void scale(const Geometry& g, const Ratio& ratio, const T* grad, T* scaled, T* bias_grad) {
+void scale(const Geometry& g, const Ratio& ratio, const T* grad, T* scaled, double* sums) {
     const int64_t pixels = g.p * g.q, pieces = (pixels + kSumPiece - 1) / kSumPiece, filters = g.k / ratio.groups;
     std::vector<double> partial(g.n * g.k * pieces);
     parallel_for(g.n * g.k, grain_for(2 * pixels * sizeof(T)), [&](int64_t begin, int64_t end) {
@@ -115,12 +115,9 @@ void scale(const Geometry& g, const Ratio& ratio, const T* grad, T* scaled, T* b
             }
         }
     });
-    for (int64_t k = 0; bias_grad && k < g.k; ++k) {
-        double total = 0;
+    for (int64_t k = 0; sums && k < g.k; ++k)
         for (int64_t n = 0; n < g.n; ++n)
-            for (int64_t piece = 0; piece < pieces; ++piece) total += partial[(n * g.k + k) * pieces + piece];
-        store(bias_grad[k], precise_t<T>(total));
-    }
+            for (int64_t piece = 0; piece < pieces; ++piece) sums[k] += partial[(n * g.k + k) * pieces + piece];
 }
 
 }  // namespace
@@ -133,10 +130,10 @@ void masked_copy_planes(const Geometry& g, const Mask& mask, const void* x, void
     }
 }
 
-void scale_gradient_planes(const Geometry& g, const Ratio& ratio, const void* grad, void* scaled, void* bias_grad) {
+void scale_gradient_planes(const Geometry& g, const Ratio& ratio, const void* grad, void* scaled, double* sums) {
     by_dtype(g.dtype, [&](auto kind) {
         using T = decltype(kind);
-        scale<T>(g, ratio, static_cast<const T*>(grad), static_cast<T*>(scaled), static_cast<T*>(bias_grad));
+        scale<T>(g, ratio, static_cast<const T*>(grad), static_cast<T*>(scaled), sums);
     });
 }
 

@@ -3,6 +3,7 @@
 
 #include "../torch_abi.h"
 #include "expect.h"
+#include "memory.h"
 
 #include "../cpu/kernels.h"
 
@@ -24,10 +25,6 @@
 #endif
 
 namespace pconv {
-
-using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 inline std::string shape_of(const Tensor& tensor) {
     std::string text = "(";
@@ -62,7 +59,6 @@ inline Tensor laid_out(const Tensor& tensor, Layout layout) {
         tensor, layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
-using Ints = std::vector<int64_t>;
 using MaybeTensor = std::optional<Tensor>;
 
 // pconv_cuda/checks.py checks the functional form's arguments, with better messages. These checks keep calls of the raw
@@ -202,17 +198,6 @@ inline void check_gradient(const Geometry& g, const Tensor& grad, const Tensor& 
             ratios.scalar_type() == (g.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float) &&
             ratios.device() == input.device(),
         "ratio: expected what the forward operator returned, got ", shape_of(ratios));
-}
-
-inline Tensor empty_of(const Tensor& like, const Ints& size, ScalarType dtype) {
-    return torch::stable::new_empty(like, size, dtype);
-}
-
-// In the layout that results keep.
-inline Tensor empty_in(Layout layout, const Tensor& like, const Ints& size) {
-    return torch::stable::empty(
-        size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-        layout == Layout::nhwc ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace pconv

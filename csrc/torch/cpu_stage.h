@@ -79,7 +79,7 @@ inline Tensor stage_forward(
     if (!phases_pay(g)) {
         Tensor y = convolution(doubled_and_joined(g, s, masks), fitting(g, weight), std::nullopt, stage_window);
         y = laid_out(y, g.layout);
-        cpu::renormalise(g, ratio, bias_values, negative_slope, y.mutable_data_ptr());
+        cpu::renormalise(g, ratio, bias_values, negative_slope, y.const_data_ptr(), y.mutable_data_ptr());
         return y;
     }
     const Tensor filters = prepared ? *prepared : phases_of(weight, s.low_channels);

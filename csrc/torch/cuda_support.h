@@ -134,6 +134,7 @@ inline void read_mask(
 
 // The passes around a convolution.
 struct CudaPasses {
+    static constexpr bool in_parts = false;
     const CudaCallGuard& guard;
 
     Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) const {

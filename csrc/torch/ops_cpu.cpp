@@ -66,16 +66,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     // The kernels read ratios through the pointer alone; it is not const because the forward writes through it.
     const Ratio ratio{const_cast<void*>(dense_ratios.const_data_ptr()), ratios.size(0), ratios.size(1)};
     Tensor dx = no_gradient(input), dskip = no_gradient(input), dw = no_gradient(input), scaled;
-    Tensor db = empty_of(input, {need_bias ? g.k : 0}, input.scalar_type());
-    // ratio * gradient is a tensor of its own, since the gradient must not be changed; db comes out of the same pass.
+    std::vector<double> sums(need_bias ? g.k : 0);
+    double* const bias_sums = need_bias ? sums.data() : nullptr;
     need_skip &= skip.has_value();
     const bool need_inputs = need_input || need_skip, need_convolution = need_inputs || need_weight;
-    if (need_convolution) scaled = torch::stable::empty_like(upstream);
-    cpu::scale_gradient(
-        g, ratio, upstream.const_data_ptr(), need_convolution ? scaled.mutable_data_ptr() : nullptr,
-        need_bias ? db.mutable_data_ptr() : nullptr);
-    if (!need_convolution) return {dx, dskip, dw, db};
     const bool by_winograd = suits_winograd(g, sources);
+    const int64_t images = images_of_part(g, weight.numel(), products_of_image(g));
+    if (need_convolution && !skip && !upsample && !by_winograd && images < g.n) {
+        std::tie(dx, dw) = composed_backward_in_parts(
+            CpuPasses{}, g, images, sources.x, sources.mask, weight, upstream, ratio, bias_sums, arguments, need_input,
+            need_weight);
+        return {dx, dskip, dw, CpuPasses{}.bias_gradient(g, input, sums)};
+    }
+    // ratio * gradient is a tensor of its own, since the gradient must not be changed; db comes out of the same pass.
+    if (need_convolution) scaled = scratch_beside(upstream);
+    cpu::scale_gradient(
+        g, ratio, upstream.const_data_ptr(), need_convolution ? scaled.mutable_data_ptr() : nullptr, bias_sums);
+    const Tensor db = CpuPasses{}.bias_gradient(g, input, sums);
+    if (!need_convolution) return {dx, dskip, dw, db};
     if (upsample) {
         const auto gradients = by_winograd ? winograd_backward : stage_backward;
         std::tie(dx, dskip, dw) = gradients(g, sources, weight, scaled, need_input, need_skip, need_weight);

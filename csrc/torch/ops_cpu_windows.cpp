@@ -24,25 +24,33 @@ struct CpuWindowPasses : CpuPasses {
         return cpu::window_ratio(call.windows, mask, ratio, new_mask);
     }
     // As CpuPasses, by the faster loops where they serve.
-    Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) const {
-        Tensor out = torch::stable::empty_like(x);
-        copy(g, mask, x, out);
-        return out;
-    }
-    void clear_holes(const Geometry& g, const Mask& mask, Tensor& x) const { copy(g, mask, x, x); }
-    void copy(const Geometry& g, const Mask& mask, const Tensor& x, Tensor& out) const {
+    void copy_valid(const Geometry& g, const Mask& mask, const Tensor& x, Tensor& out) const {
         const bool planes = g.layout == Layout::nchw && mask.blocks == 1;
         (planes ? cpu::masked_copy_planes : cpu::masked_copy)(g, mask, x.const_data_ptr(), out.mutable_data_ptr());
     }
-    // ratio * gradient, and the bias gradient from the same pass.
-    Tensor scale_gradient(
-        const WindowCall& call, const Ratio& ratio, const Tensor& grad, bool wanted, void* bias_grad) const {
+    Tensor masked_copy(const Geometry& g, const Mask& mask, const Tensor& x) const {
+        Tensor out = scratch_beside(x);
+        copy_valid(g, mask, x, out);
+        return out;
+    }
+    void clear_holes(const Geometry& g, const Mask& mask, Tensor& x) const { copy_valid(g, mask, x, x); }
+    void scale_gradient(const Geometry& g, const Ratio& ratio, const Tensor& grad, Tensor& scaled, double* sums) const {
+        (g.layout == Layout::nchw ? cpu::scale_gradient_planes : cpu::scale_gradient)(
+            g, ratio, grad.const_data_ptr(), scaled.mutable_data_ptr(), sums);
+    }
+    // (ratio * gradient where it is wanted, the gradient by the bias), from the same pass.
+    std::tuple<Tensor, Tensor> gradients(
+        const WindowCall& call, const Ratio& ratio, const Tensor& grad, bool wanted, bool need_bias) const {
         Tensor scaled;
-        if (wanted) scaled = torch::stable::empty_like(grad);
-        const bool planes = wanted && call.g.layout == Layout::nchw;
-        (planes ? cpu::scale_gradient_planes : cpu::scale_gradient)(
-            call.g, ratio, grad.const_data_ptr(), wanted ? scaled.mutable_data_ptr() : nullptr, bias_grad);
-        return scaled;
+        std::vector<double> sums(need_bias ? call.g.k : 0);
+        double* const bias_sums = need_bias ? sums.data() : nullptr;
+        if (wanted) {
+            scaled = scratch_beside(grad);
+            scale_gradient(call.g, ratio, grad, scaled, bias_sums);
+        } else {
+            cpu::scale_gradient(call.g, ratio, grad.const_data_ptr(), nullptr, bias_sums);
+        }
+        return {scaled, bias_gradient(call.g, grad, sums)};
     }
 };
 

@@ -23,23 +23,25 @@ struct CudaWindowPasses : CudaPasses {
         check(windows_ratio({call.windows, mask, ratio.values, new_mask, ratio.n, ratio.groups}, guard.stream), call.g);
         return false;  // likewise
     }
-    // ratio * gradient, channels_last; the bias gradient is made with it.
-    Tensor scale_gradient(
-        const WindowCall& call, const Ratio& ratio, const Tensor& grad, bool wanted, void* bias_grad) const {
+    // (ratio * gradient, channels_last, where it is wanted; the gradient by the bias), from the same pass.
+    std::tuple<Tensor, Tensor> gradients(
+        const WindowCall& call, const Ratio& ratio, const Tensor& grad, bool wanted, bool need_bias) const {
         const Geometry& g = call.g;
+        const Tensor db = empty_of(grad, {need_bias ? g.k : 0}, grad.scalar_type());
         const int64_t padded = round_up(g.k, 16 / bytes_of(g.dtype));
         Ints size = call.output;
         size[0] = wanted ? g.n : 0, size[1] = padded;
-        Tensor scaled = empty_in_any(Layout::nhwc, grad, size);
+        Tensor scaled = empty_in(Layout::nhwc, grad, size);
         Tensor sums = empty_of(grad, {scale_gradient_workspace(g)}, ScalarType::Byte);
         const Strides strides = g.layout == Layout::nhwc ? Strides{{g.p * g.q * g.k, 1, g.q * g.k, g.k}}
                                                          : Strides{{g.k * g.p * g.q, g.p * g.q, g.q, 1}};
         check(
             cuda::scale_gradient(
                 g, grad.const_data_ptr(), strides, ratio.values, ratio.n, ratio.groups, padded,
-                wanted ? data_or_null(scaled) : nullptr, bias_grad, data_or_null(sums), guard.stream),
+                wanted ? data_or_null(scaled) : nullptr, need_bias ? db.mutable_data_ptr() : nullptr,
+                data_or_null(sums), guard.stream),
             g);
-        return torch::stable::narrow(scaled, 1, 0, g.k);
+        return {torch::stable::narrow(scaled, 1, 0, g.k), db};
     }
 };
 
