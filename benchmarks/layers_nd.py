@@ -104,6 +104,16 @@ def alternate(rivals: measure.Rivals, rounds: int) -> tuple[dict[str, list[float
     return clock, cpu
 
 
+def in_pairs(rivals: measure.Rivals, rounds: int) -> dict[str, Any]:
+    """Each rival in turns with the plain layer alone: what a third one leaves of malloc's heap changes its time."""
+    result: dict[str, Any] = {"clock": {}, "cpu": {}}
+    for rival in ("unfused", "ours"):
+        pair = {name: rivals[name] for name in ("plain", rival)}
+        for kind, times in zip(("clock", "cpu"), alternate(pair, rounds), strict=True):
+            result[kind].update(measure.summary(times, "plain"))  # the plain layer's own times: beside ours
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", default="1,2")
@@ -118,9 +128,7 @@ def main() -> None:
                 continue
             entry = result["layers"].setdefault(name, {})
             for what in ("forward", "forward + backward"):
-                rivals = rivals_of(layer, what != "forward")
-                clock, cpu = (measure.summary(times, "plain") for times in alternate(rivals, args.rounds))
-                entry[f"{what}, threads {threads}"] = {"clock": clock, "cpu": cpu}
+                entry[f"{what}, threads {threads}"] = in_pairs(rivals_of(layer, what != "forward"), args.rounds)
     result["load after"] = measure.machine()["load"]
     print(json.dumps(result, indent=1))
 

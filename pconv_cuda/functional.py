@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pconv_cuda import ops, reference
+from pconv_cuda import known_calls, ops, reference
 from pconv_cuda.checks import (
     check_convolution,
     check_fits,
@@ -28,7 +29,7 @@ from pconv_cuda.functional_nd import (
     partial_conv_transpose3d,
 )
 from pconv_cuda.ops.layout import new_mask_as_returned
-from pconv_cuda.ops.transforms import is_transformed
+from pconv_cuda.ops.transforms import called, is_transformed
 from pconv_cuda.smooth import MAX_ITERATIONS, TENSION, TOLERANCE
 
 __all__ = [
@@ -86,6 +87,20 @@ def partial_conv2d(
         TypeError: dtypes that do not fit.
         RuntimeError: a non-0/1 mask when ``PCONV_CHECK=1`` is set.
     """
+    signature = known_calls.signature(input, mask, weight, bias, stride, padding, dilation, groups)
+    known = known_calls.find(signature)
+    if known is None:
+        return _checked_conv2d(signature, input, mask, weight, bias, stride, padding, dilation, groups)
+    if known.mask is not None:
+        mask = mask[known.mask]  # type: ignore[index]
+    output, new_mask = apply(input, mask, weight, bias, *known.window)
+    return output, new_mask_as_returned(new_mask, output, mask, known.by_group)
+
+
+def _checked_conv2d(
+    signature: Any, input: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None,
+    stride: Pair, padding: Pair | str, dilation: Pair, groups: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     check_tensor("input", input)
     if input.dim() not in (3, 4):
         raise ValueError(f"input: expected (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}")
@@ -95,7 +110,7 @@ def partial_conv2d(
             raise ValueError(f"mask: expected (1|C, H, W) as the input is unbatched, got shape {tuple(mask.shape)}")
         input, mask = input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
     check_convolution(input, weight, bias, groups)
-    by_group = False
+    by_group, given = False, mask
     if mask is not None:
         mask = checked_mask(mask, input)
         by_group = groups > 1 and mask.shape[1] > 1
@@ -105,6 +120,11 @@ def partial_conv2d(
         input, mask, padding = named_padding(padding, input, mask, weight, stride, dilation)
     padding = pair("padding", padding, 0)
     check_fits(input, weight, stride, padding, dilation)
+    if batched and (given is None or given.dim() == 4):
+        kept = None
+        if mask is not None and given is not None and mask.shape != given.shape:
+            kept = slice(0, mask.shape[0]), slice(0, mask.shape[1])
+        known_calls.keep(signature, known_calls.Known((stride, padding, dilation, groups), kept, by_group))
     output, new_mask = apply(input, mask, weight, bias, stride, padding, dilation, groups)
     new_mask = new_mask_as_returned(new_mask, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))
@@ -286,7 +306,8 @@ def apply(
     window = (stride, padding, dilation, groups)
     if not is_transformed(input, skip, weight, bias):
         rest = (upsample, prepared, -1, negative_slope)
-        return ops.partial_conv2d(input, mask, skip, skip_mask, weight, bias, *window, *rest)[:2]
+        arguments = (input, mask, skip, skip_mask, weight, bias, *window, *rest)
+        return called(ops.partial_conv2d, (input, skip, weight, bias), *arguments)[:2]
     if skip is None:
         valid = reference.valid_mask(mask, input)
     else:

@@ -11,7 +11,7 @@ from pconv_cuda import ops, reference_nd
 from pconv_cuda.checks import check_tensor, compact
 from pconv_cuda.checks_nd import batched_arguments, check_size, check_weight, checked_mask, named_padding, numbers
 from pconv_cuda.ops.layout import new_mask_as_returned
-from pconv_cuda.ops.transforms import is_transformed
+from pconv_cuda.ops.transforms import called, is_transformed
 from pconv_cuda.reference_nd import Window
 
 __all__ = [
@@ -204,22 +204,21 @@ def _apply(
 ) -> tuple[Tensor, Tensor]:
     check_tensor("weight", weight)
     check_size(reference_nd.output_shape(input, weight, window)[2:], input, weight)
-    if is_transformed(input, weight, bias):
+    differentiable = (input, weight, bias)
+    if is_transformed(*differentiable):
         output, new_mask, _ = reference_nd.partial_conv(input, mask, weight, bias, window)
     elif input.dim() == 3:  # a row of pixels
         row = None if mask is None else mask.unsqueeze(2)
         stride, padding, dilation, more, groups, transposed = window
         places = [(1, *stride), (0, *padding), (1, *dilation)]
         if transposed or input.device.type == "cpu":
-            output, new_mask, _ = ops.partial_conv_nd(
-                input.unsqueeze(2), row, weight.unsqueeze(2), bias, *places, (0, *more), groups, transposed
-            )
+            arguments = (input.unsqueeze(2), row, weight.unsqueeze(2), bias, *places, (0, *more), groups, transposed)
+            output, new_mask, _ = called(ops.partial_conv_nd, differentiable, *arguments)
         else:  # on a GPU its kernels are fused
-            output, new_mask, _ = ops.partial_conv2d(
-                input.unsqueeze(2), row, None, None, weight.unsqueeze(2), bias, *places, groups
-            )
+            arguments = (input.unsqueeze(2), row, None, None, weight.unsqueeze(2), bias, *places, groups)
+            output, new_mask, _ = called(ops.partial_conv2d, differentiable, *arguments)
         output, new_mask = output.squeeze(2), new_mask.squeeze(2)
     else:
-        output, new_mask, _ = ops.partial_conv_nd(input, mask, weight, bias, *window)
+        output, new_mask, _ = called(ops.partial_conv_nd, differentiable, input, mask, weight, bias, *window)
     new_mask = new_mask_as_returned(new_mask, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))

@@ -16,7 +16,7 @@ PACKAGE = Path(pconv_cuda.__file__).parent
 LAYERS = (
     ("errors", "text", "rng"),
     ("files", "folders", "locks", "progress", "devices", "tensor_files", "contact_sheet"),
-    ("checks", "checks_nd", "reference", "reference_nd", "smooth"),
+    ("checks", "checks_nd", "known_calls", "reference", "reference_nd", "smooth"),
     ("ops", "selftest"),
     ("functional", "functional_nd", "layer_parts", "nn", "nn_nd", "backends"),
     ("models", "losses", "data", "hub"),

@@ -37,9 +37,12 @@ def result_format(input: Tensor, skip: Tensor | None) -> torch.memory_format:
 def new_mask_as_returned(new_mask: Tensor, output: Tensor, mask: Tensor | None, by_group: bool) -> Tensor:
     """The operators' bool ``(N|1, 1|groups, ...)`` as functions return it: whole batch, the mask's dtype, K channels by
     group."""
-    if mask is not None:
+    if mask is not None and mask.dtype is not torch.bool:
         new_mask = new_mask.to(mask.dtype)
-    if new_mask.shape[1] > 1:
-        new_mask = new_mask.repeat_interleave(output.shape[1] // new_mask.shape[1], dim=1)
+    images, groups = new_mask.shape[:2]
+    if groups > 1:
+        new_mask = new_mask.repeat_interleave(output.shape[1] // groups, dim=1)
+    elif images == output.shape[0] and not by_group:
+        return new_mask
     channels = output.shape[1] if by_group else -1
     return new_mask.expand(output.shape[0], channels, *(-1,) * (output.dim() - 2))
