@@ -215,8 +215,12 @@ def _apply(
             arguments = (input.unsqueeze(2), row, weight.unsqueeze(2), bias, *places, (0, *more), groups, transposed)
             output, new_mask, _ = called(ops.partial_conv_nd, differentiable, *arguments)
         else:  # on a GPU its kernels are fused
-            arguments = (input.unsqueeze(2), row, None, None, weight.unsqueeze(2), bias, *places, groups)
-            output, new_mask, _ = called(ops.partial_conv2d, differentiable, *arguments)
+            sources = (input.unsqueeze(2), row, None, None)
+            rest = (*places, groups, False, None, -1, 1.0)  # no stage, no activation
+            output, new_mask, _ = called(
+                ops.partial_conv2d, differentiable, *sources, weight.unsqueeze(2), bias,
+                *rest,
+            )  # fmt: skip
         output, new_mask = output.squeeze(2), new_mask.squeeze(2)
     else:
         output, new_mask, _ = called(ops.partial_conv_nd, differentiable, input, mask, weight, bias, *window)
