@@ -149,10 +149,7 @@ def _cuda_kernels(torch: Any, built: dict[str, Any], remedies: list[str]) -> str
     reason = extension.no_cuda_reason()
     if torch.version.cuda is None:
         return f"none: {reason}"
-    remedies.append(
-        f"CUDA kernels: with the toolkit of CUDA {torch.version.cuda.split('.')[0]} (nvcc), in the source folder: "
-        "PCONV_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
-    )
+    remedies.append(f"CUDA kernels: {extension.cuda_remedy()}")
     return f"none: {reason}; CUDA tensors are served by the unfused reference"
 
 
