@@ -91,3 +91,14 @@ def test_a_wheel_for_another_cuda_names_both_and_the_remedy(built_without: str, 
 def test_a_missing_library_of_the_same_cuda_is_not_blamed_on_the_version(built_without: str, monkeypatch) -> None:
     monkeypatch.setattr(extension, "_cuda_error", "libcudart.so.13: cannot open shared object file")
     assert "do not fit torch" in extension.no_cuda_reason() and "instead" not in extension.cuda_remedy()
+
+
+def test_info_names_kernels_of_another_cuda_that_loaded(built_without: str, monkeypatch, capsys) -> None:
+    for version, said in (("13.1", False), ("12.8", True)):
+        monkeypatch.setattr(extension, "_cuda_module", SimpleNamespace(architectures="8.0", cuda=version))
+        assert cli.main(["info"]) == 0
+        printed = capsys.readouterr().out
+        assert (
+            f"for 8.0, built by CUDA {version}" in printed
+            and ("(torch is for CUDA 13.0: not tested" in printed) == said
+        )
