@@ -1,5 +1,7 @@
 """Loads the installed package under whatever torch is here, and compares it with the reference once."""
 
+import os
+
 import torch
 
 import pconv_cuda
@@ -36,6 +38,8 @@ print(f"pconv_cuda {pconv_cuda.__version__} works under torch {torch.__version__
 
 # The CUDA kernels load without a GPU, where this build has them and this torch is made for CUDA.
 cuda = extension.cuda_module()
+# A wheel with kernels is tested beside a torch of its CUDA (.github/wheels/torch.sh).
+assert cuda is not None or os.environ.get("PCONV_WHEEL", "cpu") == "cpu", extension.no_cuda_reason()
 if cuda is not None:
     for name in ("partial_conv2d", "partial_conv2d_backward", "upcat_phases"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pconv_cuda::{name}", "CUDA"), name

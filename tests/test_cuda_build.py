@@ -30,6 +30,7 @@ def by_tier(names: Sequence[str], short: str) -> list:
 def test_the_extension_loads_without_a_gpu() -> None:
     module = importlib.import_module("pconv_cuda._C_cuda")
     assert module.architectures.split(";")[0].startswith("8.0")
+    assert module.cuda.split(".")[0] == (torch.version.cuda or "").split(".")[0]
     # Registered: the dispatcher has a CUDA kernel of its own for each operator, beside the fallback.
     for name in ("partial_conv2d", "partial_conv2d_backward", "upcat_phases"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pconv_cuda::{name}", "CUDA")

@@ -96,13 +96,17 @@ def test_the_wheels_are_configured_for_every_variant() -> None:
     assert {f"cp3{minor}-*" for minor in range(10, 15)} == set(wheels["build"])
     linux = wheels["linux"]
     assert linux["manylinux-x86_64-image"] == linux["manylinux-aarch64-image"] == "manylinux_2_28"
-    named = " ".join([wheels["before-build"], linux["before-all"], linux["repair-wheel-command"]])
-    for script in re.findall(r"\.github/wheels/\w+\.sh", named):
+    named = " ".join(
+        [wheels["before-build"], wheels["before-test"], linux["before-all"], linux["repair-wheel-command"]]
+    )
+    scripts = re.findall(r"\.github/wheels/\w+\.sh", named)
+    assert len(scripts) == 4
+    for script in scripts:
         assert subprocess.run(["bash", "-n", str(ROOT / script)]).returncode == 0
     for variant in matrix["variant"]:
         text = (GITHUB / "wheels" / f"{variant}.cfg").read_text()
         assert ("tag_build" in text) == (variant != "cpu") and (variant == "cpu" or f"= +{variant}\n" in text)
-        for script in ("before_all", "build"):
+        for script in ("before_all", "torch"):
             assert re.search(rf"^ *{variant}\)", (GITHUB / "wheels" / f"{script}.sh").read_text(), re.MULTILINE)
 
 

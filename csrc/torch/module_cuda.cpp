@@ -1,4 +1,5 @@
 // The Python module pconv_cuda._C_cuda. Importing it registers the CUDA operators (ops_cuda.cpp); no device is touched.
+#include <cuda_runtime_api.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -73,6 +74,7 @@ void set_benchmark_reader(py::object callable) {
 PYBIND11_MODULE(_C_cuda, m) {
     m.doc() = "CUDA kernels of pconv_cuda's operators, registered on import.";
     m.attr("architectures") = PCONV_ARCHITECTURES;
+    m.attr("cuda") = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
     m.def("set_tf32_reader", &set_tf32_reader, "A callable that says whether torch allows tf32 in convolutions.");
     m.def(
         "set_wgmma", [](std::optional<bool> choice) { pconv::cuda::set_wgmma(choice ? int(*choice) : -1); },

@@ -145,15 +145,23 @@ def _cuda_kernels(torch: Any, built: dict[str, Any], remedies: list[str]) -> str
     if cuda is not None:
         # A build in place without kernels does not remove the file of an earlier build.
         earlier = f"; of an earlier build, the last one made none ({built['no_cuda']})" if built["no_cuda"] else ""
-        return f"for {cuda.architectures}{earlier}"
+        return f"for {cuda.architectures}{_toolkit(torch, cuda)}{earlier}"
     reason = extension.no_cuda_reason()
     if torch.version.cuda is None:
         return f"none: {reason}"
-    remedies.append(
-        f"CUDA kernels: with the toolkit of CUDA {torch.version.cuda.split('.')[0]} (nvcc), in the source folder: "
-        "PCONV_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
-    )
+    remedies.append(f"CUDA kernels: {extension.cuda_remedy()}")
     return f"none: {reason}; CUDA tensors are served by the unfused reference"
+
+
+def _toolkit(torch: Any, cuda: Any) -> str:
+    """torch loads every CUDA runtime that lies beside its own, so that kernels for another major version load too."""
+    version = getattr(cuda, "cuda", "")  # builds before 0.1.0's release do not say
+    release = (torch.version.cuda or "").split(".")[0]
+    if not version or version.split(".")[0] == release:
+        return f", built by CUDA {version}" if version else ""
+    return (
+        f", built by CUDA {version} (torch is for CUDA {torch.version.cuda}: not tested, prefer the wheel +cu{release})"
+    )
 
 
 def _version(distribution: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import warnings
 from types import ModuleType
 
@@ -11,11 +12,11 @@ import torch
 
 from pconv_cuda.ops import tf32
 
-__all__ = ["cuda_module", "load", "no_cuda_reason"]
+__all__ = ["cuda_module", "cuda_remedy", "load", "no_cuda_reason"]
 
 _module: ModuleType | None = None
 _cuda_module: ModuleType | None = None
-_cuda_error = ""  # why a _C_cuda that is there did not load
+_cuda_error = ""  # what the loader said of a _C_cuda that is there
 
 
 def load() -> ModuleType:
@@ -51,9 +52,34 @@ def no_cuda_reason() -> str:
     if torch.version.cuda is None:
         return "this torch was built without CUDA"
     if _cuda_error:
+        version = _other_cuda()
+        if version:
+            return (
+                f"the CUDA kernels were built for CUDA {version}, torch {torch.__version__} for CUDA "
+                f"{torch.version.cuda} ({_cuda_error})"
+            )
         return f"the CUDA kernels do not fit torch {torch.__version__}: {_cuda_error}"
     # Empty where the build had kernels and their file is missing now.
     return load().build_info()["no_cuda"] or "the file pconv_cuda/_C_cuda*.so of this build is missing"
+
+
+def cuda_remedy() -> str:
+    """What gives this torch, which has CUDA, kernels."""
+    release = (torch.version.cuda or "").split(".")[0]
+    build = (
+        f"with the toolkit of CUDA {release} (nvcc), in the source folder: "
+        "PCONV_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
+    )
+    version = _other_cuda()
+    if not version:
+        return build
+    return f"install the wheel +cu{release} instead of +cu{version}, or a torch for CUDA {version}; or build {build}"
+
+
+def _other_cuda() -> str:
+    """The major version of the CUDA runtime that the kernels need and did not find, where torch has another one."""
+    needed = re.search(r"libcudart\.so\.(\d+)", _cuda_error)
+    return needed[1] if needed and needed[1] != (torch.version.cuda or "").split(".")[0] else ""
 
 
 def _load_cuda() -> None:
@@ -66,8 +92,8 @@ def _load_cuda() -> None:
     except ImportError as error:
         _cuda_error = str(error)
         warnings.warn(
-            f"pconv_cuda: the CUDA kernels do not fit torch {torch.__version__} ({error}); CUDA tensors are served by "
-            "the unfused reference until the package is rebuilt",
+            f"pconv_cuda: {no_cuda_reason()}; CUDA tensors are served by the unfused reference. "
+            f"Remedy: {cuda_remedy()}",
             stacklevel=2,
         )
         return
