@@ -131,16 +131,6 @@ def test_the_command_writes_a_package_that_torch_runs_alone(tmp_path: Path, caps
     assert torch.equal(output, image) and new_mask.all()
 
 
-@pytest.mark.full("a network compiled by AOTInductor, a minute and a half")
-def test_the_command_writes_a_compiled_package(tmp_path: Path) -> None:
-    network("grey").save_pretrained(tmp_path / "weights")
-    out = tmp_path / "network.pt2"
-    arguments = ["export", "--weights", str(tmp_path / "weights"), "-o", str(out), "--format", "aoti"]
-    assert cli.main(arguments) == 0
-    image, mask = torch.rand(2, 1, 33, 17), torch.ones(2, 1, 33, 17)
-    assert torch.equal(torch._inductor.aoti_load_package(str(out))(image, mask)[0], image)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -148,6 +138,7 @@ def test_the_command_writes_a_compiled_package(tmp_path: Path) -> None:
         (["-o", "x.pt2", "--format", "onnx"], "-o: expected a name ending in .onnx, got x.pt2"),
         (["-o", "x.onnx", "--format", "aoti"], "-o: expected a name ending in .pt2, got x.onnx"),
         (["-o", "x.onnx", "--weights", "absent"], "absent does not exist"),
+        (["-o", "x.pt2", "--weights", "absent", "--format", "aoti"], "absent does not exist"),
     ],
 )
 def test_wrong_calls_are_refused(arguments: list[str], message: str, capsys) -> None:

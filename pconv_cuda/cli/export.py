@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from pconv_cuda.named import DEFAULT, NAMED
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "was too wide. The smooth fill, to which the packaged networks add, is in the file. What pconv inpaint does "
         "around a network is not: tiles, and the smooth fill in holes that are too wide for one. Masks have one "
         "channel. Before a file gets its name its answers are compared with the network's on ten sizes. Networks "
-        "with a smooth fill take a minute or two."
+        "with a smooth fill take a minute or two, compiled ones (aoti) three or more."
     )
     add = parser.add_argument
     add(
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         raise PConvError(f"-o: expected {expected}, got {args.out}")
     from pconv_cuda.export import export_onnx, export_program
 
+    begun = f"{args.weights}: writing and checking {args.out}; a network with a smooth fill takes minutes"
+    print(printable(begun), file=sys.stderr, flush=True)
     if ending == ".onnx":
         found = export_onnx(args.weights, args.out, fp16=args.fp16)
     else:
