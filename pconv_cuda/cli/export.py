@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pconv_cuda.named import DEFAULT, NAMED
+from pconv_cuda.named import DEFAULT, NAMED, load
 from pconv_cuda.text import printable
 
 _FORMATS = ("onnx", "pt2", "aoti")
@@ -49,18 +49,23 @@ def run(args: argparse.Namespace) -> int:
     if ending not in (".onnx", ".pt2") or args.out.suffix.lower() != ending:
         expected = "a name ending in .onnx or .pt2" if args.format is None else f"a name ending in {ending}"
         raise PConvError(f"-o: expected {expected}, got {args.out}")
+    import torch
+
     from pconv_cuda.export import export_onnx, export_program
 
-    begun = f"{args.weights}: writing and checking {args.out}; a network with a smooth fill takes minutes"
-    print(printable(begun), file=sys.stderr, flush=True)
+    if getattr(load(args.weights, torch.device("cpu"), "model"), "prefill", "smooth"):
+        begun = f"{args.weights}: writing {args.out}; with a smooth fill this takes minutes"
+        print(printable(begun), file=sys.stderr, flush=True)
     if ending == ".onnx":
         found = export_onnx(args.weights, args.out, fp16=args.fp16)
     else:
         found = export_program(args.weights, args.out, fp16=args.fp16, compiled=args.format == "aoti")
     n, height, width = found.worst
+    size = args.out.stat().st_size
+    shown = f"{size / 2**20:.1f} MiB" if size >= 2**20 / 10 else f"{size / 2**10:.1f} KiB"
     print(
         printable(
-            f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB; largest difference from the network "
+            f"{args.out}: {shown}; largest difference from the network "
             f"{found.largest:.2g} of the range 0 to 1 (at {n} x {height} x {width}; {found.tolerance:g} is allowed) on "
             f"{len(found.sizes)} sizes"
         )
