@@ -167,6 +167,7 @@ def test_a_missing_compiler_is_named_with_the_formats_that_need_none(
 
     network("grey").save_pretrained(tmp_path / "weights")
     monkeypatch.setattr(config.cpp, "cxx", ("absent-compiler",))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # with nothing compiled before
     out = tmp_path / "out"
     out.mkdir()
     arguments = ["export", "--weights", str(tmp_path / "weights"), "-o", str(out / "x.pt2"), "--format", "aoti"]
