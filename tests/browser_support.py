@@ -142,6 +142,13 @@ class Page:
         chain = chain.key_down(Keys.SHIFT).send_keys(key).key_up(Keys.SHIFT) if shift else chain.send_keys(key)
         chain.key_up(Keys.CONTROL).perform()
 
+    def to_top(self) -> None:
+        """Scrolls there; two frames later the mouse and fingers meet what is there now."""
+        self.browser.execute_script(
+            "window.scrollTo(0, 0);"
+            "return new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"
+        )
+
     def box(self) -> tuple[float, float, float, float]:
         script = (
             "const b = document.getElementById('stage').getBoundingClientRect(); return [b.x, b.y, b.width, b.height]"
@@ -182,8 +189,12 @@ class Page:
 
         def whole() -> list[Path]:
             found = list(self.downloads.iterdir())  # at first an empty file of its name, and one of another
-            done = len(found) == 1 and found[0].suffix not in (".crdownload", ".tmp") and found[0].stat().st_size
-            return found if done else []
+            if len(found) != 1 or found[0].name.startswith(".") or found[0].suffix in (".crdownload", ".tmp"):
+                return []
+            try:
+                return found if found[0].stat().st_size else []
+            except FileNotFoundError:  # it is being renamed
+                return []
 
         (path,) = self.until(whole, "nothing is saved")
         return path
