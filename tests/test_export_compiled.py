@@ -76,6 +76,7 @@ def test_networks_are_compiled(name: str, half: bool, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.full("the packaged network compiled by AOTInductor, three minutes")
+@pytest.mark.timeout(1800)  # where other programs want the cores
 def test_the_packaged_network_is_compiled_whole(tmp_path: Path) -> None:
     assert cli.main(["export", "-o", str(tmp_path / "photo.pt2"), "--format", "aoti"]) == 0
     model = load_named("photo", torch.device("cpu"))
