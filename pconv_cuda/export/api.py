@@ -103,13 +103,13 @@ def _file(path: str | Path, ending: str) -> Path:
 
 
 def _prepared(model: InpaintingNetwork | str | Path, fp16: bool) -> tuple[InpaintingNetwork | None, PlainNetwork, int]:
-    """The network on the CPU in eval mode (None for the smooth fill), its twin, and its channels."""
+    """The network on the CPU in eval mode (None for the smooth fill), its twin without gradients, and its channels."""
     found: Any = load(str(model), torch.device("cpu"), "model") if isinstance(model, str | Path) else model
     if isinstance(found, SmoothFiller):
-        return None, plain_twin(None).eval(), 3
+        return None, plain_twin(None).eval().requires_grad_(False), 3
     if not isinstance(found, InpaintingNetwork):
         raise PConvError(f"model: expected a PConvUNet, a FillRefiner, a path or a name, got {type(found).__name__}")
-    twin = plain_twin(found, fp16).eval()
+    twin = plain_twin(found, fp16).eval().requires_grad_(False)
     network = copy.deepcopy(found).cpu().float().eval()
     return network, twin, network.in_channels
 
