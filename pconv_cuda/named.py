@@ -45,8 +45,10 @@ def _packaged(name: str, device: torch.device) -> InpaintingNetwork:
 
 NAMED = {
     "smooth": Named("the smoothest surface through the known pixels", _smooth),
-    "photo": Named("a network for photographs, which adds to smooth", partial(_packaged, "photo")),
-    "document": Named("a network for pages of old documents, which adds to smooth", partial(_packaged, "document")),
+    "photo": Named("a network for photographs, which adds detail to what smooth gives", partial(_packaged, "photo")),
+    "document": Named(
+        "a network for pages of old documents, which adds to what smooth gives", partial(_packaged, "document")
+    ),
 }
 DEFAULT = "photo"  # what `pconv inpaint` takes where no weights are named
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,14 +27,14 @@ __all__ = ["Keys", "Page", "chromium", "stroke_pixels"]
 
 _OPTIONS = (
     "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking "
-    "--disable-component-update --no-first-run --hide-scrollbars --window-size=1000,860"
+    "--disable-component-update --disable-quic --disable-sync --no-first-run --hide-scrollbars --window-size=1000,860"
 )
 
 
 @contextlib.contextmanager
 def chromium(downloads: Path) -> Iterator[webdriver.Chrome]:
-    """Skips where Chromium is missing."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    """With an empty profile. Skips where Chromium is missing."""
+    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not browser or not driver:
         pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
@@ -41,14 +42,18 @@ def chromium(downloads: Path) -> Iterator[webdriver.Chrome]:
     for option in _OPTIONS.split():
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    try:
-        started.execute_cdp_cmd(
-            "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
-        )  # fmt: skip
-        yield started
-    finally:
-        started.quit()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # its last processes may still write
+        options.add_argument(f"--user-data-dir={profile}")
+        started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+        try:
+            started.execute_cdp_cmd(
+                "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
+            )  # fmt: skip
+            started.get("about:blank")  # in place of the new tab's page, whose requests are no page's of ours
+            started.get_log("performance"), started.get_log("browser")
+            yield started
+        finally:
+            started.quit()
 
 
 class Page:
@@ -137,6 +142,13 @@ class Page:
         chain = chain.key_down(Keys.SHIFT).send_keys(key).key_up(Keys.SHIFT) if shift else chain.send_keys(key)
         chain.key_up(Keys.CONTROL).perform()
 
+    def to_top(self) -> None:
+        """Scrolls there; two frames later the mouse and fingers meet what is there now."""
+        self.browser.execute_script(
+            "window.scrollTo(0, 0);"
+            "return new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"
+        )
+
     def box(self) -> tuple[float, float, float, float]:
         script = (
             "const b = document.getElementById('stage').getBoundingClientRect(); return [b.x, b.y, b.width, b.height]"
@@ -177,8 +189,12 @@ class Page:
 
         def whole() -> list[Path]:
             found = list(self.downloads.iterdir())  # at first an empty file of its name, and one of another
-            done = len(found) == 1 and found[0].suffix not in (".crdownload", ".tmp") and found[0].stat().st_size
-            return found if done else []
+            if len(found) != 1 or found[0].name.startswith(".") or found[0].suffix in (".crdownload", ".tmp"):
+                return []
+            try:
+                return found if found[0].stat().st_size else []
+            except FileNotFoundError:  # it is being renamed
+                return []
 
         (path,) = self.until(whole, "nothing is saved")
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -123,22 +124,14 @@ def test_the_command_writes_a_package_that_torch_runs_alone(tmp_path: Path, caps
     network("grey").save_pretrained(tmp_path / "weights")
     out = tmp_path / "network.pt2"
     assert cli.main(["export", "--weights", str(tmp_path / "weights"), "-o", str(out)]) == 0
-    assert "largest difference from the network" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert re.match(r".*/network.pt2: 0\.\d MiB; largest difference from the network", said.out)
+    assert not said.err  # that it takes minutes is said of a smooth fill alone
     program = torch.export.load(str(out))
     assert not [node for node in program.graph.nodes if "pconv" in str(node.target)]
     image, mask = torch.rand(1, 1, 31, 5), torch.ones(1, 1, 31, 5)
     output, new_mask = program.module()(image, mask)
     assert torch.equal(output, image) and new_mask.all()
-
-
-@pytest.mark.full("a network compiled by AOTInductor, a minute and a half")
-def test_the_command_writes_a_compiled_package(tmp_path: Path) -> None:
-    network("grey").save_pretrained(tmp_path / "weights")
-    out = tmp_path / "network.pt2"
-    arguments = ["export", "--weights", str(tmp_path / "weights"), "-o", str(out), "--format", "aoti"]
-    assert cli.main(arguments) == 0
-    image, mask = torch.rand(2, 1, 33, 17), torch.ones(2, 1, 33, 17)
-    assert torch.equal(torch._inductor.aoti_load_package(str(out))(image, mask)[0], image)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +141,7 @@ def test_the_command_writes_a_compiled_package(tmp_path: Path) -> None:
         (["-o", "x.pt2", "--format", "onnx"], "-o: expected a name ending in .onnx, got x.pt2"),
         (["-o", "x.onnx", "--format", "aoti"], "-o: expected a name ending in .pt2, got x.onnx"),
         (["-o", "x.onnx", "--weights", "absent"], "absent does not exist"),
+        (["-o", "x.pt2", "--weights", "absent", "--format", "aoti"], "absent does not exist"),
     ],
 )
 def test_wrong_calls_are_refused(arguments: list[str], message: str, capsys) -> None:

@@ -9,6 +9,7 @@ from export_support import NETWORKS, network
 
 import pconv_cuda
 from pconv_cuda.errors import PConvError
+from pconv_cuda.export.api import _prepared
 from pconv_cuda.export.check import check_sizes, compare, tolerance_of
 from pconv_cuda.export.plain_fill import PlainSmoothFill
 from pconv_cuda.export.plain_network import PlainNetwork, _Partial, plain_twin
@@ -76,6 +77,14 @@ def test_twins_give_what_inpaint_gives_where_the_fill_overshoots(name: str) -> N
     output, _ = runner(plain_twin(model).eval())(image.numpy(), mask.numpy())
     # the operator stops at a thousandth of the first error, which of such noise is large
     assert np.abs(output - inpaint(model, image, mask).numpy()).max() < 0.01
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_of_a_file_have_no_gradients(name: str) -> None:
+    model = network(name)
+    _, twin, channels = _prepared(model, fp16=False)
+    assert not any(output.requires_grad for output in twin(torch.rand(1, channels, 9, 8), torch.ones(1, 1, 9, 8)))
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_ten_sizes_with_ragged_ones() -> None:

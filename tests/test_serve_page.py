@@ -125,7 +125,7 @@ def test_a_loaded_mask_is_read_as_the_command_reads_it(page: Page, tmp_path: Pat
     soft[20:40, 30:60], soft[19, 30:60] = 255, 90
     (tmp_path / "soft.png").write_bytes(png(soft))
     page["mask-file"].send_keys(str(tmp_path / "soft.png"))
-    page.until(lambda: page.status.startswith("Mask read"), "no mask")
+    page.until(lambda: "Mask read" in page.status, "no mask")
     assert "grown by 2 px for its soft edges" in page.status
     grown = np.zeros(SIZE, bool)
     grown[18:42, 28:62] = True
@@ -136,13 +136,14 @@ def test_a_loaded_mask_is_read_as_the_command_reads_it(page: Page, tmp_path: Pat
     page["mask-file"].send_keys(str(tmp_path / "half.png"))
     page.until(lambda: page.error, "no error")
     assert "half.png is 70 x 45 px, but photo.png is 140 x 90; resize-mask resizes" in page.error
+    assert page["resize-mask"].is_displayed()  # what the error names
     np.testing.assert_array_equal(page.mask(), grown)
-    page.browser.execute_script("document.querySelector('details').open = true")
     page.click("resize-mask")
     page["dilate"].send_keys("0")
     page["mask-file"].send_keys(str(tmp_path / "half.png"))
-    page.until(lambda: page.status.startswith("Mask read"), "no mask")
+    page.until(lambda: "Mask read" in page.status, "no mask")
     assert page.error == "" and page.mask().sum() == 600
+    assert page.status.startswith("photo.png: 140 × 90 px, hole 4.8 %")
 
 
 def test_the_page_can_be_used_by_keys_alone(page: Page, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_before_and_after_are_shown(page: Page) -> None:
     page.open(photo_png=png(marked))
     (page.folder / "m.png").write_bytes(png(hole))
     page["mask-file"].send_keys(str(page.folder / "m.png"))
-    page.until(lambda: page.status.startswith("Mask read"), "no mask")
+    page.until(lambda: "Mask read" in page.status, "no mask")
     assert not page["compare"].is_displayed()
     page.fill()
     middle = (67 / SIZE[1], 47 / SIZE[0])

@@ -67,7 +67,7 @@ def test_at_phone_width_by_touch(page: Page) -> None:
     size = int(page["size-shown"].text.split()[0])
     painted = page.mask()
     np.testing.assert_array_equal(painted, stroke_pixels(SIZE, size, way))
-    page.browser.execute_script("window.scrollTo(0, 0)")
+    page.to_top()
     page.touch("touchStart", (0.4, 0.5))
     page.touch("touchStart", (0.4, 0.5), (0.6, 0.5))
     page.touch("touchMove", (0.3, 0.5), (0.7, 0.5))
@@ -75,6 +75,44 @@ def test_at_phone_width_by_touch(page: Page) -> None:
     assert page.view[2] == pytest.approx(2 * scale, rel=0.05)
     np.testing.assert_array_equal(page.mask(), painted)  # the first finger's stroke is given up
     page.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_at_phone_width_results_and_errors_come_into_view(page: Page) -> None:
+    metrics = {"width": 390, "height": 700, "deviceScaleFactor": 2, "mobile": True}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def seen(name: str) -> bool:
+        script = (
+            "const b = document.getElementById(arguments[0]).getBoundingClientRect();"
+            "return b.height > 0 && b.top >= -1 && b.bottom <= innerHeight + 1"
+        )
+        return page.browser.execute_script(script, name)
+
+    page.open(photo_png=PHOTO)
+    page.browser.execute_script("document.getElementById('fill').scrollIntoView({block: 'end'})")
+    assert not seen("frame")
+    page["fill"].click()
+    page.until(lambda: page.error, "no error")
+    assert page.error.startswith("There is no hole yet") and seen("error")
+    page.to_top()
+    page.drag((0.5, 0.5))
+    assert "hole" in page.status and "no hole yet" not in page.status
+    page.browser.execute_script("document.getElementById('fill').scrollIntoView({block: 'end'})")
+    assert not seen("frame")
+    page["fill"].click()
+    page.until(lambda: "Filled in" in page.status, "it is not filled")
+    page.until(lambda: seen("frame"), "the picture is not in view")
+
+
+def test_the_empty_page_says_how_to_begin(page: Page) -> None:
+    page.browser.execute_script("document.getElementById('file').click = () => { window.asked = true; }")
+    page["stage"].click()
+    assert page.browser.execute_script("return window.asked === true")
+    page.open(photo_png=PHOTO)
+    assert page.status.endswith("no hole yet. Paint over what is to be filled, or load a mask.")
+    page.browser.execute_script("window.asked = false")
+    page.drag((0.5, 0.5))
+    assert "Paint over" not in page.status and not page.browser.execute_script("return window.asked")
 
 
 def test_the_page_sends_requests_to_its_server_only(page: Page, server: Client) -> None:
@@ -161,8 +199,10 @@ def test_the_place_in_the_queue_and_stop(page: Page, server: Client, monkeypatch
     other = threading.Thread(target=lambda: server.post("/inpaint", picture=PHOTO, mask=png(np.eye(90, 140) > 0)))
     other.start()
     assert begun.wait(20)
+    height = page["fill"].size["height"]
     page.click("fill")
     page.until(lambda: "Waiting: 1 before this one" in page.status, "no place")
+    assert page["fill"].size["height"] == height and page["stop"].is_displayed()  # no line of its text is broken
     page.click("stop")
     page.until(lambda: page.allows("fill"), "it goes on")
     page.until(lambda: b'"length":1' in server.get("/queue").content, "the place is not free")

@@ -87,7 +87,7 @@ def test_all_tests_go_over_several_processes(run, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
 def test_the_longest_files_come_first(run, tmp_path: Path) -> None:
     copy = tmp_path / "tiers.py"
-    text = re.sub(r"_LONGEST = \(.*\)", '_LONGEST = ("test_zoo.py",)', copy.read_text())
+    text = re.sub(r"_LONGEST = \(.*?\)", '_LONGEST = ("test_zoo.py",)', copy.read_text(), flags=re.DOTALL)
     copy.write_text(re.sub(r"_MOST_PROCESSES = \d+", "_MOST_PROCESSES = 2", text))
     # Behind two others by name, and by the number of tests.
     for name, text in {"pair": "def test_1(): pass\ndef test_2(): pass\n", "zoo": "def test_zoo(): pass\n"}.items():

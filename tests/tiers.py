@@ -19,7 +19,10 @@ import pytest
 
 _MOST_PROCESSES = 8  # a file is done by one, and some take a minute
 # The order matters where there are several processes; the names are checked by test_tiers.py.
-_LONGEST = ("test_kernels.py", "test_glue.py", "test_autograd.py", "test_upcat_autograd.py", "test_emulator.py")
+_LONGEST = (
+    "test_kernels.py", "test_glue.py", "test_export_compiled.py", "test_autograd.py", "test_upcat_autograd.py",
+    "test_emulator.py",
+)  # fmt: skip
 _INTERACTIVE = ("usepdb", "trace", "collectonly", "stepwise", "lf", "keyword", "markexpr")
 
 LEFT_OUT = pytest.StashKey[Counter]()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from pconv_cuda.named import DEFAULT, NAMED
+from pconv_cuda.named import DEFAULT, NAMED, load
 from pconv_cuda.text import printable
 
 _FORMATS = ("onnx", "pt2", "aoti")
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "was too wide. The smooth fill, to which the packaged networks add, is in the file. What pconv inpaint does "
         "around a network is not: tiles, and the smooth fill in holes that are too wide for one. Masks have one "
         "channel. Before a file gets its name its answers are compared with the network's on ten sizes. Networks "
-        "with a smooth fill take a minute or two."
+        "with a smooth fill take a minute or two, compiled ones (aoti) three or more."
     )
     add = parser.add_argument
     add(
@@ -48,16 +49,23 @@ def run(args: argparse.Namespace) -> int:
     if ending not in (".onnx", ".pt2") or args.out.suffix.lower() != ending:
         expected = "a name ending in .onnx or .pt2" if args.format is None else f"a name ending in {ending}"
         raise PConvError(f"-o: expected {expected}, got {args.out}")
+    import torch
+
     from pconv_cuda.export import export_onnx, export_program
 
+    if getattr(load(args.weights, torch.device("cpu"), "model"), "prefill", "smooth"):
+        begun = f"{args.weights}: writing {args.out}; with a smooth fill this takes minutes"
+        print(printable(begun), file=sys.stderr, flush=True)
     if ending == ".onnx":
         found = export_onnx(args.weights, args.out, fp16=args.fp16)
     else:
         found = export_program(args.weights, args.out, fp16=args.fp16, compiled=args.format == "aoti")
     n, height, width = found.worst
+    size = args.out.stat().st_size
+    shown = f"{size / 2**20:.1f} MiB" if size >= 2**20 / 10 else f"{size / 2**10:.1f} KiB"
     print(
         printable(
-            f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB; largest difference from the network "
+            f"{args.out}: {shown}; largest difference from the network "
             f"{found.largest:.2g} of the range 0 to 1 (at {n} x {height} x {width}; {found.tolerance:g} is allowed) on "
             f"{len(found.sizes)} sizes"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -74,11 +75,13 @@ def export_program(
     Args:
         model, fp16: as there.
         path: of the file, ``.pt2``.
-        compiled: whether it is compiled for this machine's CPU (AOTInductor), which needs a C++ compiler; load it with
-            ``torch._inductor.aoti_load_package(path)``. Else: ``torch.export.load(path).module()``.
+        compiled: whether it is compiled for this machine's CPU (AOTInductor), which needs a C++ compiler, and minutes
+            for a network with a smooth fill; load it with ``torch._inductor.aoti_load_package(path)``. Else:
+            ``torch.export.load(path).module()``.
 
     Raises:
-        PConvError: as there, or a name that does not end in ``.pt2``; no file is written.
+        PConvError: as there, a name that does not end in ``.pt2``, or no C++ compiler that can compile it; no file is
+            written.
     """
     path = _file(path, ".pt2")
     network, twin, channels = _prepared(model, fp16)
@@ -100,13 +103,13 @@ def _file(path: str | Path, ending: str) -> Path:
 
 
 def _prepared(model: InpaintingNetwork | str | Path, fp16: bool) -> tuple[InpaintingNetwork | None, PlainNetwork, int]:
-    """The network on the CPU in eval mode (None for the smooth fill), its twin, and its channels."""
+    """The network on the CPU in eval mode (None for the smooth fill), its twin without gradients, and its channels."""
     found: Any = load(str(model), torch.device("cpu"), "model") if isinstance(model, str | Path) else model
     if isinstance(found, SmoothFiller):
-        return None, plain_twin(None).eval(), 3
+        return None, plain_twin(None).eval().requires_grad_(False), 3
     if not isinstance(found, InpaintingNetwork):
         raise PConvError(f"model: expected a PConvUNet, a FillRefiner, a path or a name, got {type(found).__name__}")
-    twin = plain_twin(found, fp16).eval()
+    twin = plain_twin(found, fp16).eval().requires_grad_(False)
     network = copy.deepcopy(found).cpu().float().eval()
     return network, twin, network.in_channels
 
@@ -142,10 +145,14 @@ def _onnx_runner(path: Path) -> Any:
     return run
 
 
-def _saved(program: Any, file: Path) -> Any:
-    # Guards that hold for the example's sizes only are dropped; the check runs the file on other sizes.
+def _drop_guards(program: Any) -> None:
+    """Those that hold for the example's sizes only; the check runs the file on other sizes."""
     if hasattr(program, "_guards_code"):  # private to torch: another version may have none
         program._guards_code = [each for each in program._guards_code if re.fullmatch(_SAME_SIZE, each)]
+
+
+def _saved(program: Any, file: Path) -> Any:
+    _drop_guards(program)
     torch.export.save(program, str(file))
     return _torch_runner(torch.export.load(str(file)).module())
 
@@ -154,11 +161,19 @@ def _compiled(program: Any, file: Path) -> Any:
     from torch._inductor import aoti_compile_and_package, aoti_load_package
     from torch.fx.experimental import _config
 
+    logger = logging.getLogger("torch.utils.cpp_extension")  # it warns where there is no GPU
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             aoti_compile_and_package(program, package_path=str(file))
     except Exception as error:  # of many kinds, of torch's compiler and of the C++ compiler that it calls
-        raise PConvError(f"export: AOTInductor could not compile the network: {str(error)[:500]}") from error
+        raise PConvError(
+            "export: expected a C++ compiler with which AOTInductor compiles the network, got "
+            f"{str(error).strip()[:500]}; the formats onnx and pt2 need none"
+        ) from error
+    finally:
+        logger.setLevel(level)
     return _torch_runner(aoti_load_package(str(file)))
 
 

@@ -44,9 +44,10 @@ def tolerance_of(model: InpaintingNetwork | None, half: bool) -> float:
 
 
 def check_sizes(grid: int) -> tuple[tuple[int, int, int], ...]:
-    """Ten (N, H, W): a pixel, lines, ragged ones, one cell of the network's grid and its neighbours."""
+    """Ten (N, H, W): a pixel, lines, ragged ones, one cell of the network's grid and its neighbours, and one whose side
+    is beyond the first padding of the smooth fill's coarse levels, 1024 px."""
     return (
-        (1, 1, 1), (2, 1, 17), (1, 40, 3), (3, 5, 9), (1, grid, grid), (2, grid + 1, max(1, grid - 1)), (1, 33, 47),
+        (1, 1, 1), (2, 1, 17), (1, 3, 1030), (3, 5, 9), (1, grid, grid), (2, grid + 1, max(1, grid - 1)), (1, 33, 47),
         (1, 64, 96), (2, 101, 75), (1, 130, 2 * min(grid, 64) + 1),
     )  # fmt: skip
 

@@ -6,6 +6,8 @@ One graph serves every picture size:
 * The number of levels is fixed: levels beyond a picture's last one hold no hole and add 0.
 * Sides are padded until they halve evenly, and the padding lies outside a domain: a pixel has no neighbours there,
   which is what reflection means to the Laplacian. Sides of the picture become multiples of 32, sides of level 5 again.
+* What leads from a level to the next is a convolution, also where it could be a pooling: AOTInductor writes a chain of
+  poolings as one loop, whose code grows fourfold with each level.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class PlainSmoothFill(nn.Module):
 
     cross: Tensor
     shares: Tensor
+    cells: Tensor
 
     def __init__(self, channels: int, tension: float = TENSION) -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class PlainSmoothFill(nn.Module):
         line = torch.tensor([0.25, 0.75, 0.75, 0.25])
         self.register_buffer("cross", cross.expand(channels, 1, 3, 3).clone(), persistent=False)
         self.register_buffer("shares", (line[:, None] * line).expand(channels, 1, 4, 4).clone(), persistent=False)
+        self.register_buffer("cells", torch.ones(channels, 1, 2, 2), persistent=False)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -87,7 +91,7 @@ class PlainSmoothFill(nn.Module):
     def _grids(self, inside: Tensor) -> list[_Grid]:
         grids = []
         for number in range(LEVELS - 1):
-            coarse = F.max_pool2d(inside, 2)
+            coarse = self._any(inside)
             # a border pixel's share: what its neighbour in the padding would have given comes from the others
             share = inside / F.conv_transpose2d(coarse, self.shares[:1], stride=2, padding=1).clamp(min=0.25)
             padding = number + 1 == _HALVINGS
@@ -114,8 +118,13 @@ class PlainSmoothFill(nn.Module):
             line = torch.where(torch.minimum(*sides) == 1, 0.5, 1.0)
             stiffness, tension = stiffness / 4 * line, tension * line
             if grid is not grids[-1]:
-                valid = _halved(valid, grid)
+                valid = self._any(valid)
+                valid = _padded(valid) if grid.padding else valid
         return levels
+
+    def _any(self, cells: Tensor) -> Tensor:
+        """1 where any of four pixels is, of one channel with 0 and 1."""
+        return (F.conv2d(cells, self.cells[:1], stride=2) > 0.5).float()
 
     def _plate(self, level: _Level, u: Tensor) -> Tensor:
         """``u`` is 0 in the padding."""
@@ -144,8 +153,8 @@ class PlainSmoothFill(nn.Module):
         pyramid = []
         for grid in grids[:-1]:
             pyramid.append((value, weight))
-            count = 4 * F.avg_pool2d(weight, 2)
-            value = 4 * F.avg_pool2d(value * weight, 2) / count.clamp(min=1e-6)
+            count = F.conv2d(weight, self.cells[:1], stride=2)
+            value = F.conv2d(value * weight, self.cells, stride=2, groups=self.channels) / count.clamp(min=1e-6)
             weight = count.clamp(max=1)
             if grid.padding:
                 value, weight = _padded(value), _padded(weight)
@@ -171,36 +180,55 @@ class PlainSmoothFill(nn.Module):
         return level.hole * residual.float()
 
     def _solve(self, start: Tensor, levels: list[_Level]) -> Tensor:
-        r = self._residual(start, levels[0])
-        z = self._v_cycle(levels, 0, r)
-        rz = _dot(r, z)
-        goal = TOLERANCE**2 * rz
-        lost = torch.zeros_like(rz)
-        count = torch.zeros_like(rz[0, 0, 0, 0])
-        state: _State = (count, torch.zeros_like(r), r, z.clone(), rz.clone(), rz.clone(), lost)
+        """The correction of ``start``.
 
-        def going(rz: Tensor, lost: Tensor) -> Tensor:
+        The V-cycle, most of the graph, stands in the loop alone: every step begins with it, and the last one only finds
+        that all is solved.
+        """
+        r = self._residual(start, levels[0])
+        nothing = torch.zeros_like(r)
+        zeros = _dot(nothing, nothing)
+        count, endless = torch.zeros_like(zeros[0, 0, 0, 0]), torch.full_like(zeros, torch.inf)
+        # all are going before the first step, which sets rz, least and goal
+        state: _State = (
+            count,
+            nothing,
+            r,
+            r.clone(),
+            nothing.clone(),
+            zeros + 1,
+            endless,
+            zeros.clone(),
+            zeros.clone(),
+        )
+
+        def going(rz: Tensor, goal: Tensor, lost: Tensor) -> Tensor:
             return (lost == 0) & (rz > goal)
 
-        def wanted(count: Tensor, correction: Tensor, r: Tensor, p: Tensor, rz: Tensor, least: Tensor, lost: Tensor):
-            return going(rz, lost).any() & (count < MAX_ITERATIONS)
+        def wanted(
+            count: Tensor, correction: Tensor, r: Tensor, previous: Tensor, p: Tensor, rz: Tensor, least: Tensor,
+            goal: Tensor, lost: Tensor,
+        ) -> Tensor:  # fmt: skip
+            return going(rz, goal, lost).any() & (count <= MAX_ITERATIONS)
 
         def step(
-            count: Tensor, correction: Tensor, r: Tensor, p: Tensor, rz: Tensor, least: Tensor, lost: Tensor
-        ) -> _State:
-            active = going(rz, lost)  # by picture and channel: each stops by itself
+            count: Tensor, correction: Tensor, r: Tensor, previous: Tensor, p: Tensor, rz: Tensor, least: Tensor,
+            goal: Tensor, lost: Tensor,
+        ) -> _State:  # fmt: skip
+            active = going(rz, goal, lost)  # by picture and channel: each stops by itself
+            z = self._v_cycle(levels, 0, r)
+            turn = torch.where(active, _dot(r - previous, z) / rz, 0.0).float()
+            p = z + turn * p
+            rz = torch.where(active, _dot(r, z), rz)
+            goal = torch.where(count == 0, TOLERANCE**2 * rz, goal)
+            lost = torch.where(rz > _GROWN * least, 1.0, lost)
+            least = torch.minimum(least, rz)
+            active = going(rz, goal, lost)
             q = self._plate(levels[0], p)
             pq = _dot(p, q)
             lost = torch.where(active & (pq < _LOST * rz), 1.0, lost)
-            active = active & (lost == 0)
-            alpha = torch.where(active, rz / pq, 0.0).float()
-            correction = correction + alpha * p
-            following = r - alpha * q
-            z = self._v_cycle(levels, 0, following)
-            turn = torch.where(active, _dot(following - r, z) / rz, 0.0).float()
-            new_rz = torch.where(active, _dot(following, z), rz)
-            lost = torch.where(new_rz > _GROWN * least, 1.0, lost)
-            return count + 1, correction, following, z + turn * p, new_rz, torch.minimum(least, new_rz), lost
+            alpha = torch.where(active & (lost == 0), rz / pq, 0.0).float()
+            return count + 1, correction + alpha * p, r - alpha * q, r.clone(), p, rz, least, goal, lost
 
         if torch.compiler.is_exporting():
             from torch._higher_order_ops.while_loop import while_loop
@@ -243,12 +271,6 @@ def _padded(u: Tensor) -> Tensor:
     height, width = u.shape[-2:]
     wide, high = (width + step - 1) // step * step, (height + step - 1) // step * step
     return F.pad(u, (0, wide - width, 0, high - height))
-
-
-def _halved(valid: Tensor, grid: _Grid) -> Tensor:
-    """1 where any of the four pixels is."""
-    coarse = F.max_pool2d(valid, 2)
-    return _padded(coarse) if grid.padding else coarse
 
 
 def _without(coarse: Tensor, grid: _Grid) -> Tensor:

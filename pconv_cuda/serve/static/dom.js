@@ -12,6 +12,7 @@ function complain(error) {
   if (!own) console.error(error);
   $("error-text").textContent = own ? error.message : `The page failed: ${error.message}. Reload it, or try another browser.`;
   $("error").hidden = false;
+  $("error").scrollIntoView({ block: "nearest" }); // on a phone the button that was pressed may be far below
 }
 
 // A function that shows its errors in the page.

@@ -13,7 +13,8 @@ const pictures = [];
 let current = null;
 let limits = null;
 
-function describe() {
+// The state of the picture, and what `more` says once.
+function describe(more = "") {
   if (!current) return say("No picture is open.");
   const { name, width, height, mask, before, notes, job } = current;
   const share = mask.count() / (width * height);
@@ -21,6 +22,8 @@ function describe() {
   const shrunk = before.width < width ? `; shown at ${before.width} × ${before.height}, painted at full size` : "";
   const old = current.result && current.filled !== mask.version ? "; the hole has changed since it was filled" : "";
   const said = [`${name}: ${width} × ${height} px${shrunk}, ${percent}${old}.`, ...notes];
+  if (share === 0 && !current.result) said.push("Paint over what is to be filled, or load a mask.");
+  if (more) said.push(more);
   if (job) said.push(job.text);
   return say(said.join(" "));
 }
@@ -38,7 +41,7 @@ function refresh() {
   allow("fill", open && !job);
   allow("save", current?.result);
   if (!job && document.activeElement === $("stop")) $("fill").focus();
-  $("stop").hidden = $("progress").hidden = !job;
+  $("running").hidden = !job;
   if (job) {
     if (job.total) [$("progress").max, $("progress").value] = [job.total, job.done];
     else $("progress").removeAttribute("value");
@@ -145,18 +148,23 @@ const rule = () => ({
 const loadMask = guarded(async (given) => {
   const picture = current;
   if (!picture || !given) return;
-  const answer = await ask("mask", { parts: { picture: picture.file, mask: given, ...rule() } });
+  const answer = await ask("mask", { parts: { picture: picture.file, mask: given, ...rule() } }).catch((error) => {
+    $("mask-rule").open = true; // errors name its options
+    throw error;
+  });
   const bits = new Uint8Array(await answer.arrayBuffer());
   picture.mask.add({ kind: "load", bits });
   changed();
-  say(`Mask read: ${about(answer).notes.join("; ")}.`);
+  describe(`Mask read: ${about(answer).notes.join("; ")}.`);
 });
 
 // ---- filling and saving
 
 const fill = guarded(async () => {
   const picture = current;
-  if (picture && !picture.job) await fillHole(picture, $("weights").value, changed);
+  if (!picture || picture.job) return;
+  await fillHole(picture, $("weights").value, changed);
+  if (picture === current) $("frame").scrollIntoView({ block: "nearest" }); // on a phone it may be above the button
 });
 
 function stop() { current?.job?.stop.abort(); }
@@ -232,6 +240,7 @@ for (const [id, take] of [["file", (files) => openAll([...files])], ["mask-file"
     $(id).value = ""; // the same file can be chosen again
   };
 }
+$("stage").onclick = () => { if (!current) clicks.open(); };
 $("tools").onsubmit = (event) => event.preventDefault();
 $("size").oninput = () => setSize(largest() ** ($("size").value / 100));
 $("split").oninput = () => setSplit($("split").value / 100);
