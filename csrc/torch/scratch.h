@@ -24,7 +24,7 @@ namespace pconv {
 
 class ScratchBlocks {
   public:
-    static constexpr size_t page = size_t(2) << 20, least = 2 * page, kept_at_most = size_t(64) << 20;
+    static constexpr size_t page = size_t(2) << 20, least = page / 2, kept_at_most = size_t(64) << 20;
 
     // Never destroyed: tensors may outlive static objects.
     static ScratchBlocks& instance() {
