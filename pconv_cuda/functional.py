@@ -29,7 +29,7 @@ from pconv_cuda.functional_nd import (
     partial_conv_transpose3d,
 )
 from pconv_cuda.ops.layout import new_mask_as_returned
-from pconv_cuda.ops.transforms import called, is_transformed
+from pconv_cuda.ops.transforms import call_operator, is_transformed
 from pconv_cuda.smooth import MAX_ITERATIONS, TENSION, TOLERANCE
 
 __all__ = [
@@ -91,8 +91,8 @@ def partial_conv2d(
     known = known_calls.find(signature)
     if known is None:
         return _checked_conv2d(signature, input, mask, weight, bias, stride, padding, dilation, groups)
-    if known.mask is not None:
-        mask = mask[known.mask]  # type: ignore[index]
+    if mask is not None:
+        mask = (mask if known.mask_slices is None else mask[known.mask_slices]).detach()
     output, new_mask = apply(input, mask, weight, bias, *known.window)
     return output, new_mask_as_returned(new_mask, output, mask, known.by_group)
 
@@ -121,10 +121,10 @@ def _checked_conv2d(
     padding = pair("padding", padding, 0)
     check_fits(input, weight, stride, padding, dilation)
     if batched and (given is None or given.dim() == 4):
-        kept = None
+        slices = None
         if mask is not None and given is not None and mask.shape != given.shape:
-            kept = slice(0, mask.shape[0]), slice(0, mask.shape[1])
-        known_calls.keep(signature, known_calls.Known((stride, padding, dilation, groups), kept, by_group))
+            slices = slice(0, mask.shape[0]), slice(0, mask.shape[1])
+        known_calls.keep(signature, known_calls.Known((stride, padding, dilation, groups), slices, by_group))
     output, new_mask = apply(input, mask, weight, bias, stride, padding, dilation, groups)
     new_mask = new_mask_as_returned(new_mask, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))
@@ -307,7 +307,7 @@ def apply(
     if not is_transformed(input, skip, weight, bias):
         rest = (upsample, prepared, -1, negative_slope)
         arguments = (input, mask, skip, skip_mask, weight, bias, *window, *rest)
-        return called(ops.partial_conv2d, (input, skip, weight, bias), *arguments)[:2]
+        return call_operator(ops.partial_conv2d, (input, skip, weight, bias, prepared), *arguments)[:2]
     if skip is None:
         valid = reference.valid_mask(mask, input)
     else:

@@ -11,7 +11,7 @@ from pconv_cuda import ops, reference_nd
 from pconv_cuda.checks import check_tensor, compact
 from pconv_cuda.checks_nd import batched_arguments, check_size, check_weight, checked_mask, named_padding, numbers
 from pconv_cuda.ops.layout import new_mask_as_returned
-from pconv_cuda.ops.transforms import called, is_transformed
+from pconv_cuda.ops.transforms import call_operator, is_transformed
 from pconv_cuda.reference_nd import Window
 
 __all__ = [
@@ -213,16 +213,16 @@ def _apply(
         places = [(1, *stride), (0, *padding), (1, *dilation)]
         if transposed or input.device.type == "cpu":
             arguments = (input.unsqueeze(2), row, weight.unsqueeze(2), bias, *places, (0, *more), groups, transposed)
-            output, new_mask, _ = called(ops.partial_conv_nd, differentiable, *arguments)
+            output, new_mask, _ = call_operator(ops.partial_conv_nd, differentiable, *arguments)
         else:  # on a GPU its kernels are fused
             sources = (input.unsqueeze(2), row, None, None)
             rest = (*places, groups, False, None, -1, 1.0)  # no stage, no activation
-            output, new_mask, _ = called(
+            output, new_mask, _ = call_operator(
                 ops.partial_conv2d, differentiable, *sources, weight.unsqueeze(2), bias,
                 *rest,
             )  # fmt: skip
         output, new_mask = output.squeeze(2), new_mask.squeeze(2)
     else:
-        output, new_mask, _ = called(ops.partial_conv_nd, differentiable, input, mask, weight, bias, *window)
+        output, new_mask, _ = call_operator(ops.partial_conv_nd, differentiable, input, mask, weight, bias, *window)
     new_mask = new_mask_as_returned(new_mask, output, mask, by_group)
     return (output, new_mask) if batched else (output.squeeze(0), new_mask.squeeze(0))

@@ -130,12 +130,16 @@ def partial_conv(
 
 
 def fails_in_half(input: Tensor, weight: Tensor, window: Window) -> bool:
-    """Whether oneDNN would fail in 16 bits: see :func:`pconv_cuda.reference.fails_in_half`."""
+    """Whether oneDNN would fail in 16 bits: see :func:`pconv_cuda.reference.fails_in_half`. Of a volume that is smaller
+    than the window along an axis it leaves values of the weight's gradient unwritten too."""
     half = input.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
     if input.device.type != "cpu" or input.dtype == torch.float64 or not half:
         return False
     size = output_shape(input, weight, window)[2:] if window.transposed else input.shape[2:]
+    reach = [dilation * (taps - 1) for dilation, taps in zip(window.dilation, weight.shape[2:], strict=True)]
     return any(
-        window.stride[axis] > size[axis] or window.padding[axis] > window.dilation[axis] * (taps - 1)
-        for axis, taps in enumerate(weight.shape[2:])
+        window.stride[axis] > size[axis]
+        or window.padding[axis] > reach[axis]
+        or (len(size) == 3 and size[axis] <= reach[axis])
+        for axis in range(len(size))
     )

@@ -13,7 +13,7 @@ from cases_nd import CaseNd, tensors_of
 from conftest import assert_as_good_as_torch
 from test_layers_nd import gradients, stock
 
-# Five images of 14 million products: parts of three and of two images on one thread (20 million are worth a call).
+# Five images of 14 million products: on one thread two parts, of two and of three images (20 million are worth a call).
 PARTED = [
     CaseNd("series", (12288,), (9,), 5, 8, 16, padding=(4,)),
     CaseNd("series_up", (12288,), (4,), 5, 16, 16, stride=(2,), padding=(1,), transposed=True),

@@ -58,7 +58,10 @@ def test_the_readmes_axis_is_labelled_at_1_2_and_5(figures: dict[str, Any]) -> N
     for axis in figures["readme"].axes:
         assert axis.get_yscale() == "log"
         _, vertical = tick_labels(axis)
-        assert [text.get_text() for text in vertical] == ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"]
+        labels = [text.get_text() for text in vertical]
+        usual = ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5", "10", "20"]
+        assert {"0.1", "0.2", "0.5", "1", "2", "5"} <= set(labels)  # how far they go depends on what was measured
+        assert labels == usual[usual.index(labels[0]) :][: len(labels)]
 
 
 @pytest.mark.parametrize("ratios", [[1.1], [0.003, 0.9], [0.9, 480.0]])

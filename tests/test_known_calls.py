@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pconv_cuda import PartialConv2d, known_calls
+from pconv_cuda import PartialConv2d, functional, known_calls, ops
 from pconv_cuda.functional import partial_conv2d
 
 
@@ -131,6 +132,79 @@ def test_gradients_come_when_they_are_asked_for() -> None:
     torch.testing.assert_close(tangent[1], plain - partial_conv2d(**operands(input=given["input"] * 0))[0])
 
 
+def test_graphs_of_batched_gradients_are_kept() -> None:
+    """``create_graph`` under vmap, which has to see the backward's operator."""
+    given = operands(bias=None)
+    x, weight = given["input"].requires_grad_(), given["weight"].requires_grad_()
+    output = partial_conv2d(**{**given, "input": x, "weight": weight})[0]
+    directions = torch.randn(3, *output.shape)
+    batched = torch.autograd.grad(output, x, directions, is_grads_batched=True, create_graph=True)[0]
+    mapped = torch.func.vmap(lambda v: torch.autograd.grad(output, x, v, create_graph=True)[0])(directions)
+    alone = [torch.autograd.grad(output, x, v, create_graph=True)[0] for v in directions]
+    for found in (batched, mapped):
+        torch.testing.assert_close(found, torch.stack(alone))
+        gradient = torch.autograd.grad(found.square().sum(), weight, retain_graph=True)[0]
+        true = torch.autograd.grad(sum(each.square().sum() for each in alone), weight, retain_graph=True)[0]
+        torch.testing.assert_close(gradient, true, rtol=1e-4, atol=1e-3)
+
+
+def test_enable_grad_inside_inference_mode() -> None:
+    layer = PartialConv2d(4, 6, 3, padding=1)
+    with torch.inference_mode():
+        x = torch.randn(2, 4, 7, 9)
+        with torch.enable_grad():
+            assert not layer(x).requires_grad and not torch.nn.Conv2d.forward(layer, x).requires_grad
+
+
+def test_the_mask_that_was_given_is_kept_for_the_backward() -> None:
+    """Whatever happens to the caller's tensor object, in the first call and in the second."""
+    gradients = []
+    given = operands()
+    for _ in range(2):
+        weight, mask = given["weight"].clone().requires_grad_(), given["mask"].clone()
+        output = partial_conv2d(**{**given, "weight": weight, "mask": mask})[0]
+        mask.data = ~mask
+        output.sum().backward()
+        gradients.append(weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_modes_and_subclasses_of_torch_function_see_the_operator() -> None:
+    class Doubled(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            results = func(*args, **(kwargs or {}))
+            return (2 * results[0], *results[1:]) if "partial_conv2d" in str(func) else results
+
+    given = operands()
+    leaves = [given["weight"].clone().requires_grad_() for _ in range(2)]
+    with Doubled():
+        doubled = partial_conv2d(**{**given, "weight": leaves[0]})[0]
+    plain = partial_conv2d(**{**given, "weight": leaves[1]})[0]
+    doubled.sum().backward()
+    plain.sum().backward()
+    torch.testing.assert_close(doubled, 2 * plain)
+    torch.testing.assert_close(leaves[0].grad, 2 * leaves[1].grad)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_layer_holds_the_operator() -> None:
+    layer, x, mask = PartialConv2d(4, 6, 3, padding=1), torch.randn(2, 4, 7, 9), torch.ones(2, 1, 7, 9)
+    traced = torch.jit.trace(layer, (x, mask))
+    assert str(traced.graph).count("pconv_cuda::partial_conv2d(") == 1
+    torch.jit.save(traced, io.BytesIO())
+    assert torch.equal(traced(x, mask), layer(x, mask))
+
+
+def test_a_prepared_weight_that_requires_a_gradient_is_refused() -> None:
+    low, skip = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 8, 8)
+    weight = torch.randn(3, 4, 3, 3)
+    prepared = ops.upcat_phases(weight, 2).requires_grad_()
+    with pytest.raises(RuntimeError, match="expected one that needs no gradient"):
+        functional.apply(
+            low, None, weight, None, (1, 1), (1, 1), (1, 1), 1, skip, None, upsample=True, prepared=prepared
+        )
+
+
 def test_a_mask_that_requires_a_gradient_gets_none() -> None:
     given = operands(mask=torch.ones(2, 1, 7, 9))
     twice(given)
@@ -140,7 +214,7 @@ def test_a_mask_that_requires_a_gradient_gets_none() -> None:
 
 
 def test_the_number_of_known_calls_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_calls, "MOST", 3)
+    monkeypatch.setattr(known_calls, "MAX_KNOWN_CALLS", 3)
     layer = PartialConv2d(3, 4, 3, padding=1)
     for size in range(4, 12):
         layer(torch.randn(1, 3, size, size))

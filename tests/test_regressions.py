@@ -9,7 +9,7 @@ import torch
 from cases import Case, make_tensors
 
 from pconv_cuda import PartialConv2d, PConvUNet, reference
-from pconv_cuda.functional import partial_conv2d
+from pconv_cuda.functional import partial_conv2d, partial_conv3d
 from pconv_cuda.losses import gram_matrix, total_variation
 
 
@@ -165,3 +165,38 @@ def test_the_ratio_is_applied_once_and_not_to_the_bias() -> None:
     output, _ = partial_conv2d(x, mask, torch.ones(1, 1, 3, 3), torch.tensor([1.0]))
     assert output.item() == 2.0 * 9 + 1.0
     assert reference.partial_conv2d(x, mask, torch.ones(1, 1, 3, 3), torch.tensor([1.0]))[0].item() == 19.0
+
+
+def test_a_weight_with_unusual_strides_of_an_axis_of_one_value() -> None:
+    # torch takes (6, 1, 2, 6) as channels_last, and reads other values for a channels_last input in groups.
+    x = torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(4, 2, 3, 1).transpose(-1, 1).contiguous().transpose(-1, 1).requires_grad_()
+    assert weight.stride() == (6, 1, 2, 6)
+    mask = torch.rand(2, 1, 8, 8) > 0.3
+    output = partial_conv2d(x, mask, weight, None, 2, 0, 1, 2)[0]
+    double = weight.detach().double().contiguous().requires_grad_()
+    true = reference.partial_conv2d(x.double(), mask, double, None, (2, 2), (0, 0), (1, 1), 2)[0]
+    torch.testing.assert_close(output.double(), true, rtol=1e-5, atol=1e-5)
+    output.sum().backward()
+    true.sum().backward()
+    torch.testing.assert_close(weight.grad.double(), double.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_weights_gradient_of_a_flat_volume_in_bf16(images: int, channels_last: bool) -> None:
+    # oneDNN leaves values unwritten where a volume is smaller than the window along an axis.
+    x, weight = torch.randn(images, 2, 2, 13, 5).bfloat16(), torch.randn(4, 2, 3, 1, 3).bfloat16()
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+
+    def gradient(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        leaf = weight.clone().requires_grad_()
+        partial_conv3d(x, None, leaf, None, 1, (1, 0, 1))[0].sum().backward()
+        return leaf.grad.double()
+
+    true = gradient(x.double(), weight.double())
+    for _ in range(3):
+        spoiled = [torch.full((count,), 1e30).bfloat16() for count in (64, 72, 128, 256, 512, 1024, 2048, 4096)]
+        del spoiled  # what is not written shows these
+        assert (gradient(x, weight) - true).abs().max() <= 0.02 * true.abs().max()

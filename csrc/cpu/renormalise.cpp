@@ -28,7 +28,7 @@ PCONV_INLINE void plane_forward(
     }
 }
 
-// One pixel's channels, all with one ratio. Pixels that would not change in place are not even read.
+// One pixel's channels, all with one ratio. In place, pixels that would not change are not even read.
 template <class T>
 PCONV_INLINE void pixels_forward(
     const T* raw, const precise_t<T>* ratio, const precise_t<T>* bias, precise_t<T> negative_slope, int64_t count,

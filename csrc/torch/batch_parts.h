@@ -13,42 +13,45 @@
 
 namespace pconv {
 
-// How many images a part has: all of them where parts would not pay. Every call of the library rearranges the weight,
-// and starts its threads.
-inline int64_t images_of_part(const Geometry& g, int64_t weight_numel, int64_t products_of_image) {
-    constexpr int64_t products_of_thread = 20'000'000;  // half a millisecond
-    constexpr int64_t weights = 8;                      // values of the images beside those of the weight
-    if (g.n < 2 || bytes_of(g.dtype) < 4) return g.n;   // weight gradients of 16 bits are not added up
-    const int64_t values = g.c * g.h * g.w + g.k * g.p * g.q;
-    const int64_t least = std::max(
-        products_of_thread * torch::stable::get_num_threads() / std::max<int64_t>(products_of_image, 1),
-        weights * weight_numel / values);
-    const int64_t parts = std::max<int64_t>(g.n / (least + 1), 1);
-    return (g.n + parts - 1) / parts;
+// In how many parts a batch is convolved; 1 where parts would not pay.
+inline int64_t parts_of_batch(const Geometry& g, int64_t weight_numel, int64_t products_of_image) {
+    // Every call of the library starts its threads, and rearranges the weight. A part has half a millisecond of work
+    // for each thread, and eight times as many values as the weight.
+    constexpr int64_t products_of_thread = 20'000'000, values_over_weight = 8;
+    // 16 bits are left whole: gradients by the weight would be rounded part by part.
+    if (g.n < 2 || bytes_of(g.dtype) < 4) return 1;
+    const int64_t values_of_image = g.c * g.h * g.w + g.k * g.p * g.q;
+    const int64_t for_threads =
+        products_of_thread * torch::stable::get_num_threads() / std::max<int64_t>(products_of_image, 1);
+    const int64_t for_weight = values_over_weight * weight_numel / values_of_image;
+    return std::max<int64_t>(g.n / (std::max(for_threads, for_weight) + 1), 1);
 }
 
-// Images of a batch from `first` on, and what belongs to them.
+// Images of a batch, and what belongs to them.
 struct BatchPart {
     int64_t first, count;
 
-    static BatchPart at(const Geometry& g, int64_t first, int64_t images) {
-        return {first, std::min(images, g.n - first)};
+    // The sizes of parts differ by one at most.
+    static BatchPart at(const Geometry& g, int64_t index, int64_t parts) {
+        const int64_t first = g.n * index / parts;
+        return {first, g.n * (index + 1) / parts - first};
     }
-    Geometry of(Geometry g) const {
+    static int64_t most_images(const Geometry& g, int64_t parts) { return (g.n + parts - 1) / parts; }
+    Geometry slice(Geometry g) const {
         g.n = count;
         return g;
     }
-    Mask of(Mask mask) const {
+    Mask slice(Mask mask) const {
         mask.bytes += first * mask.batch_step;
         return mask;
     }
-    Ratio of(Ratio ratio, const Geometry& g) const {
+    Ratio slice(Ratio ratio, const Geometry& g) const {
         if (ratio.n == 1) return ratio;
         const int64_t image = ratio.groups * g.p * g.q * (g.dtype == DType::f64 ? 8 : 4);
         return {static_cast<char*>(ratio.values) + first * image, count, ratio.groups};
     }
-    Tensor of(Tensor batch) const { return torch::stable::narrow(batch, 0, first, count); }
-    Tensor start_of(Tensor scratch) const { return torch::stable::narrow(scratch, 0, 0, count); }
+    Tensor slice(Tensor batch) const { return torch::stable::narrow(batch, 0, first, count); }
+    Tensor first_images(Tensor scratch) const { return torch::stable::narrow(scratch, 0, 0, count); }
 };
 
 // Memory for the first `images` of a batch.
@@ -61,22 +64,22 @@ template <class Passes>
 Tensor masked_part(
     const Passes& passes, const Geometry& g, const BatchPart& part, const MaskBytes& mask, const Tensor& x,
     const Tensor& scratch) {
-    Tensor masked = part.start_of(scratch);
-    passes.copy_valid(part.of(g), part.of(mask.mask), part.of(x), masked);
+    Tensor masked = part.first_images(scratch);
+    passes.copy_valid(part.slice(g), part.slice(mask.mask), part.slice(x), masked);
     return masked;
 }
 
 // convolve(x) is laid out as the geometry says; y is written.
 template <class Passes, class Convolve>
 void forward_in_parts(
-    const Passes& passes, const Geometry& g, int64_t images, const Tensor& x, const MaskBytes& mask, const Ratio& ratio,
+    const Passes& passes, const Geometry& g, int64_t parts, const Tensor& x, const MaskBytes& mask, const Ratio& ratio,
     const void* bias, double negative_slope, const Tensor& y, const Convolve& convolve) {
-    const Tensor scratch = mask.holes ? scratch_for(x, images) : x;
-    for (int64_t first = 0; first < g.n; first += images) {
-        const BatchPart part = BatchPart::at(g, first, images);
-        const Tensor raw = convolve(mask.holes ? masked_part(passes, g, part, mask, x, scratch) : part.of(x));
-        Tensor finished = part.of(y);
-        passes.renormalise(part.of(g), part.of(ratio, g), bias, negative_slope, raw, finished);
+    const Tensor scratch = mask.holes ? scratch_for(x, BatchPart::most_images(g, parts)) : x;
+    for (int64_t index = 0; index < parts; ++index) {
+        const BatchPart part = BatchPart::at(g, index, parts);
+        const Tensor raw = convolve(mask.holes ? masked_part(passes, g, part, mask, x, scratch) : part.slice(x));
+        Tensor finished = part.slice(y);
+        passes.renormalise(part.slice(g), part.slice(ratio, g), bias, negative_slope, raw, finished);
     }
 }
 
@@ -84,23 +87,24 @@ void forward_in_parts(
 // not wanted) are added to; returns the gradient by the weight.
 template <class Passes, class Backward>
 Tensor backward_in_parts(
-    const Passes& passes, const Geometry& g, int64_t images, const Tensor& upstream, const Tensor& x,
+    const Passes& passes, const Geometry& g, int64_t parts, const Tensor& upstream, const Tensor& x,
     const MaskBytes& mask, const Ratio& ratio, const MaybeTensor& dx, bool need_weight, double* sums,
     const Backward& backward) {
     const bool copied = mask.holes && need_weight;  // see composed_backward
+    const int64_t images = BatchPart::most_images(g, parts);
     const Tensor gradients = scratch_for(upstream, images), scratch = copied ? scratch_for(x, images) : x;
     Tensor dw = no_gradient(x);
     std::vector<double> total;
-    for (int64_t first = 0; first < g.n; first += images) {
-        const BatchPart part = BatchPart::at(g, first, images);
-        Tensor scaled = part.start_of(gradients);
-        passes.scale_gradient(part.of(g), part.of(ratio, g), part.of(upstream), scaled, sums);
+    for (int64_t index = 0; index < parts; ++index) {
+        const BatchPart part = BatchPart::at(g, index, parts);
+        Tensor scaled = part.first_images(gradients);
+        passes.scale_gradient(part.slice(g), part.slice(ratio, g), part.slice(upstream), scaled, sums);
         const auto [of_input, of_weight] =
-            backward(scaled, copied ? masked_part(passes, g, part, mask, x, scratch) : part.of(x));
+            backward(scaled, copied ? masked_part(passes, g, part, mask, x, scratch) : part.slice(x));
         if (dx) {
-            Tensor target = part.of(*dx);
+            Tensor target = part.slice(*dx);
             if (mask.holes)
-                passes.copy_valid(part.of(g), part.of(mask.mask), of_input, target);
+                passes.copy_valid(part.slice(g), part.slice(mask.mask), of_input, target);
             else
                 torch::stable::copy_(target, of_input);
         }

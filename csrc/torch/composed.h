@@ -20,12 +20,11 @@ Tensor composed_forward(
     const void* const bias_values = bias ? bias->const_data_ptr() : nullptr;
     const Tensor filters = fitting(g, weight);
     if constexpr (Passes::in_parts)
-        if (const int64_t images = images_of_part(g, weight.numel(), products_of_image(g)); images < g.n && !plain) {
+        if (const int64_t parts = parts_of_batch(g, weight.numel(), products_of_image(g)); parts > 1 && !plain) {
             const Tensor y = empty_in(g.layout, x, {g.n, g.k, g.p, g.q});
-            forward_in_parts(
-                passes, g, images, x, mask, ratio, bias_values, negative_slope, y, [&](const Tensor& part) {
-                    return laid_out(convolution(part, filters, std::nullopt, arguments), g.layout);
-                });
+            forward_in_parts(passes, g, parts, x, mask, ratio, bias_values, negative_slope, y, [&](const Tensor& part) {
+                return laid_out(convolution(part, filters, std::nullopt, arguments), g.layout);
+            });
             return y;
         }
     const Tensor masked = mask.holes ? passes.masked_copy(g, mask.mask, x) : x;
@@ -57,13 +56,13 @@ std::tuple<Tensor, Tensor> composed_backward(
 // The same from the gradient itself, a part of the batch at a time.
 template <class Passes>
 std::tuple<Tensor, Tensor> composed_backward_in_parts(
-    const Passes& passes, const Geometry& g, int64_t images, const Tensor& x, const MaskBytes& mask,
+    const Passes& passes, const Geometry& g, int64_t parts, const Tensor& x, const MaskBytes& mask,
     const Tensor& weight, const Tensor& upstream, const Ratio& ratio, double* sums,
     const ConvolutionArguments& arguments, bool need_input, bool need_weight) {
     const MaybeTensor dx = need_input ? MaybeTensor(empty_in(g.layout, x, {g.n, g.c, g.h, g.w})) : std::nullopt;
     const Tensor filters = fitting(g, weight);
     const Tensor dw = backward_in_parts(
-        passes, g, images, upstream, x, mask, ratio, dx, need_weight, sums,
+        passes, g, parts, upstream, x, mask, ratio, dx, need_weight, sums,
         [&](const Tensor& scaled, const Tensor& part) -> std::tuple<Tensor, Tensor> {
             const auto [of_input, of_weight] =
                 convolution_backward(scaled, part, filters, arguments, need_input, need_weight);

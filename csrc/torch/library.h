@@ -115,9 +115,28 @@ inline std::tuple<Tensor, Tensor> convolution_backward(
     return {dx, dw};
 }
 
+// With the strides of a new tensor in the weight's layout. torch takes (6, 1, 2, 6), of two channels and a window of
+// 3x1, as channels_last, and has read other values than those.
+inline Tensor with_usual_strides(const Tensor& weight) {
+    const bool nhwc = layout_of(weight) == Layout::nhwc;
+    const int64_t order[4] = {nhwc ? 1 : 3, nhwc ? 3 : 2, nhwc ? 2 : 1, 0};  // of the axes, the innermost first
+    int64_t expected = 1;
+    bool usual = true;
+    for (const int64_t axis : order) {
+        usual &= weight.stride(axis) == expected;
+        expected *= weight.size(axis);
+    }
+    if (usual) return weight;
+    const auto sizes = weight.sizes();
+    Tensor copy = empty_in(layout_of(weight), weight, Ints(sizes.begin(), sizes.end()));
+    torch::stable::copy_(copy, weight);
+    return copy;
+}
+
 // A channels_last weight would turn a contiguous convolution into a channels_last one, and its result with it.
 inline Tensor fitting(const Geometry& g, const Tensor& weight) {
-    return g.layout == Layout::nchw ? laid_out(weight, Layout::nchw) : weight;
+    if (g.layout == Layout::nchw) return laid_out(weight, Layout::nchw);
+    return weight.is_cpu() ? with_usual_strides(weight) : weight;
 }
 
 }  // namespace pconv

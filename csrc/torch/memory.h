@@ -14,6 +14,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace pconv {
@@ -36,12 +37,13 @@ inline MemoryFormat format_of(Layout layout, size_t dimensions) {
 // asked for in pages of 2 MiB (scratch.h). Smaller ones may lie in malloc's heap, which is left as it is.
 inline Tensor on_large_pages(Tensor tensor) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    constexpr uintptr_t page = 4096, least = uintptr_t(32) << 20;
+    constexpr uintptr_t least = uintptr_t(32) << 20;
+    static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
     const uintptr_t bytes = uintptr_t(tensor.numel()) * tensor.element_size();
     if (tensor.is_cpu() && bytes >= least) {
         const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
         const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
-        madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // whatever it answers
+        madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint
     }
 #endif
     return tensor;

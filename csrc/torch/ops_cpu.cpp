@@ -71,10 +71,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     need_skip &= skip.has_value();
     const bool need_inputs = need_input || need_skip, need_convolution = need_inputs || need_weight;
     const bool by_winograd = suits_winograd(g, sources);
-    const int64_t images = images_of_part(g, weight.numel(), products_of_image(g));
-    if (need_convolution && !skip && !upsample && !by_winograd && images < g.n) {
+    const int64_t parts = parts_of_batch(g, weight.numel(), products_of_image(g));
+    if (need_convolution && !skip && !upsample && !by_winograd && parts > 1) {
         std::tie(dx, dw) = composed_backward_in_parts(
-            CpuPasses{}, g, images, sources.x, sources.mask, weight, upstream, ratio, bias_sums, arguments, need_input,
+            CpuPasses{}, g, parts, sources.x, sources.mask, weight, upstream, ratio, bias_sums, arguments, need_input,
             need_weight);
         return {dx, dskip, dw, CpuPasses{}.bias_gradient(g, input, sums)};
     }

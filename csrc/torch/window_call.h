@@ -102,7 +102,7 @@ inline WindowCall window_call(const Tensor& input, const Tensor& weight, const W
     return call;
 }
 
-// A mask's bytes. Passes: to_bytes(bytes, given, dtype, sizes, strides), has_holes(bytes), refuse_odd(...).
+// A mask's bytes. Of the passes it takes check_binary, to_bytes and has_holes.
 template <class Passes>
 MaskBytes mask_bytes(const Passes& passes, const WindowCall& call, const Tensor& input, const Tensor& mask) {
     const Geometry& g = call.g;

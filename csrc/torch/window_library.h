@@ -13,9 +13,12 @@ namespace pconv {
 inline bool fails_in_half(const Geometry& g, const WindowCall& call, bool on_cpu) {
     if (!on_cpu || (g.dtype != DType::bf16 && g.dtype != DType::f16)) return false;
     bool fails = false;
-    for (const Axis& axis : call.windows.axis)
-        fails |= axis.stride > (call.windows.transposed ? axis.out : axis.in) ||
-                 axis.pad > axis.dilation * (axis.window - 1);
+    // Of a volume that is smaller than the window along an axis the weight's gradient is left unwritten too.
+    const bool volume = call.output.size() == 5;
+    for (const Axis& axis : call.windows.axis) {
+        const int64_t size = call.windows.transposed ? axis.out : axis.in, reach = axis.dilation * (axis.window - 1);
+        fails |= axis.stride > size || axis.pad > reach || (volume && size <= reach);
+    }
     return fails;
 }
 
@@ -23,7 +26,9 @@ inline bool fails_in_half(const Geometry& g, const WindowCall& call, bool on_cpu
 inline Tensor given_to_library(const WindowCall& call, const Tensor& tensor) {
     if (!tensor.is_cpu()) return tensor;
     bool ambiguous = call.g.layout == Layout::nchw;
-    for (int64_t axis = 1; axis < tensor.dim(); ++axis) ambiguous |= tensor.size(axis) == 1;
+    // The stride of a single image says something in part of a batch, which keeps the batch's; 16 bits have no parts.
+    const int64_t first = bytes_of(call.g.dtype) == 2 ? 0 : 1;
+    for (int64_t axis = first; axis < tensor.dim(); ++axis) ambiguous |= tensor.size(axis) == 1;
     return ambiguous ? strictly_contiguous(tensor) : tensor;
 }
 

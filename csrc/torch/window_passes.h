@@ -29,10 +29,9 @@ std::tuple<Tensor, Tensor, Tensor> window_forward(
     const Tensor x = laid_out_any(input, g.layout);
     const void* const bias_values = dense_bias ? dense_bias->const_data_ptr() : nullptr;
     if constexpr (Passes::in_parts)
-        if (const int64_t images = images_of_part(g, weight.numel(), products_of_image(call));
-            images < g.n && !all_full) {
+        if (const int64_t parts = parts_of_batch(g, weight.numel(), products_of_image(call)); parts > 1 && !all_full) {
             const Tensor y = empty_in(g.layout, input, call.output);
-            forward_in_parts(passes, g, images, x, bytes, ratio, bias_values, 1.0, y, [&](const Tensor& part) {
+            forward_in_parts(passes, g, parts, x, bytes, ratio, bias_values, 1.0, y, [&](const Tensor& part) {
                 return library_convolution(call, a, part, weight, std::nullopt);
             });
             return {y, new_mask, ratios};
@@ -65,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor> window_backward(
     const Ratio ratio{const_cast<void*>(dense_ratios.const_data_ptr()), ratios.size(0), ratios.size(1)};
     Tensor dx = no_gradient(input), dw = no_gradient(input);
     const bool need_convolution = need_input || need_weight;
-    const Tensor x = laid_out_any(input, g.layout);
+    const Tensor x = need_convolution ? laid_out_any(input, g.layout) : input;
     const auto sizes = input.sizes(), of_weight = weight.sizes();
     const auto convolve = [&](const Tensor& scaled, const Tensor& masked) -> std::tuple<Tensor, Tensor> {
         auto [by_input, by_weight] = library_backward(call, a, scaled, masked, weight, need_input, need_weight);
@@ -74,12 +73,12 @@ std::tuple<Tensor, Tensor, Tensor> window_backward(
         return {by_input, by_weight};
     };
     if constexpr (Passes::in_parts)
-        if (const int64_t images = images_of_part(g, weight.numel(), products_of_image(call));
-            images < g.n && need_convolution) {
+        if (const int64_t parts = parts_of_batch(g, weight.numel(), products_of_image(call));
+            parts > 1 && need_convolution) {
             std::vector<double> sums(need_bias ? g.k : 0);
             if (need_input) dx = empty_in(g.layout, input, Ints(sizes.begin(), sizes.end()));
             dw = backward_in_parts(
-                passes, g, images, upstream, x, bytes, ratio, need_input ? MaybeTensor(dx) : std::nullopt, need_weight,
+                passes, g, parts, upstream, x, bytes, ratio, need_input ? MaybeTensor(dx) : std::nullopt, need_weight,
                 need_bias ? sums.data() : nullptr, convolve);
             return {dx, dw, passes.bias_gradient(g, input, sums)};
         }

@@ -16,7 +16,7 @@ from torch import Tensor
 from pconv_cuda.ops import extension, fallback, tf32
 from pconv_cuda.ops.autocast import cast, without_autocast
 from pconv_cuda.ops.layout import memory_format, output_size, result_format
-from pconv_cuda.ops.transforms import called, keep_derivative
+from pconv_cuda.ops.transforms import call_in_backward, register_function
 
 extension.load()
 
@@ -127,9 +127,8 @@ def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]
         return (None,) * 14
     need_input, _, need_skip, _, need_weight, need_bias = ctx.needs_input_grad[:6]
     needed = (need_input, need_skip, need_weight, need_bias)
-    input, _, skip, _, weight, _ = saved = ctx.saved_tensors
-    arguments = (grad, *saved, *ctx.window, *needed, ctx.allow_tf32)
-    gradients = called(partial_conv2d_backward, (grad, input, skip, weight), *arguments)
+    arguments = (grad, *ctx.saved_tensors, *ctx.window, *needed, ctx.allow_tf32)
+    gradients = call_in_backward(partial_conv2d_backward, *arguments)
     dx, dskip, dw, db = (each if wanted else None for each, wanted in zip(gradients, needed, strict=True))
     return (dx, None, dskip, None, dw, db, *(None,) * 8)
 
@@ -182,12 +181,9 @@ def _backward_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     return (for_grad, for_input, None, for_skip, None, for_weight, *(None,) * 11)
 
 
-for _operator, _derivative, _context in (
-    (partial_conv2d, _forward_backward, _forward_context),
-    (partial_conv2d_backward, _backward_backward, _backward_context),
-):
-    torch.library.register_autograd(_operator, _derivative, setup_context=_context)
-    keep_derivative(_operator, _context, _derivative)
+torch.library.register_autograd(partial_conv2d, _forward_backward, setup_context=_forward_context)
+torch.library.register_autograd(partial_conv2d_backward, _backward_backward, setup_context=_backward_context)
+register_function(partial_conv2d, _forward_context, _forward_backward)
 
 
 # Autocast ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pconv_cuda.checks import as_valid
 from pconv_cuda.ops import extension, fallback
 from pconv_cuda.ops.autocast import cast, without_autocast
 from pconv_cuda.ops.layout import memory_format
-from pconv_cuda.ops.transforms import called, keep_derivative
+from pconv_cuda.ops.transforms import call_in_backward, register_function
 from pconv_cuda.reference_nd import Window
 
 extension.load()
@@ -83,8 +83,7 @@ def _forward_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]
         return (None,) * 10
     need_input, _, need_weight, need_bias = ctx.needs_input_grad[:4]
     needed = (need_input, need_weight, need_bias)
-    input, _, weight, _ = saved = ctx.saved_tensors
-    gradients = called(partial_conv_nd_backward, (grad, input, weight), grad, *saved, *ctx.window, *needed)
+    gradients = call_in_backward(partial_conv_nd_backward, grad, *ctx.saved_tensors, *ctx.window, *needed)
     dx, dw, db = (each if wanted else None for each, wanted in zip(gradients, needed, strict=True))
     return (dx, None, dw, db, *(None,) * 6)
 
@@ -120,12 +119,9 @@ def _backward_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     return (for_grad, for_input, None, for_weight, *(None,) * 10)
 
 
-for _operator, _derivative, _context in (
-    (partial_conv_nd, _forward_backward, _forward_context),
-    (partial_conv_nd_backward, _backward_backward, _backward_context),
-):
-    torch.library.register_autograd(_operator, _derivative, setup_context=_context)
-    keep_derivative(_operator, _context, _derivative)
+torch.library.register_autograd(partial_conv_nd, _forward_backward, setup_context=_forward_context)
+torch.library.register_autograd(partial_conv_nd_backward, _backward_backward, setup_context=_backward_context)
+register_function(partial_conv_nd, _forward_context, _forward_backward)
 
 
 # Autocast ------------------------------------------------------------------------------------------------

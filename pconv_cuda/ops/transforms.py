@@ -1,4 +1,5 @@
-"""Calls of the operators: whether torch's transforms are at work, which need operators of torch's own, or autograd."""
+"""How the functional forms call the operators: which of torch's transforms need the reference instead, and the shortest
+way to an operator otherwise."""
 
 from __future__ import annotations
 
@@ -8,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["called", "is_transformed", "keep_derivative"]
+__all__ = ["call_in_backward", "call_operator", "is_transformed", "register_function"]
 
-_functions: dict[Any, Any] = {}  # of operators
+_functions: dict[Any, Any] = {}  # operator -> torch.autograd.Function
 
 
 def is_transformed(*tensors: Tensor | None) -> bool:
-    """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which torch.library's autograd does not serve.
+    """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which the operators' derivatives do not serve.
 
-    (It raises for the former and, worse, gives zero tangents for the latter.)
+    (torch.library's raise for the former and, worse, give zero tangents for the latter.)
     """
     if torch.compiler.is_compiling():
         return False
@@ -27,9 +28,12 @@ def is_transformed(*tensors: Tensor | None) -> bool:
     return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-def keep_derivative(operator: Any, setup_context: Any, backward: Any) -> None:
-    """Register what ``torch.library.register_autograd`` was told of the operator for :func:`called`, which then leaves
-    out the steps that it takes in Python at every call: going through the schema took half of a small layer's time."""
+def register_function(operator: Any, setup_context: Any, backward: Any) -> None:
+    """Make an autograd function of what ``torch.library.register_autograd`` was given for the operator.
+
+    :func:`call_operator` calls it instead of the operator. torch.library goes through the schema in Python at every
+    call, which takes half of a small layer's time.
+    """
 
     def forward(ctx: Any, *arguments: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
@@ -41,14 +45,33 @@ def keep_derivative(operator: Any, setup_context: Any, backward: Any) -> None:
     _functions[operator] = type(f"{operator._opname}_function", (torch.autograd.Function,), parts)
 
 
-def called(operator: Any, differentiable: tuple[Tensor | None, ...], *arguments: Any) -> Any:
-    """The operator's results, by the shortest way: below autograd where no gradient is asked for, else by the function
-    that :func:`keep_derivative` made. The operator itself runs in compiled code and under autocast, which casts before
-    autograd. All of the operator's arguments have to be given."""
-    if torch.compiler.is_compiling() or operator not in _functions:
+def _needs_the_dispatcher(differentiable: tuple[Tensor | None, ...]) -> bool:
+    """Whether torch has to see the operator itself: it compiles, traces or casts, or a subclass or a mode overrides."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._is_any_autocast_enabled()
+        or torch.is_inference_mode_enabled()
+        or torch.overrides.has_torch_function(differentiable)
+    )
+
+
+def call_operator(operator: Any, differentiable: tuple[Tensor | None, ...], *arguments: Any) -> Any:
+    """The operator's results: of a call below autograd where no gradient is asked for, else of the function that
+    :func:`register_function` made. All of the operator's arguments have to be given; ``differentiable`` are those that
+    may require a gradient."""
+    if operator not in _functions or _needs_the_dispatcher(differentiable):
         return operator(*arguments)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
-        by_operator = torch._C._is_any_autocast_enabled()
-        return operator(*arguments) if by_operator else _functions[operator].apply(*arguments)
+        return _functions[operator].apply(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
+
+
+def call_in_backward(operator: Any, *arguments: Any) -> Any:
+    """The results of an operator in a backward: below autograd, but where a graph is made of the backward (there vmap
+    has to see the operator itself)."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return operator(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
