@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import re
 import socket
 import struct
@@ -205,7 +206,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    # os.walk passes over folders that are removed while it looks; Path.rglob raises.
+    return [Path(place) / name for place, _, names in os.walk(folder) for name in names]
 
 
 def wait_for_no_files(folder: Path) -> None:
