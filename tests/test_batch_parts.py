@@ -121,3 +121,27 @@ def test_the_memory_of_a_batch() -> None:
     one, eight, one_backward, eight_backward = map(int, run.stdout.split())
     assert eight - one <= 250, (one, eight)
     assert eight_backward - one <= 550, (one, one_backward, eight_backward)
+
+
+KEPT = """
+import re, torch
+from pconv_cuda.functional import partial_conv2d
+torch.set_num_threads(1)
+def kept():  # MiB of the mappings that asked for large pages
+    maps = open("/proc/self/smaps").read()
+    sizes = re.findall(r"\\nRss: +(\\d+) kB(?:(?!VmFlags).)*VmFlags:[^\\n]* hg", maps, re.DOTALL)
+    return sum(map(int, sizes)) / 1024
+most = 0
+for size in (256, 512, 724, 900, 1448, 700, 1024):  # 4 to 128 MiB of temporary memory
+    x = torch.ones(1, 16, size, size)
+    partial_conv2d(x, torch.rand(1, 1, size, size) > 0.3, torch.ones(4, 16, 3, 3), None, 1, 1)
+    del x
+    most = max(most, kept())
+print(most)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's list of mappings")
+def test_at_most_64_mib_of_temporary_memory_are_kept() -> None:
+    run = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    assert 32 <= float(run.stdout) <= 64

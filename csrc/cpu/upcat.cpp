@@ -70,10 +70,7 @@ struct Loops;
         static constexpr auto pixels = finish_pixels_##NAME;                                                   \
         static constexpr auto row = finish_row_##NAME;                                                         \
     };
-PCONV_LOOPS(double, f64)
-PCONV_LOOPS(float, f32)
-PCONV_LOOPS(BFloat16, bf16)
-PCONV_LOOPS(Half, f16)
+PCONV_EACH_TYPE(PCONV_LOOPS)
 #undef PCONV_LOOPS
 
 // Rows of the picture: of all channels, or channels first of one channel each.

@@ -51,7 +51,6 @@ def _needs_the_dispatcher(differentiable: tuple[Tensor | None, ...]) -> bool:
         torch.compiler.is_compiling()
         or torch._C._is_tracing()
         or torch._C._is_any_autocast_enabled()
-        or torch.is_inference_mode_enabled()
         or torch.overrides.has_torch_function(differentiable)
     )
 
@@ -62,7 +61,8 @@ def call_operator(operator: Any, differentiable: tuple[Tensor | None, ...], *arg
     may require a gradient."""
     if operator not in _functions or _needs_the_dispatcher(differentiable):
         return operator(*arguments)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
+    records = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    if records and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
         return _functions[operator].apply(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
