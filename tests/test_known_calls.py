@@ -66,6 +66,19 @@ def test_the_second_call_returns_what_the_first_did(mask: str, groups: int) -> N
     assert len(known_calls._known) == (mask != "three dimensions")
 
 
+def test_an_expanded_mask_and_one_of_its_shape_are_two_calls() -> None:
+    whole = torch.rand(2, 4, 7, 9) > 0.3
+    expanded = whole[:1, :1].expand(2, 4, 7, 9)
+    for first, second in ((expanded, whole), (whole, expanded)):
+        known_calls._known.clear()
+        partial_conv2d(**operands(mask=first))
+        found, new_mask = partial_conv2d(**operands(mask=second))
+        known_calls._known.clear()
+        true, true_mask = partial_conv2d(**operands(mask=second.contiguous()))
+        torch.testing.assert_close(found, true)
+        assert torch.equal(new_mask, true_mask)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -91,6 +104,8 @@ def test_the_second_call_returns_what_the_first_did(mask: str, groups: int) -> N
 )
 def test_another_call_is_checked(wrong: dict[str, Any]) -> None:
     twice(operands())
+    for name in ("stride", "padding", "dilation"):
+        twice(operands(**{name: (1, 1)}))
     with pytest.raises((ValueError, TypeError), match=r"expected|does not fit"):
         partial_conv2d(**operands(**wrong))
 
@@ -101,6 +116,9 @@ def test_values_are_looked_at_where_they_were_asked_for(monkeypatch: pytest.Monk
     monkeypatch.setenv("PCONV_CHECK", "1")
     with pytest.raises(RuntimeError, match="expected zeros and ones"):
         partial_conv2d(**given)
+    # The operator checks too; under torch.func the reference runs, which does not.
+    with pytest.raises(RuntimeError, match="expected zeros and ones"):
+        torch.func.grad(lambda x: partial_conv2d(**{**given, "input": x})[0].sum())(given["input"])
 
 
 def test_mixed_dtypes_pass_under_autocast_alone() -> None:
