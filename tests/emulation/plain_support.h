@@ -96,7 +96,7 @@ class Array {
 
 // Room beyond the sizes makes a view into a larger tensor.
 struct Room {
-    int64_t channels = 0, columns = 0, lead = 0;
+    int64_t channels = 0, columns = 0, lead = 0, rows = 0;  // rows: at each image's end
 };
 
 struct Tensor {
@@ -121,10 +121,10 @@ void for_each(const int64_t sizes[4], const Visit& visit) {
 }
 
 inline Tensor make_tensor(DType dtype, Layout layout, int64_t n, int64_t c, int64_t h, int64_t w, Room room = {}) {
-    const int64_t wide = w + room.columns, deep = c + room.channels;
-    const Strides nchw{{deep * h * wide, h * wide, wide, 1}}, nhwc{{deep * h * wide, 1, deep * wide, deep}};
+    const int64_t wide = w + room.columns, deep = c + room.channels, high = h + room.rows;
+    const Strides nchw{{deep * high * wide, high * wide, wide, 1}}, nhwc{{deep * high * wide, 1, deep * wide, deep}};
     const Strides strides = layout == Layout::nchw ? nchw : nhwc;
-    return Tensor{Array(dtype, n * deep * h * wide, room.lead), {n, c, h, w}, strides};
+    return Tensor{Array(dtype, n * deep * high * wide, room.lead), {n, c, h, w}, strides};
 }
 
 inline Tensor random_tensor(DType dtype, Layout layout, int64_t n, int64_t c, int64_t h, int64_t w, Room room = {}) {

@@ -73,7 +73,8 @@ void test_scale_gradient() {
         {0, 5, 3, 3, 1, false, true, true, {}, 0},        {2, 5, 0, 3, 1, false, true, true, {}, 0},
         {1, 1000, 1, 2, 1, false, true, true, {}, 0},     {2, 12, 3, 3, 1, true, false, true, {}, 0},
         {2, 12, 3, 3, 1, true, true, false, {}, 0},       {1, 3, 40, 41, 1, true, true, true, {}, 0},
-        {2, 12, 3, 3, 1, true, true, true, {4, 0, 0}, 0},
+        {2, 12, 3, 3, 1, true, true, true, {4, 0, 0}, 0}, {2, 16, 3, 2, 1, true, true, true, {0, 0, 0, 2}, 0},
+        {3, 16, 2, 2, 1, false, true, true, {}, 0},       {2, 16, 2, 3, 1, true, true, true, {0, 1, 0}, 0},
     };
     for (DType dtype : float_types)
         for (Layout layout : layouts)

@@ -57,15 +57,23 @@ void check_pack_activation(DType dtype, Layout layout, Holes holes, const PackSh
 
 struct WeightShape {
     int64_t k, c, r, s, split;
+    Room room = {};  // of the weight: a part of the channels of a larger one
 };
 const WeightShape weight_shapes[] = {
-    {3, 40, 3, 3, 0}, {5, 12, 2, 3, 5}, {2, 3, 7, 7, 0}, {1, 1, 1, 1, 0}, {70, 9, 1, 1, 0}};
+    {3, 40, 3, 3, 0},
+    {5, 12, 2, 3, 5},
+    {2, 3, 7, 7, 0},
+    {1, 1, 1, 1, 0},
+    {70, 9, 1, 1, 0},
+    {3, 24, 2, 3, 0, {16}},
+    {3, 16, 3, 1, 0, {8, 0, 1}},
+    {4, 16, 1, 2, 0, {4}}};
 
 void check_pack_weight(DType dtype, Layout layout, const WeightShape& shape) {
-    const auto [k, c, r, s, split] = shape;
+    const auto [k, c, r, s, split, room] = shape;
     const Packing packing = make_packing(dtype, c, split);
     const int64_t channels = packing.start[packing.blocks], k_padded = padded(k, dtype), taps = r * s;
-    const Tensor weight = random_tensor(dtype, layout, k, c, r, s);
+    const Tensor weight = random_tensor(dtype, layout, k, c, r, s, room);
     const Array out(dtype, k * taps * channels), turned(dtype, c * taps * k_padded);
     const std::string what =
         describe("%s %s %dx%dx%dx%d", name_of(dtype), layout_name(layout), int(k), int(c), int(r), int(s));
@@ -113,7 +121,7 @@ Array random_array(DType dtype, int64_t count) {
 }
 
 void check_reduce_wgrad(DType dtype, Layout layout, int64_t splits, const WeightShape& shape) {
-    const auto [k, c, r, s, split] = shape;
+    const auto [k, c, r, s, split, room] = shape;
     const Packing packing = make_packing(dtype, c, split);
     const int64_t channels = packing.start[packing.blocks], step = k * r * s * channels;
     const Array partial = random_array(DType::f32, splits * step);

@@ -41,7 +41,14 @@ struct ScaleArguments {
     void* partial;      // [pieces, K], or nullptr where no db is wanted
     int64_t k, ratio_n, ratio_groups;
     bool channels_last, in_vectors;
+    bool by_number;  // a pixel's running number says where its gradient and its ratio are
 };
+
+// Without divisions where it can be, which took longer than the memory.
+PCONV_DEV PixelAt place_of(const ScaleArguments& a, int64_t number) {
+    if (a.by_number) return {0, number, number * a.pixels.strides.at[3]};
+    return locate(a.pixels, number);
+}
 
 template <class T>
 PCONV_DEV Vector<T> gradient_vector(const ScaleArguments& a, const PixelAt& at, int64_t channel) {
@@ -87,7 +94,7 @@ PCONV_DEV void scale_tile(
         const int vector = slot & ((1 << plan.vectors_log2) - 1), pixel = slot >> plan.vectors_log2;
         const int64_t number = first_pixel + pixel, at_vector = first_vector + vector;
         if (number >= a.pixels.count || at_vector >= plan.packed_vectors) continue;
-        const PixelAt at = locate(a.pixels, number);
+        const PixelAt at = place_of(a, number);
         const int64_t channel = at_vector * Vector<T>::size;
         Vector<T> values =
             a.channels_last ? gradient_vector<T>(a, at, channel) : staged_vector(staged, plan, vector, pixel);
@@ -218,6 +225,8 @@ Status scale_gradient(
     a.k = g.k;
     a.ratio_n = ratio_n;
     a.ratio_groups = ratio_groups;
+    const bool dense = a.pixels.width == a.pixels.plane && grad_strides.at[0] == a.pixels.plane * grad_strides.at[3];
+    a.by_number = dense && ratio_groups == 1 && (ratio_n == g.n || g.n == 1);
     return by_type(g.dtype, name, [&](auto type) {
         using T = typename decltype(type)::type;
         using Sum = accumulator_t<T>;

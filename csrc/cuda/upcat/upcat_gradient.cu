@@ -41,6 +41,30 @@ PCONV_DEV float* place_in_squares(float* squares, int tap, int c, int k) {
     return squares + (tap * square + c) * pitch + k;
 }
 
+// By a block. Loads are issued a dozen at a time: one behind the other, each waited for by its own store, they took
+// nine times as long as the bytes.
+template <class T>
+PCONV_DEV void read_squares(const WeightArguments& a, float* squares, int64_t first_k, int64_t first_c) {
+    constexpr int together = 12;
+    static_assert(9 * square * square % (together * threads) == 0, "whole rounds");
+    for (int first = int(threadIdx.x); first < 9 * square * square; first += together * threads) {
+        T values[together];
+#pragma unroll
+        for (int i = 0; i < together; ++i) {
+            const SquareItem at = square_item(a.strides, first + i * threads);
+            const int64_t k = first_k + at.k, c = first_c + at.c;
+            const bool exists = k < a.k && c < a.low_channels;  // the padding's filters are zeros
+            const Position from{k, c, at.tap / 3, at.tap % 3};
+            values[i] = exists ? static_cast<const T*>(a.weight)[offset_of(a.strides, from)] : Value<T>::store(0);
+        }
+#pragma unroll
+        for (int i = 0; i < together; ++i) {
+            const SquareItem at = square_item(a.strides, first + i * threads);
+            *place_in_squares(squares, at.tap, at.c, at.k) = Value<T>::load(values[i]);
+        }
+    }
+}
+
 // Grid: squares of filters x channels. Read along the weight's memory, summed and written along the filters.
 template <class T>
 __global__ void __launch_bounds__(threads) upcat_gradient_filters_kernel(const WeightArguments a) {
@@ -50,14 +74,7 @@ __global__ void __launch_bounds__(threads) upcat_gradient_filters_kernel(const W
     const int lane = int(threadIdx.x) % warp_threads, warp = int(threadIdx.x) / warp_threads;
     for (int64_t tile = blockIdx.x; tile < total; tile += gridDim.x) {
         const int64_t first_k = tile % k_tiles * square, first_c = tile / k_tiles * square;
-        for (int item = int(threadIdx.x); item < 9 * square * square; item += threads) {
-            const SquareItem at = square_item(a.strides, item);
-            const int64_t k = first_k + at.k, c = first_c + at.c;
-            const bool exists = k < a.k && c < a.low_channels;  // the padding's filters are zeros
-            const Position from{k, c, at.tap / 3, at.tap % 3};
-            *place_in_squares(squares, at.tap, at.c, at.k) =
-                exists ? Value<T>::load(static_cast<const T*>(a.weight)[offset_of(a.strides, from)]) : 0.f;
-        }
+        read_squares<T>(a, squares, first_k, first_c);
         __syncthreads();
         for (int c = warp; c < square; c += warps) {
             if (first_c + c >= a.low_channels || first_k + lane >= a.k_padded) continue;
