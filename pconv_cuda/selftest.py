@@ -51,8 +51,9 @@ class Case:
 
 
 _WGMMA_256, _WGMMA_128, _WGMMA_64 = 5, 6, 7
-# In the order of the bits of csrc/cuda/host/run.h: name, and cases of which the first, or the first with each tile, are
-# the quick ones.
+_TALL_256, _TALL_128, _TALL_64, _SLIM = 8, 9, 10, 11  # 192, 256 and 256 pixels; of weight gradients 64 filters
+# In the order of the bits of csrc/cuda/host/run.h: name, and cases of which the first layer and the first stage with
+# each tile are the quick ones.
 FAMILIES: dict[str, tuple[Case, ...]] = {
     "gemm": (Case(40, 48, 17), Case(64, 64, 33, 5, 2), Case(256, 128, 14)),
     "wgmma": (
@@ -67,6 +68,11 @@ FAMILIES: dict[str, tuple[Case, ...]] = {
         Case(72, 40, 34, skip=64, tile=_WGMMA_64), Case(64, 128, 128, skip=64, tile=_WGMMA_128),
     ),
     "last decoder stage": (Case(64, 3, 34, skip=3), Case(32, 1, 64, skip=1)),
+    "tall tiles on wgmma": (
+        Case(136, 136, 33, tile=_TALL_256), Case(72, 136, 33, tile=_TALL_128), Case(72, 40, 33, tile=_TALL_64),
+        Case(72, 136, 34, skip=64, tile=_TALL_256), Case(72, 72, 34, skip=64, tile=_TALL_128),
+        Case(72, 40, 34, skip=64, tile=_TALL_64), Case(72, 72, 33, tile=_SLIM), Case(128, 256, 64, tile=_TALL_256),
+    ),
 }  # fmt: skip
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # in the order of csrc/geometry.h: DType
 _ROUNDING = {torch.float64: 2.0**-40, torch.float32: 2.0**-21, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -176,6 +182,10 @@ def _compare(family: str, dtype: torch.dtype, case: Case, paths: Paths) -> Itera
         yield Found(family, dtype, case, name, error(own), theirs, allowed)
 
 
+def _quick_cases(family: str) -> list[Case]:
+    return list({(case.tile, case.skip > 0): case for case in reversed(FAMILIES[family])}.values())[::-1]
+
+
 def run(family: str, dtype: torch.dtype, paths: Paths, *, quick: bool = False) -> list[Found]:
     """Every case of a family, or the quick ones. Neither the caller's random numbers nor its modes matter.
 
@@ -190,10 +200,7 @@ def run(family: str, dtype: torch.dtype, paths: Paths, *, quick: bool = False) -
     found: list[Found] = []
     with _disable_current_modes(), torch.no_grad(), torch.autocast(paths.device.type, enabled=False):
         try:
-            cases = FAMILIES[family]
-            if quick:
-                cases = tuple({case.tile: case for case in reversed(cases)}.values())[::-1]
-            for case in cases:
+            for case in _quick_cases(family) if quick else FAMILIES[family]:
                 found += _compare(family, dtype, case, paths)
         finally:
             if paths.force is not None:

@@ -106,7 +106,7 @@ KERNEL_CASES = [
     Case("last_all_holes", n=1, c=72, h=5, w=6, k=3, mask="empty"),
 ]
 
-# The sm_90a kernels' tiles are 128 rows by 64, 128 or 256 columns (filters forward, channels backward).
+# The sm_90a kernels' tiles are 128 to 256 rows by 64, 128 or 256 columns (filters forward, channels backward).
 WGMMA_CASES = [
     Case("wgmma_64", n=1, c=72, h=9, w=17, k=40),
     Case("wgmma_64_strided", n=1, c=64, h=7, w=9, k=64, stride=(2, 2)),
@@ -135,6 +135,8 @@ WGMMA_CASES = [
     Case("wgmma_past_the_image", n=1, c=72, h=3, w=3, k=72, stride=(5, 4)),
     Case("wgmma_far_padding", n=1, c=72, h=3, w=3, k=72, padding=(4, 4)),
     Case("wgmma_split", n=1, c=72, h=3, w=3, k=80),
+    Case("wgmma_tall", n=2, c=72, h=11, w=13, k=264),
+    Case("wgmma_tall_strided", n=2, c=136, h=19, w=15, k=40, stride=(2, 1)),
 ]
 
 _ENCODER = [(3, 64, 7), (64, 128, 5), (128, 256, 5), (256, 512, 3), *[(512, 512, 3)] * 4]

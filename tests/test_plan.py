@@ -70,6 +70,21 @@ def test_wgmma_only_where_it_is_asked_for() -> None:
     assert not any("wgmma" in kernel for kernel, _ in plan(*sizes, wgmma=True, arch=100).values())
 
 
+def test_tiles_that_no_gpu_has_run_are_taken_only_where_one_is_wanted() -> None:
+    unmeasured = {8: "wgmma 192x256", 9: "wgmma 256x128", 10: "wgmma 256x64", 11: "wgmma 64x256"}
+    taken: dict[int, set[str]] = {tile: set() for tile in (-2, -1, *unmeasured)}
+    for channels in (64, 128, 256, 512):
+        for pixels in (8, 16, 64, 130):
+            sizes = (6, channels, pixels, pixels, channels, 3, 3, 1, "bfloat16")
+            for tile, names in taken.items():
+                rows = extension.load().plan_numbers(*sizes, wgmma=True, tile=tile, **H100)
+                names |= {row["kernel"] for row in rows}
+    for tile, name in unmeasured.items():
+        passes = ("wgrad",) if name == "wgmma 64x256" else ("fprop", "dgrad")
+        assert {f"{each} {name} bf16" for each in passes} == {each for each in taken[tile] if name in each}
+        assert not any(name in each for each in taken[-1] | taken[-2])
+
+
 def test_what_the_fast_kernels_do_not_take_says_why() -> None:
     assert plan(1, 8, 9, 9, 8, 3, 3, 1, "float64")["forward"] == (
         "fprop by the library", "no fused kernels for float64",

@@ -90,6 +90,19 @@ def test_a_kernel_that_cannot_be_launched_is_wrong() -> None:
     assert selftest.judge("gemm", torch.float32, paths) == (False, "launching fprop 64x64 failed: invalid argument")
 
 
+@pytest.mark.parametrize("family", selftest.FAMILIES)
+def test_a_check_before_first_use_has_each_tile_of_layers_and_of_stages(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[selftest.Case] = []
+    monkeypatch.setattr(selftest, "_compare", lambda _family, _dtype, case, _paths: ran.append(case) or [])
+    selftest.run(family, torch.float32, selftest.Paths(torch.device("cpu")), quick=True)
+    kinds = [(case.tile, case.skip > 0) for case in ran]
+    assert len(set(kinds)) == len(kinds) and set(kinds) == {
+        (case.tile, case.skip > 0) for case in selftest.FAMILIES[family]
+    }
+
+
 def test_neither_random_numbers_nor_modes_of_the_caller_matter() -> None:
     paths, state = selftest.Paths(torch.device("cpu")), torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):

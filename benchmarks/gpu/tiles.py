@@ -28,7 +28,7 @@ from pconv_cuda.ops import extension
 
 FPROP, DGRAD, WGRAD, UPCAT = range(4)  # as csrc/cuda/plan/tiles.h numbers the passes
 FUSED = 2  # the path of a forced choice (csrc/torch/choice.h)
-TILES = 8
+TILES = 12
 
 
 @dataclass(frozen=True)

@@ -66,20 +66,20 @@ class Launch:
             return rf"^first_layer_kernel<{kind}, (true|1)"
         if self.special == "last":
             return rf"^upcat_last_kernel<{kind}" if self.pass_name == "upcat" else rf"^last_layer_kernel<{kind}"
-        wide = rf"WgmmaTile<{self.columns}," if "wgmma" in self.tile else rf"Tile<{self.rows}, {self.columns},"
+        wide = rf"Tile<{self.rows}, {self.columns},"
         family = "wgmma_" if "wgmma" in self.tile else ""
         stages = re.search(r"\((\d+) stages\)", self.tile)
         more = rf" \d+, \d+, {stages.group(1)}," if stages else ""
         if self.pass_name == "wgrad":
-            return rf"^{family}wgrad_kernel<{kind}, {wide}{more}"
+            return rf"^{family}wgrad_kernel<{kind}, (Wgmma)?{wide}{more}"
         order = int(self.pass_name == "dgrad" and not self.transposed)
-        return rf"^{family}gemm_kernel<{PASSES[self.pass_name]}, {kind}, {wide}{more}.*>, {order}>"
+        return rf"^{family}gemm_kernel<{PASSES[self.pass_name]}, {kind}, (Wgmma)?{wide}{more}.*>, {order}>"
 
 
 def stages_of(name: str) -> int:
     found = re.search(r"Tile<([^>]*)>", name)
-    numbers = [int(part) for part in found.group(1).split(",")] if found else []
-    return numbers[4] if len(numbers) > 4 else numbers[1] if len(numbers) > 1 else 0
+    parts = found.group(1).split(",") if found else []
+    return int(parts[4]) if len(parts) > 4 else 0
 
 
 def plan(sizes: Sequence[int], dtype: str, gpu: Gpu, wgmma: bool, **options: Any) -> list[dict[str, Any]]:

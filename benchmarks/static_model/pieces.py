@@ -22,25 +22,32 @@ WORDS = {"LDS.128": 4, "LDS.64": 2}  # 32-bit words of a shared load; others are
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a tile, as its kernel was compiled: warps that run the prologue, that copy and that store."""
+    """Of a tile, as its kernel was compiled: threads that run the prologue, that copy and that store. ``width``: of a
+    wgmma, 0 elsewhere."""
 
     rows: int
     columns: int
     threads: int
     copying: int
     storing: int
-    wgmma: bool
+    width: int
 
     @classmethod
     def of(cls, name: str) -> Shape:
-        """From ``Tile<rows, columns, warp rows, warp columns, ...>`` or ``WgmmaTile<columns, stages, blocks a
-        multiprocessor, producers, ...>`` in a name."""
+        """From ``Tile<rows, columns, warp rows, warp columns, ...>`` or ``WgmmaTile<rows, columns, whether columns are
+        the right operand, consumers, stages, blocks a multiprocessor, producers, ...>`` in a name."""
+        parts = name.split("Tile<")[1].split(">")[0].split(",")
+        rows, columns = map(int, parts[:2])
         if "WgmmaTile<" in name:
-            columns, _, _, producers = map(int, name.split("WgmmaTile<")[1].split(">")[0].split(",")[:4])
-            return cls(128, columns, 256 + producers, producers, 256, True)
-        rows, columns, down, across = map(int, name.split("Tile<")[1].split(">")[0].split(",")[:4])
-        threads = 32 * (rows // down) * (columns // across)
-        return cls(rows, columns, threads, threads, threads, False)
+            consumers, producers = int(parts[3]), int(parts[6])
+            width = columns if parts[2].strip().endswith("1") else rows
+            return cls(rows, columns, consumers + producers, producers, consumers, width)
+        threads = 32 * (rows // int(parts[2])) * (columns // int(parts[3]))
+        return cls(rows, columns, threads, threads, threads, 0)
+
+    @property
+    def wgmma(self) -> bool:
+        return self.width > 0
 
     @property
     def products(self) -> int:
@@ -49,20 +56,21 @@ class Shape:
 
     @property
     def shared_cycles(self) -> int:
-        """Of shared memory's path in a step of wgmma, at 128 bytes a cycle: every 64 rows read their 16 deep piece and
-        that of all columns four times, and both operands are written once."""
-        reads = self.rows // 64 * 4 * (64 + self.columns) * 16 * 2
+        """Of shared memory's path in a step of wgmma, at 128 bytes a cycle: every 64 of the left operand read their 16
+        deep piece and that of all of the right one four times, and both operands are written once."""
+        reads = self.rows * self.columns // (64 * self.width) * 4 * (64 + self.width) * 16 * 2
         return (reads + (self.rows + self.columns) * 128) // 128
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Straight code of one warp: a block's prologue, a step of its main loop, its epilogue."""
+    """Straight code of one warp: a block's prologue, ``steps`` of its main loop, its epilogue."""
 
     shape: Shape
     prologue: list[Instruction]
     step: list[Instruction]
     epilogue: list[Instruction]
+    steps: int = 1
 
 
 class RowTrips(Trips):
@@ -166,7 +174,9 @@ def of_kernel(kernel: Kernel, name: str, taps: int = 1, blocks: int = 1, split: 
     epilogue = max((path(flow, trips, {}, start=start, through=through) for start in after), key=len, default=[])
     if not prologue or not step or not epilogue:
         raise PConvError(f"static model: no way through {name}; its code has another order than pieces.py knows")
-    return Pieces(shape, prologue, step, epilogue)
+    # On wgmma each step's copies end with an arrival at its stage's barrier.
+    steps = max(1, sum(i.opcode == "ARRIVES" for i in step))
+    return Pieces(shape, prologue, step, epilogue, steps)
 
 
 class StoreTrips(Trips):
@@ -200,7 +210,7 @@ def counted(pieces: Pieces, gpu: Gpu, resident: int) -> Counted:
     # wgrad's blocks walk over the pixels side by side: each step's mask bytes are new to all of them. A tile's prologue
     # looks at what its neighbours look at too.
     fresh = replace(gpu, mask_latency=gpu.dram_latency)
-    step = max(cycles.steady(pieces.step, fresh, shape.copying // 32, resident), tensor)
+    step = max(cycles.steady(pieces.step, fresh, shape.copying // 32, resident) / pieces.steps, tensor)
     if shape.wgmma:
         step = max(step, resident * shape.shared_cycles)
     prologue = cycles.once(pieces.prologue, gpu, shape.threads // 32, resident)

@@ -191,7 +191,14 @@ void say_path(const Call& call, const Tensor& tensor) {
     static std::mutex lock;
     static std::set<std::string> said;
     constexpr const char* names[families] = {
-        "gemm", "wgmma", "first layer", "last layer", "decoder stage", "decoder stage on wgmma", "last decoder stage"};
+        "gemm",
+        "wgmma",
+        "first layer",
+        "last layer",
+        "decoder stage",
+        "decoder stage on wgmma",
+        "last decoder stage",
+        "tall tiles on wgmma"};
     std::string used;
     for (int family = 0; family < families; ++family)
         if (families_used >> family & 1) used += (used.empty() ? "" : ", ") + std::string(names[family]);

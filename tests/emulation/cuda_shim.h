@@ -114,6 +114,9 @@ template <class T>
 T __ldg(const T* pointer) {
     return *pointer;
 }
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
+    return uint32_t((uint64_t(high) << 32 | low) >> (shift & 31));
+}
 inline int __popc(uint32_t value) { return __builtin_popcount(value); }
 inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }

@@ -12,13 +12,20 @@
 
 namespace pconv::test {
 
-// Every tile of wgmma has its turn, whatever the plan would take: the widest on a device of one multiprocessor, the
-// next one on two (of few columns the narrowest), the plan's own on more.
+// The numbers of multiprocessors that drivers try: one is filled by the largest tiles, forty want small ones. On wgmma
+// more of them, for its tiles.
+inline std::vector<int> multiprocessors_for(const cuda::Device& device) {
+    return device.wgmma ? std::vector<int>{1, 2, 3, 4, 5, 6, 40} : std::vector<int>{1, 40};
+}
+
+// Every tile of wgmma has its turn, whatever the plan would take: one for each of the smaller devices (of few columns a
+// narrower one), the plan's own on the largest.
 inline void want_tiles(cuda::Device& device) {
-    const int tile = device.multiprocessors == 1   ? int(cuda::TileId::wgmma_128x256)
-                     : device.multiprocessors == 2 ? int(cuda::TileId::wgmma_128x128)
-                                                   : -1;
-    device.wanted.fill(static_cast<signed char>(tile));
+    using cuda::TileId;
+    constexpr TileId tiles[] = {TileId::wgmma_128x256, TileId::wgmma_128x128, TileId::wgmma_192x256,
+                                TileId::wgmma_256x128, TileId::wgmma_256x64,  TileId::wgmma_64x256};
+    const int number = device.multiprocessors - 1;
+    device.wanted.fill(number < 6 ? static_cast<signed char>(tiles[number]) : -1);
 }
 
 inline double load_number(DType dtype, const uint8_t* at) {

@@ -60,7 +60,7 @@ namespace twin {
 template <int a_major, int b_major, int count>
 void wgmma(
     float (&d)[count], uint64_t a, uint64_t b, bool accumulate, emu::WgmmaElement element, const emu::Site& site) {
-    static_assert(count == 32 || count == 64 || count == 128, "n64, n128 or n256");
+    static_assert(count == 32 || count == 64 || count == 96 || count == 128, "n64, n128, n192 or n256");
     emu::wgmma_issue(d, {a, b, 2 * count, accumulate, a_major == 1, b_major == 1, element}, site);
 }
 }  // namespace twin

@@ -24,7 +24,7 @@ READER_TYPE = ctypes.CFUNCTYPE(ctypes.c_int)
 READER = READER_TYPE(lambda: 1)  # tf32 is allowed: first and last layers want tensor cores
 library.pconv_emulated_tf32_reader(READER)
 CHECKER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint, ctypes.c_int, ctypes.c_int)
-GEMM, WGMMA, FIRST, LAST, STAGE, STAGE_WGMMA, LAST_STAGE = (1 << bit for bit in range(7))
+GEMM, WGMMA, FIRST, LAST, STAGE, STAGE_WGMMA, LAST_STAGE, TALL = (1 << bit for bit in range(8))
 # Small enough for the emulator, on a device of one multiprocessor, which large tiles fill.
 SMALL = {
     "gemm": (selftest.Case(8, 16, 9),),
@@ -34,7 +34,12 @@ SMALL = {
     "decoder stage": (selftest.Case(8, 16, 8, skip=8),),
     "decoder stage on wgmma": (selftest.Case(8, 136, 8, skip=64, tile=5), selftest.Case(8, 40, 8, skip=64, tile=7)),
     "last decoder stage": (selftest.Case(16, 3, 12, skip=3),),
-}
+    "tall tiles on wgmma": (
+        selftest.Case(136, 136, 6, tile=8), selftest.Case(72, 72, 6, tile=9), selftest.Case(64, 40, 8, tile=10),
+        selftest.Case(64, 72, 8, tile=11), selftest.Case(136, 136, 4, skip=64, tile=8),
+        selftest.Case(64, 40, 8, skip=64, tile=10),
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -71,26 +76,34 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 @pytest.mark.parametrize("family", SMALL)
 def test_each_case_runs_its_family_and_is_right(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "FAMILIES", SMALL)
-    used: set[int] = set()
+    used: list[int] = []
 
-    class Watched:
-        @staticmethod
-        def partial_conv2d(*given):
-            found = emulated.partial_conv2d(*given)
-            used.add(families())
+    def watched(operator):
+        def call(*given):
+            found = operator(*given)
+            used.append(families())
             return found
 
-        partial_conv2d_backward = emulated.partial_conv2d_backward
+        return staticmethod(call)
 
+    class Watched:
+        partial_conv2d = watched(emulated.partial_conv2d)
+        partial_conv2d_backward = watched(emulated.partial_conv2d_backward)
+
+    own = 1 << list(SMALL).index(family)
     paths = selftest.Paths(torch.device("cpu"), Watched, library.pconv_emulated_force_path)
     for dtype in (torch.bfloat16,) if "wgmma" in family else (torch.float32, torch.float16):
         found = selftest.run(family, dtype, paths)
         assert {each.result for each in found} == set(selftest.NAMES) - (
-            set() if SMALL[family][0].skip else {"grad_skip"}
+            set() if any(case.skip for case in SMALL[family]) else {"grad_skip"}
         )
         assert all(each.right for each in found), found
         assert selftest.judge(family, dtype, paths) == (True, "")
-    assert used == {0, 1 << list(SMALL).index(family)}  # the library's and the family's
+    forward, backward = used[0::2], used[1::2]
+    slim = {WGMMA} if family == "tall tiles on wgmma" else set()  # of weight gradients alone
+    assert set(forward) == {0, own} | slim  # the library's and the family's
+    if family in ("wgmma", "tall tiles on wgmma"):  # the truth, the library's, ours; and so on
+        assert all(each & own for each in backward[2::3])
 
 
 def layer(dtype: torch.dtype, k: int = 16):
@@ -191,7 +204,7 @@ def test_the_fastest_way_is_taken(timed, times: tuple[int, ...], used: int) -> N
 
 
 FPROP, DGRAD, WGRAD = 4, 8, 12  # where a choice has a pass' tile
-LARGE, WIDE, SMALL_TILE, LEAN, WGMMA_64, WGMMA_TILES = 1, 2, 3, 5, 8, (6, 7, 8)  # a tile's number and one
+LARGE, WIDE, SMALL_TILE, LEAN, WGMMA_64, WGMMA_TILES = 1, 2, 3, 5, 8, (6, 7, 8, 9, 10, 11)  # a tile's number and one
 
 
 def test_the_fastest_tile_of_each_pass_is_taken(timed) -> None:
@@ -203,7 +216,7 @@ def test_the_fastest_tile_of_each_pass_is_taken(timed) -> None:
     # Neither path's own tile is timed twice (large is mma.sync's), and one of 8 columns is no candidate for 136.
     assert measured[:3] == [0, 1, 2] and families() == WGMMA
     tried = {each >> FPROP for each in measured[3:]}
-    assert len(tried) == len(measured) - 3 == 5 and tried < {WIDE, SMALL_TILE, LEAN, *WGMMA_TILES}
+    assert len(tried) == len(measured) - 3 == 8 and tried < {WIDE, SMALL_TILE, LEAN, *WGMMA_TILES}
     wanted = (grad, *given[:5], ratio, *given[6:], False, True, False, True, False)
     del measured[:]
     gradients = emulated.partial_conv2d_backward(*wanted)

@@ -252,10 +252,7 @@ int main(int argc, char** argv) {
                 device.arch = options.arch;
                 device.shared_bytes = options.shared_bytes;
                 device.wgmma = options.arch == 90;
-                // One multiprocessor is filled by the largest tiles; two share out wgmma's reductions; forty want
-                // small tiles.
-                for (const int multiprocessors : {1, 2, 40}) {
-                    if (multiprocessors == 2 && !device.wgmma) continue;
+                for (const int multiprocessors : multiprocessors_for(device)) {
                     // Doubles take the same kernels on every device.
                     if (multiprocessors > 1 && options.quick && kind.dtype == DType::f64) continue;
                     device.multiprocessors = multiprocessors;

@@ -78,9 +78,11 @@ bool report_named_barriers() {
 int main() {
     bool fine = report_majors<64, true>();
     fine = report_majors<128, true>() && fine;
+    fine = report_majors<192, true>() && fine;
     fine = report_majors<256, true>() && fine;
     fine = report_majors<64, false>() && fine;
     fine = report_majors<128, false>() && fine;
+    fine = report_majors<192, false>() && fine;
     fine = report_majors<256, false>() && fine;
     fine = report_tma("tma_load_3d inside", 0, 0, 0) && fine;
     fine = report_tma("tma_load_3d past the end", 16, 2, 10) && fine;

@@ -66,9 +66,11 @@ void check_majors() {
 int main() {
     check_majors<64, true>();
     check_majors<128, true>();
+    check_majors<192, true>();
     check_majors<256, true>();
     check_majors<64, false>();
     check_majors<128, false>();
+    check_majors<192, false>();
     check_majors<256, false>();
     for (int policy = 0; policy < emu::policy_count; ++policy) {
         emu::set_policy(policy, policy + 1);

@@ -141,10 +141,8 @@ void run_devices(
     device.arch = options.arch;
     device.wgmma = options.arch == 90;
     device.shared_bytes = options.shared_bytes;
-    // One multiprocessor is filled by the largest tiles; two share out wgmma's reductions; forty want small tiles.
-    for (const int multiprocessors : {1, 2, 40})
+    for (const int multiprocessors : multiprocessors_for(device))
         for (const int64_t operations : {0, 1 << 20}) {  // a byte: phases always pay, or never
-            if (multiprocessors == 2 && !device.wgmma) continue;
             device.multiprocessors = multiprocessors;
             if (device.wgmma) want_tiles(device);
             device.flops_per_byte = operations;

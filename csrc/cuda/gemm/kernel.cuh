@@ -136,7 +136,11 @@ Status launch_tile(TileId tile, const typename Gather<pass, Math, Small, filters
             break;
         case TileId::wgmma_128x256:
         case TileId::wgmma_128x128:
-        case TileId::wgmma_128x64: break;
+        case TileId::wgmma_128x64:
+        case TileId::wgmma_192x256:
+        case TileId::wgmma_256x128:
+        case TileId::wgmma_256x64:
+        case TileId::wgmma_64x256: break;
     }
     return {cudaErrorInvalidValue, name};
 }

@@ -65,6 +65,16 @@ struct LoopPlace {
 // it, and so the same swizzle.
 PCONV_DEV uint32_t place_in_tile(int row0, int chunk) { return row0 * 128 + ((chunk ^ (row0 & 7)) << 4); }
 
+// The bits of a thread's rows, side by side from bit 0 on.
+template <class Tile>
+PCONV_DEV uint32_t row_bits(const Tables<Tile>& tables, int tap, int row0) {
+    const int bit = row0 * Tile::rows_per_thread, word = bit / 32;
+    if constexpr (32 % Tile::rows_per_thread == 0) return tables.valid[tap][word] >> bit % 32;
+    // They may begin in one word and end in the next.
+    return __funnelshift_r(
+        tables.valid[tap][word], tables.valid[tap][min(word + 1, Tables<Tile>::words - 1)], bit % 32);
+}
+
 // Gathered rows, `shift` elements from their offsets; bit i of `bits` says whether row i is read.
 template <class Tile, class T>
 PCONV_DEV void copy_rows(
@@ -132,8 +142,7 @@ struct Loader : LoopPlace<Math, Tile> {
         exists = entry < this->live_end && channel < this->block_channels;
         // A thread whose own chunk is missing may still copy filters of the first tap; past the last step is nothing.
         const int index = exists ? entry : next < this->live_end ? next : 0;
-        const int bit = row0 * Tile::rows_per_thread;
-        bits = exists ? tables.valid[tables.live_tap[index]][bit / 32] >> bit % 32 : 0;
+        bits = exists ? row_bits(tables, tables.live_tap[index], row0) : 0;
         packed_channel = p.packing.start[block] + channel;
         source_shift = tables.live_source[index] + packed_channel;
         filter_shift = tables.live_filter[index];

@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm) wgrad_kern
     const int begin = int(int64_t(all_steps) * blockIdx.z / p.splits),
               end = int(int64_t(all_steps) * (blockIdx.z + 1) / p.splits);
     WgradLoader<Math, Tile> loader(p, tables, threadIdx.x, row0, column0, min(all_pixels, end * pixels));
+    typename WgradLoader<Math, Tile>::Gathered gathered;
     typename WgradProduct<Math, Tile>::Type product(shared, threadIdx.x);
     const uint32_t pipeline = smem_u32(shared);
 
@@ -39,9 +40,9 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm) wgrad_kern
     for (int ahead = 0; ahead < stages; ++ahead) {
         loader.locate((begin + ahead) * pixels, ahead & 1);
         __syncthreads();
-        loader.prepare(ahead & 1);
+        loader.prepare(ahead & 1, gathered);
         if (ahead < stages - 1) {
-            if (begin + ahead < end) loader.load(pipeline + ahead * Shared::stage, (begin + ahead) * pixels);
+            if (begin + ahead < end) loader.load(pipeline + ahead * Shared::stage, (begin + ahead) * pixels, gathered);
             cp_async_commit();
         }
     }
@@ -51,11 +52,11 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks_per_sm) wgrad_kern
         cp_async_wait<stages - 2>();
         __syncthreads();  // copies have landed; the refilled stage and the older places are free
         const int coming = step + stages - 1, slot = (step - begin + stages) & 1;
-        if (coming < end) loader.load(pipeline + writing * Shared::stage, coming * pixels);
+        if (coming < end) loader.load(pipeline + writing * Shared::stage, coming * pixels, gathered);
         cp_async_commit();
         loader.locate((coming + 2) * pixels, slot ^ 1);
         product.step(reading * Shared::stage);
-        loader.prepare(slot);
+        loader.prepare(slot, gathered);
         reading = reading == stages - 1 ? 0 : reading + 1;
         writing = writing == stages - 1 ? 0 : writing + 1;
     }

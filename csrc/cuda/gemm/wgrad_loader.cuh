@@ -41,12 +41,16 @@ struct WgradLoader {
     const WgradParams& p;
     WgradTables<Math>& tables;
     const int thread, chunk, pixel0;
-    int tap_y, tap_x, filter, end;      // end: the first pixel of the next split
-    int source_shift;                   // from a pixel's window to this thread's tap and channels
-    const uint8_t* mask;                // of this thread's channels at its tap, nullptr: everything is valid
-    uint32_t place;                     // in a tile of either operand
-    int source[pixels_per_thread];      // what the coming step copies: offset in x ...
-    uint32_t valid[pixels_per_thread];  // ... and whether: the mask's byte
+    int tap_y, tap_x, filter, end;  // end: the first pixel of the next split
+    int source_shift;               // from a pixel's window to this thread's tap and channels
+    const uint8_t* mask;            // of this thread's channels at its tap, nullptr: everything is valid
+    uint32_t place;                 // in a tile of either operand
+
+    // What a coming step copies.
+    struct Gathered {
+        int source[pixels_per_thread];      // offset in x ...
+        uint32_t valid[pixels_per_thread];  // ... and whether: the mask's byte
+    };
 
     PCONV_DEV WgradLoader(
         const WgradParams& params, WgradTables<Math>& shared_tables, int thread_index, int row0, int column0,
@@ -89,35 +93,42 @@ struct WgradLoader {
     }
 
     // Offsets and mask bytes of this thread's chunk of a step's pixels; the bytes are not looked at before load().
-    PCONV_DEV void prepare(int slot) {
+    PCONV_DEV void prepare(int slot, Gathered& coming) const {
 #pragma unroll
         for (int i = 0; i < pixels_per_thread; ++i) {
             const PixelPlace found = tables.places[slot][pixel0 + i * pixel_step];
             const unsigned y = found.y + tap_y, x = found.x + tap_x;
             const bool inside = (y < unsigned(p.h)) & (x < unsigned(p.w));
-            source[i] = inside ? found.pixel * p.channels + source_shift : 0;  // without the 0 ptxas spills
-            valid[i] = inside;
-            if (inside && mask) valid[i] = mask[found.mask];
+            coming.source[i] = inside ? found.pixel * p.channels + source_shift : 0;  // without the 0 ptxas spills
+            coming.valid[i] = inside;
+            if (inside && mask) coming.valid[i] = mask[found.mask];
         }
     }
 
     // Where the i-th of this thread's pixels lies in a tile.
     PCONV_DEV uint32_t place_of(int i) const { return (place ^ (i % 2 ? swizzle_flip : 0)) + i * (pixel_step * 128); }
 
-    PCONV_DEV void load_x(uint32_t tile) const {
+    PCONV_DEV void load_x(uint32_t tile, const Gathered& own) const {
+        const T* const x = static_cast<const T*>(p.x);
+        if (Tile::gathers_through_l1 || p.channels < Tile::columns) {
 #pragma unroll
-        for (int i = 0; i < pixels_per_thread; ++i)
-            cp_async_ca_16(tile + place_of(i), static_cast<const T*>(p.x) + source[i], valid[i] != 0);
+            for (int i = 0; i < pixels_per_thread; ++i)
+                cp_async_ca_16(tile + place_of(i), x + own.source[i], own.valid[i] != 0);
+        } else {  // no other tap in the tile, nothing to find in L1
+#pragma unroll
+            for (int i = 0; i < pixels_per_thread; ++i)
+                cp_async_cg_16(tile + place_of(i), x + own.source[i], own.valid[i] != 0);
+        }
     }
 
-    PCONV_DEV void load(uint32_t stage, int first_pixel) const {
+    PCONV_DEV void load(uint32_t stage, int first_pixel, const Gathered& own) const {
         static_assert(Tile::rows == Tile::columns, "both operands are copied by the same thread layout");
         const T* const gradient = static_cast<const T*>(p.scaled) + int64_t(first_pixel + pixel0) * p.k_padded + filter;
         const int left = filter < p.k_padded ? end - first_pixel - pixel0 : 0;
 #pragma unroll
         for (int i = 0; i < pixels_per_thread; ++i)
             cp_async_cg_16(stage + place_of(i), gradient + int64_t(i) * pixel_step * p.k_padded, i * pixel_step < left);
-        load_x(stage + Tile::rows / (8 * Math::chunk) * panel_bytes);
+        load_x(stage + Tile::rows / (8 * Math::chunk) * panel_bytes, own);
     }
 };
 

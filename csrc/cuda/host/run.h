@@ -41,8 +41,9 @@ constexpr unsigned last_layer = 8;    // few filters
 constexpr unsigned stage = 16;        // the decoder stage's forward and its own part of the backward
 constexpr unsigned stage_wgmma = 32;  // the forward on wgmma
 constexpr unsigned last_stage = 64;   // the decoder's last stage
+constexpr unsigned tall = 128;        // wgmma's tall tiles, of layers and of the stage's forward
 }  // namespace family
-constexpr int families = 7;
+constexpr int families = 8;
 
 // The kernels that a call would run on. Tiles and splits: of its products, each at a place of its own; -1: no product.
 struct Kernels {

@@ -209,7 +209,7 @@ Kernels kernels_of(const Forward& call, const Device& device) {
     } else if (plan.special == Special::last) {
         found.families = family::last_stage;
     } else {
-        found.families = is_wgmma(plan.tile) ? family::stage_wgmma : family::stage;
+        found.families = is_tall(plan.tile) ? family::tall : is_wgmma(plan.tile) ? family::stage_wgmma : family::stage;
         found.tiles[0] = static_cast<signed char>(plan.tile);
         found.splits[0] = plan.splits;
     }

@@ -45,6 +45,7 @@ inline void add_product(const Plan& plan, int number, Kernels& kernels) {
     }
     kernels.families |= plan.special == Special::first  ? family::first_layer
                         : plan.special == Special::last ? family::last_layer
+                        : is_tall(plan.tile)            ? family::tall
                         : is_wgmma(plan.tile)           ? family::wgmma
                                                         : family::gemm;
 }

@@ -1,4 +1,4 @@
-// wgmma.mma_async: d (+)= a b with fp32 accumulators, m64 n64, n128 or n256, k16, both operands in shared memory.
+// wgmma.mma_async: d (+)= a b with fp32 accumulators, m64 n64, n128, n192 or n256, k16, both operands in shared memory.
 //
 // The width follows from the number of accumulators. An operand is K-major (0) or MN-major (1), see swizzle.cuh.
 // With accumulate = false d is overwritten: start so, never by zeroing d, which makes ptxas serialise the groups.
@@ -20,13 +20,14 @@
 #define PCONV_NUMBERS_112 "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define PCONV_NUMBERS_TO_32 PCONV_NUMBERS_0 "," PCONV_NUMBERS_16
 #define PCONV_NUMBERS_TO_64 PCONV_NUMBERS_TO_32 "," PCONV_NUMBERS_32 "," PCONV_NUMBERS_48
-#define PCONV_NUMBERS_TO_128 \
-    PCONV_NUMBERS_TO_64 "," PCONV_NUMBERS_64 "," PCONV_NUMBERS_80 "," PCONV_NUMBERS_96 "," PCONV_NUMBERS_112
+#define PCONV_NUMBERS_TO_96 PCONV_NUMBERS_TO_64 "," PCONV_NUMBERS_64 "," PCONV_NUMBERS_80
+#define PCONV_NUMBERS_TO_128 PCONV_NUMBERS_TO_96 "," PCONV_NUMBERS_96 "," PCONV_NUMBERS_112
 #define PCONV_OPERANDS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define PCONV_OPERANDS_16(i) \
     PCONV_OPERANDS_4(i), PCONV_OPERANDS_4(i + 4), PCONV_OPERANDS_4(i + 8), PCONV_OPERANDS_4(i + 12)
 #define PCONV_OPERANDS_32(i) PCONV_OPERANDS_16(i), PCONV_OPERANDS_16(i + 16)
 #define PCONV_OPERANDS_64(i) PCONV_OPERANDS_32(i), PCONV_OPERANDS_32(i + 32)
+#define PCONV_OPERANDS_96(i) PCONV_OPERANDS_64(i), PCONV_OPERANDS_32(i + 64)
 #define PCONV_OPERANDS_128(i) PCONV_OPERANDS_64(i), PCONV_OPERANDS_64(i + 64)
 
 // columns: n; count: accumulators a thread; a, b, c, ta, tb: the numbers of the operands that follow them.
@@ -46,9 +47,11 @@ namespace pconv::cuda {
 
 PCONV_WGMMA(wgmma_bf16, bf16, 64, 32, 32, 33, 34, 35, 36)
 PCONV_WGMMA(wgmma_bf16, bf16, 128, 64, 64, 65, 66, 67, 68)
+PCONV_WGMMA(wgmma_bf16, bf16, 192, 96, 96, 97, 98, 99, 100)
 PCONV_WGMMA(wgmma_bf16, bf16, 256, 128, 128, 129, 130, 131, 132)
 PCONV_WGMMA(wgmma_f16, f16, 64, 32, 32, 33, 34, 35, 36)
 PCONV_WGMMA(wgmma_f16, f16, 128, 64, 64, 65, 66, 67, 68)
+PCONV_WGMMA(wgmma_f16, f16, 192, 96, 96, 97, 98, 99, 100)
 PCONV_WGMMA(wgmma_f16, f16, 256, 128, 128, 129, 130, 131, 132)
 
 }  // namespace pconv::cuda
@@ -58,9 +61,11 @@ PCONV_WGMMA(wgmma_f16, f16, 256, 128, 128, 129, 130, 131, 132)
 #undef PCONV_OPERANDS_16
 #undef PCONV_OPERANDS_32
 #undef PCONV_OPERANDS_64
+#undef PCONV_OPERANDS_96
 #undef PCONV_OPERANDS_128
 #undef PCONV_NUMBERS_TO_32
 #undef PCONV_NUMBERS_TO_64
+#undef PCONV_NUMBERS_TO_96
 #undef PCONV_NUMBERS_TO_128
 #undef PCONV_NUMBERS_0
 #undef PCONV_NUMBERS_16

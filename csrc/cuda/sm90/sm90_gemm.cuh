@@ -1,8 +1,8 @@
 // fprop and dgrad on wgmma: the product of gemm/params.h with the gather of gemm/loader.cuh, warp-specialised.
 //
-//   left    rows x 64 channels of a tap, gathered by cp.async under the mask's predicates, K-major
-//   right   fprop: columns x 64 channels, a TMA box of the filters [K, R * S, C] as (channel, tap, filter), K-major
-//           dgrad: 64 filters x columns, the same tensor as it lies, MN-major, a box for each 64 columns
+//   rows      rows x 64 channels of a tap, gathered by cp.async under the mask's predicates, K-major
+//   columns   fprop: columns x 64 channels, a TMA box of the filters [K, R * S, C] as (channel, tap, filter), K-major
+//             dgrad: 64 filters x columns, the same tensor as it lies, MN-major, a box for each 64 columns
 //
 // The tiles' tables, the order of the K loop and the epilogue are those of the sm_80 kernels.
 #pragma once
@@ -27,7 +27,9 @@ constexpr bool has_room(TileId id) {
     return int64_t(wgmma_gemm_shared_bytes<Tile>) <= tile_shapes[static_cast<int>(id)].shared_bytes;
 }
 static_assert(has_room<Wgmma256>(TileId::wgmma_128x256) && has_room<Wgmma128>(TileId::wgmma_128x128), "as in tiles.h");
-static_assert(has_room<Wgmma64>(TileId::wgmma_128x64), "as in tiles.h");
+static_assert(has_room<Wgmma64>(TileId::wgmma_128x64) && has_room<WgmmaTall64>(TileId::wgmma_256x64), "as in tiles.h");
+static_assert(
+    has_room<WgmmaTall256>(TileId::wgmma_192x256) && has_room<WgmmaTall128>(TileId::wgmma_256x128), "as in tiles.h");
 
 // A block's part of the K loop.
 struct Steps {
@@ -37,7 +39,7 @@ struct Steps {
 // By one thread: the coming step's filters.
 template <class Tile, Filters order>
 PCONV_DEV void fetch_filters(const TensorMap* filters, const FilterBox& box, uint32_t tile, uint32_t barrier) {
-    mbarrier_arrive_expect(barrier, Tile::right_bytes);
+    mbarrier_arrive_expect(barrier, Tile::columns_bytes);
     if (order == Filters::k_major) {
         tma_load_3d(tile, filters + box.tensor, box.channel, box.tap, box.filter, barrier);
     } else {
@@ -58,7 +60,7 @@ PCONV_DEV void produce(
         wait_empty(ring, turn);
         if (thread == 0)
             fetch_filters<Tile, order>(
-                call.filters, loader.filter_box(), ring.stage(turn.stage) + Tile::left_bytes, ring.full(turn.stage));
+                call.filters, loader.filter_box(), ring.stage(turn.stage) + Tile::rows_bytes, ring.full(turn.stage));
         loader.load_source(ring.stage(turn.stage));
         cp_async_mbarrier_arrive(ring.full(turn.stage));
         loader.advance();
@@ -74,7 +76,7 @@ PCONV_DEV void consume(
     float* const staging = reinterpret_cast<float*>(shared);
     if (steps.begin < steps.end) {
         const WgmmaProduct<Math, Tile, k_major, order == Filters::k_major ? k_major : mn_major> product(ring, consumer);
-        float sums[Tile::columns / 2];
+        float sums[Tile::shares][Tile::width / 2];
         product.run(sums, steps.end - steps.begin, thread);
         // The staging takes the memory of the stages, which the other consumer may still be reading.
         named_barrier(consumers_barrier, Tile::consumers);
@@ -155,9 +157,14 @@ Status launch_wgmma(MathId math, TileId tile, const Params& p, cudaStream_t stre
     const char* const name = gemm_name(pass, tile);
     return by_half_math(math, name, [&](auto type) {
         using Math = typename decltype(type)::type;
-        if (tile == TileId::wgmma_128x256) return launch_wgmma_gemm<pass, Math, Wgmma256, order>(name, p, stream);
-        if (tile == TileId::wgmma_128x64) return launch_wgmma_gemm<pass, Math, Wgmma64, order>(name, p, stream);
-        return launch_wgmma_gemm<pass, Math, Wgmma128, order>(name, p, stream);
+        switch (tile) {
+            case TileId::wgmma_128x128: return launch_wgmma_gemm<pass, Math, Wgmma128, order>(name, p, stream);
+            case TileId::wgmma_128x64: return launch_wgmma_gemm<pass, Math, Wgmma64, order>(name, p, stream);
+            case TileId::wgmma_192x256: return launch_wgmma_gemm<pass, Math, WgmmaTall256, order>(name, p, stream);
+            case TileId::wgmma_256x128: return launch_wgmma_gemm<pass, Math, WgmmaTall128, order>(name, p, stream);
+            case TileId::wgmma_256x64: return launch_wgmma_gemm<pass, Math, WgmmaTall64, order>(name, p, stream);
+            default: return launch_wgmma_gemm<pass, Math, Wgmma256, order>(name, p, stream);
+        }
     });
 }
 

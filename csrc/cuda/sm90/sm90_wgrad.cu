@@ -1,8 +1,8 @@
-// The weight gradient on wgmma: the product of wgrad.cu, 128 filters by 128 or 256 (tap, channel) columns, 64 pixels a
-// step.
+// The weight gradient on wgmma: the product of wgrad.cu, 64 or 128 filters by 128 or 256 (tap, channel) columns, 64
+// pixels a step.
 //
-//   left    64 pixels x 128 filters of the scaled gradient [N * P * Q, k_padded], two TMA boxes of 64 filters
-//   right   64 pixels x columns of x, gathered by cp.async as in wgrad_loader.cuh: the mask's byte is the predicate
+//   rows      64 pixels x filters of the scaled gradient [N * P * Q, k_padded], a TMA box for each 64 filters
+//   columns   64 pixels x columns of x, gathered by cp.async as in wgrad_loader.cuh: the mask's byte is the predicate
 //
 // Both lie with the reduction (pixels) as the slow dimension: both are MN-major operands, nothing is transposed.
 #include "../gemm/wgrad_loader.cuh"
@@ -24,44 +24,53 @@ constexpr int pixels_per_step = 64;
 // By one thread: the step's pixels of the gradient. Pixels and filters that do not exist are zeros.
 template <class Tile>
 PCONV_DEV void fetch_gradient(const WgmmaWgrad& call, int row0, int first_pixel, uint32_t tile, uint32_t barrier) {
-    mbarrier_arrive_expect(barrier, Tile::left_bytes);
+    mbarrier_arrive_expect(barrier, Tile::rows_bytes);
 #pragma unroll
     for (int panel = 0; panel < Tile::rows / 64; ++panel)
         tma_load_3d(tile + panel * 64 * 128, &call.scaled, row0 + panel * 64, 0, first_pixel, barrier);
 }
 
-// Under way at once: places of the step after the next, offsets and mask bytes of the next one, copies of this one.
+// Under way at once: places of the third step from here, offsets and mask bytes of the next two, copies of this one. A
+// mask's byte comes from DRAM, which takes as long as half a step: asked for one step ahead it held up every second
+// one.
 template <class Math, class Tile>
 PCONV_DEV void produce(
     const WgmmaWgrad& call, WgradTables<Math>& tables, const Ring<Tile>& ring, int row0, int column0, int begin,
     int end) {
+    using Loader = WgradLoader<Math, Tile>;
     const WgradParams& p = call.wgrad;
     const int thread = threadIdx.x - Tile::consumers, last_pixel = min(p.n * p.p * p.q, end * pixels_per_step);
-    WgradLoader<Math, Tile> loader(p, tables, thread, row0, column0, last_pixel);
+    const Loader loader(p, tables, thread, row0, column0, last_pixel);
+    typename Loader::Gathered even, odd;
+    const auto prepare = [&](int step, int slot, typename Loader::Gathered& own) {
+        // The step's places have been written, and those that the next ones overwrite are no longer read.
+        named_barrier(producers_barrier, Tile::producers);
+        loader.prepare(slot, own);
+        loader.locate((step + 1) * pixels_per_step, slot ^ 1);
+    };
     loader.locate(begin * pixels_per_step, 0);
-    named_barrier(producers_barrier, Tile::producers);
-    loader.prepare(0);
-    loader.locate((begin + 1) * pixels_per_step, 1);
+    prepare(begin, 0, even);
+    prepare(begin + 1, 1, odd);
     Turn<Tile> turn;
-    for (int step = begin; step < end; ++step) {
-        const int slot = (step - begin) & 1;
+    const auto fill = [&](int step, int slot, typename Loader::Gathered& own) {
         wait_empty(ring, turn);
         if (thread == 0)
             fetch_gradient<Tile>(call, row0, step * pixels_per_step, ring.stage(turn.stage), ring.full(turn.stage));
-        loader.load_x(ring.stage(turn.stage) + Tile::left_bytes);
+        loader.load_x(ring.stage(turn.stage) + Tile::rows_bytes, own);
         cp_async_mbarrier_arrive(ring.full(turn.stage));
         turn.advance();
-        // The next step's places have been written, and this one's are no longer read.
-        named_barrier(producers_barrier, Tile::producers);
-        loader.locate((step + 2) * pixels_per_step, slot);
-        loader.prepare(slot ^ 1);
+        prepare(step + 2, slot, own);
+    };
+    for (int step = begin; step < end; step += 2) {
+        fill(step, 0, even);
+        if (step + 1 < end) fill(step + 1, 1, odd);
     }
 }
 
 // Straight from the registers: four lanes write 32 bytes of a row, which is what memory moves at least.
 template <class Tile, int count>
 PCONV_DEV void store_sums(
-    const WgradParams& p, const float (&sums)[count], int row0, int column0, int consumer, int thread) {
+    const WgradParams& p, const float (&sums)[1][count], int row0, int column0, int consumer, int thread) {
     const int columns = p.window.r * p.window.s * p.channels, first = column0 + wgmma_column(thread);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -72,7 +81,7 @@ PCONV_DEV void store_sums(
         for (int i = 0; i < count / 4; ++i)
             if (first + i * 8 < columns)  // a multiple of 8
                 *reinterpret_cast<float2*>(out + i * 8) =
-                    make_float2(sums[i * 4 + half * 2], sums[i * 4 + half * 2 + 1]);
+                    make_float2(sums[0][i * 4 + half * 2], sums[0][i * 4 + half * 2 + 1]);
     }
 }
 
@@ -88,13 +97,13 @@ PCONV_DEV void run_wgmma_wgrad(const WgmmaWgrad& call, uint8_t* shared) {
     if (threadIdx.x == 0) ring.initialise();
     __syncthreads();
     if (is_producer<Tile>()) {
-        registers_decrease<Tile::producer_registers>();
+        if constexpr (Tile::moves_registers) registers_decrease<Tile::producer_registers>();
         produce<Math, Tile>(call, tables, ring, row0, column0, begin, end);
     } else {
-        registers_increase<Tile::consumer_registers>();
+        if constexpr (Tile::moves_registers) registers_increase<Tile::consumer_registers>();
         const int consumer = warpgroup_index(), thread = threadIdx.x;
         const WgmmaProduct<Math, Tile, mn_major, mn_major> product(ring, consumer);
-        float sums[Tile::columns / 2];
+        float sums[1][Tile::width / 2];
         product.run(sums, end - begin, thread);
         store_sums<Tile>(p, sums, row0, column0, consumer, thread);
     }
@@ -132,8 +141,11 @@ Status sm90_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t s
     const char* const name = gemm_name(Pass::wgrad, tile);
     return by_half_math(math, name, [&](auto type) {
         using Math = typename decltype(type)::type;
-        if (tile == TileId::wgmma_128x256) return launch_wgmma_wgrad<Math, Wgmma256Wgrad>(name, p, stream);
-        return launch_wgmma_wgrad<Math, Wgmma128Wgrad>(name, p, stream);
+        switch (tile) {
+            case TileId::wgmma_128x128: return launch_wgmma_wgrad<Math, Wgmma128Wgrad>(name, p, stream);
+            case TileId::wgmma_64x256: return launch_wgmma_wgrad<Math, WgmmaSlimWgrad>(name, p, stream);
+            default: return launch_wgmma_wgrad<Math, Wgmma256Wgrad>(name, p, stream);
+        }
     });
 }
 

@@ -222,8 +222,7 @@ struct UpcatLoader : LoopPlace<Math, Tile> {
         const bool is_step = next < this->live_end;
         const int index = is_step ? next : 0, tap = is_step ? tables.live_tap[index] : 0;
         exists = is_step && first_channel + chunk * Math::chunk < this->block_channels;
-        const int bit = row0 * Tile::rows_per_thread;
-        bits = exists ? tables.valid[tap][bit / 32] >> bit % 32 : 0;
+        bits = exists ? row_bits(tables, tap, row0) : 0;
         filter_shift = tables.live_filter[index] + first_channel;
         source_shift = tables.live_source[index] + first_channel;  // from a row's pixel to the tap's, in elements
         if (p.direct && block == 0) {
