@@ -1,4 +1,5 @@
-"""The paper's layers on a GPU: our kernels on mma.sync and on wgmma, cuDNN's plain convolution, the unfused layer.
+"""The paper's layers on a GPU: our kernels on mma.sync, on wgmma and as they are chosen by measurement, cuDNN's plain
+convolution, the unfused layer.
 
     python -m benchmarks.gpu.layers OUT.json [--seconds N] [--size 512] [--batch 6] [--dtype bfloat16] [--compiled]
 
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from cases import Case, blob_mask, paper_layers
 
+import pconv_cuda
 from benchmarks import floors, measure, rivals
 from benchmarks.gpu import device
 from benchmarks.gpu.session import write
@@ -35,26 +37,35 @@ Call = Callable[[], Any]
 
 def timed(calls: dict[str, Call], rounds: int) -> dict[str, dict[str, float]]:
     """Median, least and most microseconds of each call."""
-    times = measure.alternate(calls, rounds, device=device.NAME, events=True)
+    try:
+        times = measure.alternate(calls, rounds, device=device.NAME, events=True)
+    finally:
+        pconv_cuda.backends.benchmark = False
     return {
         name: {"median_us": statistics.median(v) * 1e6, "min_us": min(v) * 1e6, "max_us": max(v) * 1e6}
         for name, v in times.items()
     }
 
 
-def on(wgmma: bool, call: Call) -> Call:
-    """``call`` by the kernels on wgmma, or by those on mma.sync."""
+def on(wgmma: bool, call: Call, *, measured: bool = False) -> Call:
+    """``call``, and a backward pass after it, by the kernels on wgmma or by those on mma.sync; ``measured``: by those
+    that the first calls time."""
 
     def chosen() -> Any:
         device.take_wgmma(wgmma)
+        pconv_cuda.backends.benchmark = measured
         return call()
 
     return chosen
 
 
-def both(name: str, call: Call) -> dict[str, Call]:
-    """Our call once or, where the device has wgmma, once for each family of kernels."""
-    return {name: on(False, call), **({f"{name}_wgmma": on(True, call)} if device.has_wgmma() else {})}
+def every(name: str, call: Call) -> dict[str, Call]:
+    """Our call as planned, where the device has wgmma as planned for that too, and with the kernels that were timed."""
+    wgmma = device.has_wgmma()
+    return {
+        name: on(False, call), **({f"{name}_wgmma": on(True, call)} if wgmma else {}),
+        f"{name}_chosen": on(wgmma, call, measured=True),
+    }  # fmt: skip
 
 
 def calls_of(case: Case, dtype: torch.dtype, backward: bool, compiled: bool = False) -> dict[str, Call]:
@@ -72,7 +83,7 @@ def calls_of(case: Case, dtype: torch.dtype, backward: bool, compiled: bool = Fa
     leaves = [leaf for leaf in (x, weight) if leaf.requires_grad]
     given = (x, mask, weight, bias, case.stride, case.padding)
     layers: dict[str, Call] = {
-        **both("ours", lambda: ops.partial_conv2d(x, mask, None, None, weight, bias, *window)[0]),
+        **every("ours", lambda: ops.partial_conv2d(x, mask, None, None, weight, bias, *window)[0]),
         "plain": lambda: rivals.plain(*given),
         "unfused": lambda: rivals.unfused_single(*given),
     }

@@ -22,7 +22,7 @@ from cases_upcat import Stage, paper_stages
 
 from benchmarks import bench_stages, rivals
 from benchmarks.gpu import device, layers
-from benchmarks.gpu.layers import HOLE_SHARE, Call, blob_mask, both
+from benchmarks.gpu.layers import HOLE_SHARE, Call, blob_mask, every
 from pconv_cuda import PConvUNet
 
 
@@ -47,7 +47,7 @@ def stage_calls(stage: Stage, dtype: torch.dtype, backward: bool) -> dict[str, C
             output = rival(low, low_mask, skip, skip_mask, weight, bias)
             return torch.autograd.grad(output, (low, skip, weight), grad) if backward else output
 
-    ours = both("ours", lambda: call(bench_stages.RIVALS["ours"]))
+    ours = every("ours", lambda: call(bench_stages.RIVALS["ours"]))
     chosen = {name: bench_stages.RIVALS[name] for name in ("plain", "composed", "unfused_full")}
     return {**ours, **{name: (lambda rival=rival: call(rival)) for name, rival in chosen.items()}}
 
