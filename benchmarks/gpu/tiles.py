@@ -28,7 +28,6 @@ from pconv_cuda.ops import extension
 
 FPROP, DGRAD, WGRAD, UPCAT = range(4)  # as csrc/cuda/plan/tiles.h numbers the passes
 FUSED = 2  # the path of a forced choice (csrc/torch/choice.h)
-TILES = 12
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def choices(product: Product, sizes: list[int], dtype: str, low: int) -> dict[st
     """Tile -> the forced choice that takes it, the plan's own tile first."""
     number = DGRAD if low and product.number == FPROP and not has_low_product(sizes, dtype, low) else product.number
     found = {plans(sizes, dtype, low, -1)[product.planned]: FUSED}
-    for tile in range(TILES):
+    for tile in range(extension.load().tile_count):
         found.setdefault(plans(sizes, dtype, low, tile)[product.planned], FUSED | (tile + 1) << (4 + 4 * number))
     return {name: choice for name, choice in found.items() if name}
 

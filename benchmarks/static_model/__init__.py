@@ -7,5 +7,5 @@ devices    what is assumed of each GPU, with sources
 pieces     prologue, step and epilogue of the kernel that a plan chose
 launches   a layer's launches from the real plan; waves and tails
 estimate   microseconds of a launch
-layers, kernel, versions, against    the commands
+layers, tiles, kernel, versions, against    the commands
 """

@@ -1,6 +1,7 @@
 """Cycles counted from machine code, without a GPU (docs/static-model.md).
 
 python -m benchmarks.static_model layers [--gpu h100] [--size 512] [--batch 6]   every layer, pass by pass
+python -m benchmarks.static_model tiles  [--gpu h100] [--size 512] [--batch 6]   the plan's tiles beside the fastest
 python -m benchmarks.static_model kernel PATTERN [FILE]                          a kernel's loops and cycles
 python -m benchmarks.static_model compare OLD.so NEW.so                          what differs between two builds
 python -m benchmarks.static_model against [--card h100]                          counted against measured
@@ -14,11 +15,11 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.static_model import against, kernel, layers, versions
+from benchmarks.static_model import against, kernel, layers, tiles, versions
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path
 
-COMMANDS = {"layers": layers, "kernel": kernel, "compare": versions, "against": against}
+COMMANDS = {"layers": layers, "tiles": tiles, "kernel": kernel, "compare": versions, "against": against}
 
 
 def main(arguments: list[str] | None = None) -> int:

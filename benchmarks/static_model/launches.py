@@ -158,10 +158,11 @@ def with_scaled(launches: list[Launch], grad_elements: float, element: int) -> l
     return found
 
 
-def of_layer(case: Case, dtype: str, gpu: Gpu, wgmma: bool) -> list[Launch]:
-    """Forward, input gradient (the first layer's picture has none), weight gradient."""
+def of_layer(case: Case, dtype: str, gpu: Gpu, wgmma: bool, tile: int = -1) -> list[Launch]:
+    """Forward, input gradient (the first layer's picture has none), weight gradient. ``tile``: the number of one in
+    csrc/cuda/plan/tiles.h that is taken where it can be."""
     sizes = (case.n, case.c, case.h, case.w, case.k, *case.window, case.stride[0])
-    rows = plan(sizes, dtype, gpu, wgmma, mask_channels=list(case.mask_channels))
+    rows = plan(sizes, dtype, gpu, wgmma, mask_channels=list(case.mask_channels), tile=tile)
     element = DTYPES[dtype]
     made = [launch_of(case.name, row, element, 0, case.mask_channels) for row in rows]
     made = [one for one in made if case.name != "enc1" or one.name != "input gradient"]
@@ -169,11 +170,11 @@ def of_layer(case: Case, dtype: str, gpu: Gpu, wgmma: bool) -> list[Launch]:
     return with_scaled(made, g["n"] * g["k"] * g["p"] * g["q"], element)
 
 
-def of_stage(stage: Stage, dtype: str, gpu: Gpu, wgmma: bool) -> list[Launch]:
+def of_stage(stage: Stage, dtype: str, gpu: Gpu, wgmma: bool, tile: int = -1) -> list[Launch]:
     """Forward without prepared phases, and the products of the backward pass."""
     h, w, channels = 2 * stage.h, 2 * stage.w, stage.low + stage.skip
     sizes = (stage.n, channels, h, w, stage.k, 3, 3, 1)
-    rows = plan(sizes, dtype, gpu, wgmma, low_channels=stage.low)
+    rows = plan(sizes, dtype, gpu, wgmma, low_channels=stage.low, tile=tile)
     element, blocks = DTYPES[dtype], (stage.low, stage.skip)
     made = [launch_of(stage.name, row, element, stage.low, blocks) for row in rows if row["name"] != "forward, fused"]
     made = with_scaled(made, stage.n * h * w * stage.k, element)
@@ -185,14 +186,14 @@ def of_stage(stage: Stage, dtype: str, gpu: Gpu, wgmma: bool) -> list[Launch]:
     return [replace(one, sweeps=(*one.sweeps, more[one.name])) if one.name in more else one for one in made]
 
 
-def of_network(size: int, batch: int, dtype: str, gpu: Gpu, wgmma: bool) -> list[Launch]:
+def of_network(size: int, batch: int, dtype: str, gpu: Gpu, wgmma: bool, tile: int = -1) -> list[Launch]:
     """Encoder layers and decoder stages of the paper's network, in the order of a forward pass. The picture, which is
     the last stage's skip too, has no gradient."""
     levels = max(1, min(8, size.bit_length() - 2))
     encoder = [case for case in paper_layers(size, batch) if case.name.startswith("enc")][:levels]
-    made = [one for case in encoder for one in of_layer(case, dtype, gpu, wgmma)]
+    made = [one for case in encoder for one in of_layer(case, dtype, gpu, wgmma, tile)]
     stages = paper_stages(size, batch, levels)[::-1]
-    made += [one for stage in stages for one in of_stage(stage, dtype, gpu, wgmma)]
+    made += [one for stage in stages for one in of_stage(stage, dtype, gpu, wgmma, tile)]
     return [one for one in made if (one.layer, one.name) != ("dec1", "skip gradient")]
 
 

@@ -41,7 +41,7 @@ def rows(model: Model, estimates: Iterable[Estimate]) -> list[dict[str, Any]]:
         store, number = a_store(whole.epilogue, model)
         shape = whole.shape
         per_tap /= -(-shape.rows // shape.threads)  # words of 32 rows that a warp has
-        alone = once(whole.step, model.gpu)
+        alone = once(whole.step, model.gpu) / whole.steps
         found[e.kernel] = {
             "kernel": e.kernel, "code": len(kernel.instructions), "registers": e.registers, "resident": e.resident,
             "warps": shape.threads // 32, "cycles_per_tap": round(per_tap), "step_alone": round(alone),

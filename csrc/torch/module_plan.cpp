@@ -233,6 +233,7 @@ py::list plan_numbers(
 }  // namespace
 
 void define_plan(py::module_& m) {
+    m.attr("tile_count") = tile_count;
     m.def(
         "plan", &plan, py::arg("n"), py::arg("c"), py::arg("h"), py::arg("w"), py::arg("k"), py::arg("r"), py::arg("s"),
         py::arg("stride"), py::arg("dtype"), py::kw_only(), py::arg("mask_channels") = std::vector<int64_t>{},
