@@ -212,7 +212,10 @@ __global__ void __launch_bounds__(first_threads, 2) first_layer_kernel(const Fir
     stage_filters<Math>(p, shared, column0);
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         const TileAt at = locate_tile(p, tile);
-        stage_patch<Math>(p, at, shared);
+        if (p.conv.output.nchw)
+            stage_patch<Math, true>(p, at, shared);
+        else
+            stage_patch<Math, false>(p, at, shared);
         __syncthreads();  // the first one also covers the filters
 
         const int tile_row = first_tile_row + lane / first_tile, tile_column = lane % first_tile;

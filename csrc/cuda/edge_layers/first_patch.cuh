@@ -13,8 +13,6 @@ constexpr int first_warps = 8, first_threads = 32 * first_warps;
 constexpr int tile_rows_per_warp = first_tile / first_warps;
 constexpr int max_patch = (first_tile - 1) * first_max_stride + first_max_window;  // pixels across or down
 constexpr int filter_rows_at_once = 4;
-constexpr int rows_at_once = 3;                      // of the patch, a warp: with more the registers run out
-constexpr int patch_chunks = (max_patch + 31) / 32;  // of 32 pixels, one a lane
 static_assert(tile_rows_per_warp * first_tile == 32, "a lane counts one pixel's window");
 static_assert(max_patch <= 64, "a patch row's valid pixels are the bits of one word");
 
@@ -114,64 +112,90 @@ PCONV_DEV void stage_filters(const FirstLayerParams& p, uint8_t* shared, int col
     }
 }
 
-// Some rows of the masked patch, and their valid pixels as one word a row. All loads are issued before the first is
-// needed: one latency for all, not one a row. For that x is read in holes too, and dropped by a select: what it holds
-// there does not matter.
-template <class Math>
-PCONV_DEV void stage_patch_rows(const FirstLayerParams& p, const TileAt& at, int first_row, uint8_t* shared) {
+// A lane's column of the masked patch: where it comes from, and where it goes. planes: an NCHW source.
+template <class Math, bool planes>
+struct PatchColumn {
     using Bits = typename FirstLayer<Math>::Bits;
-    const GemmParams& conv = p.conv;
-    const int lane = threadIdx.x % 32, channels = conv.source_channels;
-    const int plane = conv.source_h * conv.source_w;
-    const int pixel_step = conv.output.nchw ? 1 : channels, channel_step = conv.output.nchw ? plane : 1;
-    const auto* const source = static_cast<const Bits*>(conv.source) + int64_t(at.n) * plane * channels;
-    const uint8_t* const mask = conv.mask.bytes ? conv.mask.bytes + at.n * conv.mask.batch_step : nullptr;
-    uint32_t valid = 0;  // a bit a pixel
-    Run<Bits, 4> loaded[rows_at_once][patch_chunks];
-#pragma unroll
-    for (int i = 0; i < rows_at_once; ++i)
-#pragma unroll
-        for (int chunk = 0; chunk < patch_chunks; ++chunk) {
-            const int row = first_row + i * first_warps, column = chunk * 32 + lane, y = at.y0 + row,
-                      x = at.x0 + column;
-            const bool inside = row < p.patch_rows && column < p.patch_width && unsigned(y) < unsigned(conv.source_h) &&
-                                unsigned(x) < unsigned(conv.source_w);
-            const int pixel = inside ? y * conv.source_w + x : 0;
-#pragma unroll
-            for (int c = 0; c < 4; ++c)
-                loaded[i][chunk].values[c] =
-                    inside && c < channels ? __ldg(source + pixel * pixel_step + c * channel_step) : Bits(0);
-            valid |= uint32_t(inside && (!mask || __ldg(mask + pixel) != 0)) << (i * patch_chunks + chunk);
-        }
-    auto* const words = reinterpret_cast<uint64_t*>(shared + p.valid_at);
-#pragma unroll
-    for (int i = 0; i < rows_at_once; ++i) {
-        const int row = first_row + i * first_warps;
-        if (row >= p.patch_rows) break;  // the whole warp
-        uint64_t word = 0;
-#pragma unroll
-        for (int chunk = 0; chunk < patch_chunks; ++chunk) {
-            const int column = chunk * 32 + lane;
-            const bool kept_here = valid >> (i * patch_chunks + chunk) & 1;
-            word |= uint64_t(__ballot_sync(0xffffffffu, kept_here)) << (chunk * 32);
-            if (column >= p.patch_pixels) continue;
-            Run<Bits, 4> kept;
-#pragma unroll
-            for (int c = 0; c < 4; ++c)
-                kept.values[c] = kept_here ? as_operand<Math>(loaded[i][chunk].values[c]) : Bits(0);
-            uint8_t* const pixel =
-                shared + p.patch_at + (row * p.patch_pixels + column) * FirstLayer<Math>::pixel_bytes;
-            *reinterpret_cast<Run<Bits, 4>*>(pixel) = kept;
-        }
-        if (lane == 0) words[row] = word;
-    }
-}
 
-template <class Math>
+    struct Pixel {
+        Bits values[4];
+        int byte;  // of the mask, 0 outside; nothing looks at it before all of a round's loads are under way
+    };
+
+    const FirstLayerParams& p;
+    const int column, first_y, width, channels, plane;
+    const bool exists, is_read;
+    const Bits* source;   // of the patch's first row: it may lie outside, and is read where it does not
+    const uint8_t* mask;  // the same, or nullptr
+
+    PCONV_DEV PatchColumn(const FirstLayerParams& params, const TileAt& at, int number)
+        : p(params),
+          column(number),
+          first_y(at.y0),
+          width(params.conv.source_w),
+          channels(params.conv.source_channels),
+          plane(params.conv.source_h * params.conv.source_w),
+          exists(number < params.patch_pixels),
+          is_read(number < params.patch_width && unsigned(at.x0 + number) < unsigned(params.conv.source_w)) {
+        const int first = at.y0 * width + at.x0 + number;
+        source = static_cast<const Bits*>(p.conv.source) + int64_t(at.n) * plane * channels +
+                 first * (planes ? 1 : channels);
+        mask = p.conv.mask.bytes ? p.conv.mask.bytes + at.n * p.conv.mask.batch_step + first : nullptr;
+    }
+
+    // It is read in holes too, and dropped by a select: what it holds there does not matter.
+    PCONV_DEV Pixel load(int row) const {
+        const bool inside = is_read & (row < p.patch_rows) & (unsigned(first_y + row) < unsigned(p.conv.source_h));
+        const Bits* const own = source + row * width * (planes ? 1 : channels);
+        Pixel pixel{{}, inside};
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+            if (inside & (c < channels)) pixel.values[c] = __ldg(own + (planes ? c * plane : c));
+        if (inside & (mask != nullptr)) pixel.byte = __ldg(mask + row * width);
+        return pixel;
+    }
+
+    PCONV_DEV void keep(int row, const Pixel& pixel, uint8_t* patch) const {
+        if (row >= p.patch_rows || !exists) return;
+        Run<Bits, 4> kept;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) kept.values[c] = pixel.byte != 0 ? as_operand<Math>(pixel.values[c]) : Bits(0);
+        *reinterpret_cast<Run<Bits, 4>*>(patch + (row * p.patch_pixels + column) * FirstLayer<Math>::pixel_bytes) =
+            kept;
+    }
+};
+
+// The masked patch, and of each row a word of its valid pixels. A warp has the first 32 columns of a row at a time, and
+// the last few, six in the paper's first layer, of four rows. All loads are issued before the first is needed: one
+// latency for all.
+template <class Math, bool planes>
 PCONV_DEV void stage_patch(const FirstLayerParams& p, const TileAt& at, uint8_t* shared) {
-#pragma unroll 1
-    for (int row = threadIdx.x / 32; row < p.patch_rows; row += rows_at_once * first_warps)
-        stage_patch_rows<Math>(p, at, row, shared);
+    constexpr int rest = 8, down = 32 / rest, rounds = (max_patch + first_warps - 1) / first_warps,
+                  rest_rounds = (max_patch + first_warps * down - 1) / (first_warps * down);
+    static_assert(max_patch <= 32 + rest, "these are all columns");
+    const int lane = threadIdx.x % 32, row0 = threadIdx.x / 32, rest_row0 = row0 * down + lane / rest;
+    using Column = PatchColumn<Math, planes>;
+    const Column column(p, at, lane), last(p, at, 32 + lane % rest);
+    typename Column::Pixel pixels[rounds], rest_pixels[rest_rounds];
+#pragma unroll
+    for (int i = 0; i < rounds; ++i) pixels[i] = column.load(row0 + i * first_warps);
+#pragma unroll
+    for (int i = 0; i < rest_rounds; ++i) rest_pixels[i] = last.load(rest_row0 + i * first_warps * down);
+    auto* const halves = reinterpret_cast<uint32_t*>(shared + p.valid_at);  // of the words
+#pragma unroll
+    for (int i = 0; i < rounds; ++i) {
+        const int row = row0 + i * first_warps;
+        const uint32_t bits = __ballot_sync(0xffffffffu, pixels[i].byte != 0);
+        column.keep(row, pixels[i], shared + p.patch_at);
+        if (lane == 0 && row < p.patch_rows) halves[2 * row] = bits;
+    }
+#pragma unroll
+    for (int i = 0; i < rest_rounds; ++i) {
+        const int row = rest_row0 + i * first_warps * down;
+        const uint32_t bits = __ballot_sync(0xffffffffu, rest_pixels[i].byte != 0) >> lane / rest * rest;
+        last.keep(row, rest_pixels[i], shared + p.patch_at);
+        if (lane % rest == 0 && row < p.patch_rows) halves[2 * row + 1] = bits & ((1u << rest) - 1);
+    }
 }
 
 }  // namespace pconv::cuda

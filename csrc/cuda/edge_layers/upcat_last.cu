@@ -69,29 +69,32 @@ PCONV_DEV void stage_skip(const UpcatLastParams<Channels>& p, const TileAt& at, 
     const T* const source = static_cast<const T*>(skip.source) + int64_t(at.n) * plane * Channels;
     const uint8_t* const mask = skip.mask.bytes ? skip.mask.bytes + at.n * skip.mask.batch_step : nullptr;
     const int y0 = 2 * at.i0 - 1, x0 = 2 * at.j0 - 1;
-    constexpr int row_values = skip_w * Channels, batch = 8;
-    const int count = (2 * p.low.tile_h + 2) * row_values;
+    const int pixel_step = p.low.conv.output.nchw ? 1 : Channels, channel_step = p.low.conv.output.nchw ? plane : 1;
+    constexpr int batch = 4;
+    const int count = (2 * p.low.tile_h + 2) * skip_w;
     for (int first = threadIdx.x; first < count; first += batch * Tile::threads) {
         // Values and mask bytes of a batch are asked for together, whether they are holes or not: one latency for all.
-        float values[batch];
+        T values[batch][Channels];
         bool valid[batch];
 #pragma unroll
         for (int i = 0; i < batch; ++i) {
-            const int id = first + i * Tile::threads, row = id / row_values, e = id - row * row_values;
-            const int y = y0 + row, x = x0 + e / Channels, c = e % Channels;
+            const int id = first + i * Tile::threads, row = id / skip_w;
+            const int y = y0 + row, x = x0 + id - row * skip_w;
             const bool inside = id < count && unsigned(y) < unsigned(skip.h) && unsigned(x) < unsigned(skip.w);
             const int pixel = inside ? y * skip.w + x : 0;
-            const float value = Math::load(source[p.low.conv.output.nchw ? c * plane + pixel : pixel * Channels + c]);
+#pragma unroll
+            for (int c = 0; c < Channels; ++c) values[i][c] = source[pixel * pixel_step + c * channel_step];
             const int byte = mask ? __ldg(mask + pixel) : 1;
             valid[i] = inside && byte != 0;
-            values[i] = valid[i] ? Rounded<Math>::of(value) : 0.f;
         }
 #pragma unroll
         for (int i = 0; i < batch; ++i) {
-            const int id = first + i * Tile::threads, row = id / row_values, e = id - row * row_values;
+            const int id = first + i * Tile::threads, row = id / skip_w, column = id - row * skip_w;
             if (id >= count) continue;
-            patch.values[row][e] = values[i];
-            if (e % Channels == 0) patch.valid[row][e / Channels] = valid[i];
+            patch.valid[row][column] = valid[i];
+#pragma unroll
+            for (int c = 0; c < Channels; ++c)
+                patch.values[row][column * Channels + c] = valid[i] ? Rounded<Math>::of(Math::load(values[i][c])) : 0.f;
         }
     }
     const T* const weight = static_cast<const T*>(p.skip_weight);
@@ -203,8 +206,10 @@ PCONV_DEV void store_stage(
     }
 }
 
+// As many blocks as shared memory has room for: what one waits for then passes behind the others' work.
 template <class Math, class Tile, int Channels>
-__global__ void __launch_bounds__(Tile::threads, 2) upcat_last_kernel(const UpcatLastParams<Channels> p) {
+__global__ void __launch_bounds__(Tile::threads, Channels == 4 ? 2 : 3)
+    upcat_last_kernel(const UpcatLastParams<Channels> p) {
     PCONV_DYN_SMEM(shared);
     Patch& small = *reinterpret_cast<Patch*>(shared + p.low.tables_at);
     auto& skip = *reinterpret_cast<SkipPatch<Channels>*>(shared + p.skip_at);
@@ -213,12 +218,13 @@ __global__ void __launch_bounds__(Tile::threads, 2) upcat_last_kernel(const Upca
     float* const products = reinterpret_cast<float*>(shared);
     make_products<Math, Tile>(p.low, at, small, chunks, shared, products, [&] { stage_skip<Math, Tile>(p, at, skip); });
     __syncthreads();
-    store_stage<Math, Tile>(p, at, small, skip, products);
+    // Found again: kept through the products it would cost sm_100 a spilled register.
+    store_stage<Math, Tile>(p, locate_tile(p.low), small, skip, products);
 }
 
 template <class Math, int Channels>
 Status launch_upcat_last(const UpcatParams& stage, const UpcatLastSkip& skip, cudaStream_t stream) {
-    using Tile = LastTile<16 * Channels, 4>;
+    using Tile = LastTile<16 * Channels, 8>;
     const UpcatBlock& low = stage.blocks[0];
     GemmParams conv{};
     conv.output = stage.output;
