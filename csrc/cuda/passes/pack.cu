@@ -96,7 +96,7 @@ __global__ void pack_weight_vectors_kernel(const WeightArguments a) {
     const int64_t channels = packed_channels(a.packing), vectors = channels / Own::size;
     for (int64_t item = first_item(); item < a.k * a.r * a.s * vectors; item += item_step()) {
         Position at = unravel(item, true, vectors, a.r, a.s);
-        at.c *= Own::size;
+        at.c = at.c * Own::size + a.packing.first[0];
         static_cast<Own*>(a.packed)[item] =
             *reinterpret_cast<const Own*>(static_cast<const Raw*>(a.weight) + offset_of(a.strides, at));
     }
@@ -183,10 +183,12 @@ Status pack_weight(
             const size_t smem = square * (square + 1) * sizeof(Raw);
             return launch(name, transpose_weight_kernel<Raw>, grid, tile_threads, smem, stream, a);
         }
-        const int bytes = int(sizeof(Raw));
-        const bool padded = packing.channels() != c, aligned = reinterpret_cast<uintptr_t>(packed) % vector_bytes == 0;
-        if (!padded && aligned && reads_in_vectors(weight, w_strides, bytes) && c * bytes % vector_bytes == 0) {
-            const dim3 grid = grid_for(k * r * s * c / Vector<Raw>::size, tile_threads);
+        const int bytes = int(sizeof(Raw)), channels = packing.channels();
+        const bool padded = channels != packing.first[packing.blocks] - packing.first[0];
+        const bool aligned = reinterpret_cast<uintptr_t>(packed) % vector_bytes == 0 &&
+                             starts_in_vectors(packing, bytes) && reads_in_vectors(weight, w_strides, bytes);
+        if (!padded && aligned) {
+            const dim3 grid = grid_for(k * r * s * (channels / Vector<Raw>::size), tile_threads);
             return launch(name, pack_weight_vectors_kernel<Raw>, grid, tile_threads, 0, stream, a);
         }
         const dim3 grid = grid_for(k * r * s * packing.channels(), tile_threads);
