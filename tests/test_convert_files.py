@@ -39,6 +39,37 @@ def test_the_verb_writes_what_from_pretrained_takes(tmp_path, state, capsys):
     assert torch.equal(model.state_dict()["decoder.2.conv.bias"], done.state["decoder.2.conv.bias"].float())
 
 
+@pytest.mark.parametrize("there", ["model.safetensors", "config.json", "best.safetensors", "checkpoints/step-3.pt"])
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_training_run_is_not_replaced(tmp_path, state, there, noted, capsys):
+    path, out = saved(tmp_path, state), tmp_path / "run"
+    (out / there).parent.mkdir(parents=True)
+    (out / there).write_text("of a run")
+    if noted:  # a conversion that was trained further
+        (out / "best.safetensors").write_text("of a run")
+        (out / "conversion.json").write_text('{"file": "net.pth"}')
+    before = {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
+    assert main(["convert", str(path), "-o", str(out)]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "-o: expected a folder without a network" in said and there.split("/")[0] in said
+    assert {each: each.read_bytes() for each in out.rglob("*") if each.is_file()} == before
+
+
+def test_a_conversion_is_replaced_by_one_of_the_same_file_alone(tmp_path, state):
+    path, other, out = saved(tmp_path, state), saved(tmp_path, state, "other.pth"), tmp_path / "out"
+    convert(path, out)
+    convert(path, out)
+    with pytest.raises(PConvError, match=r"a conversion of other.pth, got .*, which holds that of 'net.pth'"):
+        convert(other, out)
+    (out / "conversion.json").write_text("[]")
+    with pytest.raises(PConvError, match="which holds that of None"):
+        convert(path, out)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/readme.txt").write_text("mine")
+    convert(path, tmp_path / "notes")
+    assert (tmp_path / "notes/readme.txt").exists()
+
+
 def test_converted_weights_inpaint(tmp_path, state):
     from PIL import Image
 

@@ -261,10 +261,11 @@ def test_links_in_the_output_are_replaced_not_followed(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "a.pth")
     out = tmp_path / "out"
     out.mkdir()
+    precious = json.dumps({"file": "a.pth", "precious": True})  # an earlier conversion, or the folder is refused
     for name in ("model.safetensors", "config.json", "conversion.json"):
-        (tmp_path / f"other-{name}").write_text("precious")
+        (tmp_path / f"other-{name}").write_text(precious)
         (out / name).symlink_to(tmp_path / f"other-{name}")
     convert(tmp_path / "a.pth", out)
     for name in ("model.safetensors", "config.json", "conversion.json"):
-        assert (tmp_path / f"other-{name}").read_text() == "precious"
+        assert (tmp_path / f"other-{name}").read_text() == precious
         assert not (out / name).is_symlink() and (out / name).stat().st_size > 8

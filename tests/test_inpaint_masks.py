@@ -57,6 +57,44 @@ def test_a_copy_with_a_marked_colour_is_fine(photo: Path) -> None:
     np.testing.assert_array_equal(hole_of(photo, saved(photo, marked), colour=(255, 0, 255)).pixels, HOLE)
 
 
+def test_a_soft_brush_of_the_marked_colour_is_reported(photo: Path) -> None:
+    """Antialiased edges of a stroke are mixed with the picture: they are not of its colour, and would stay."""
+    large = Image.new("RGB", (200, 160), "#307050")
+    ImageDraw.Draw(large).line((20, 20, 180, 130), fill=(255, 0, 0), width=9)
+    soft = large.resize((50, 40), Image.Resampling.LANCZOS)
+    exact = (np.asarray(soft) == (255, 0, 0)).all(-1)
+    hole = hole_of(saved(photo, soft, "soft.png"), None, colour=(255, 0, 0))
+    np.testing.assert_array_equal(hole.pixels, exact)
+    assert len(hole.notes) == 1 and "have nearly the colour #ff0000 and are no hole" in hole.notes[0]
+    assert "`dilate=2`" in hole.notes[0]
+    assert not hole_of(photo.with_name("soft.png"), None, colour=(255, 0, 0), dilate=2).notes
+    none = hole_of(photo.with_name("soft.png"), None, colour=(245, 10, 10))
+    assert not none.pixels.any() and "nearly the colour #f50a0a" in none.notes[0] and "dilate" not in none.notes[0]
+    hard = smooth_picture(40, 50)
+    hard[HOLE] = (255, 0, 0)
+    for samples in (hard, hard.astype(np.uint16) * 257):
+        name = "hard.png" if samples.dtype == np.uint8 else "hard.tif"
+        if samples.dtype == np.uint16:
+            pytest.importorskip("tifffile").imwrite(photo.with_name(name), samples, photometric="rgb")
+        else:
+            saved(photo, samples, name)
+        found = hole_of(photo.with_name(name), None, colour=(255, 0, 0))
+        assert not found.notes and (found.pixels == HOLE).all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ({"colour": (255, 0, 0)}, "no pixel is exactly #ff0000"),
+        ({"colour": (255, 0, 0), "invert": True}, "every pixel is #ff0000"),
+        ({"alpha": True}, "no pixel is transparent, threshold 128"),
+        ({"threshold": 9}, "threshold 9"),
+    ],
+)
+def test_why_a_mask_has_no_hole(rule: dict, why: str) -> None:
+    assert MaskRule(**rule).why_empty() == why
+
+
 def test_an_erased_photo_as_mask_offers_its_alpha(photo: Path) -> None:
     erased = np.dstack([smooth_picture(40, 50, 1), np.where(HOLE, 0, 255).astype(np.uint8)])
     mask = saved(photo, erased)

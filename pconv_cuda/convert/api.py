@@ -20,8 +20,11 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
 from pconv_cuda.models import PConvUNet, weights
 from pconv_cuda.models.wrap import Mode, padding_mode_of
+from pconv_cuda.text import brief
 
 __all__ = ["Conversion", "convert"]
+
+_NOTE = "conversion.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def convert(
 
     Args:
         file: of ``torch.save`` (a state dict, or one nested in a checkpoint), .safetensors, or Keras's .h5.
-        out: folder to write to; None writes nothing.
+        out: folder to write to: one that holds no network yet, or an earlier conversion of the same file, which is
+            replaced; None writes nothing.
         format: one of :data:`FORMATS`, or ``"auto"``: recognised by key names.
         levels: of tanimutomo's network, whose files hold levels that are not in use.
         padding_mode: of the network, which no file tells: :class:`pconv_cuda.PConvUNet`'s, ``("zeros", "circular")``
@@ -58,7 +62,7 @@ def convert(
 
     Raises:
         PConvError: a file that cannot be read without running its code, of no known network, or of a topology that
-            PConvUNet does not have. Nothing is written then.
+            PConvUNet does not have; a folder that holds another network. Nothing is written then.
     """
     path = Path(file)
     if format not in ("auto", *FORMATS):
@@ -67,6 +71,8 @@ def convert(
         padding_mode = padding_mode_of(padding_mode)
     except ValueError as error:
         raise PConvError(str(error)) from None
+    if out is not None:
+        _refuse_replacing(Path(out), path)
     h5 = path.suffix.lower() in H5_SUFFIXES
     if h5 and format not in ("auto", "keras") or not h5 and format == "keras":
         wanted = "expected auto or keras for an .h5 file" if h5 else "expected an .h5 file for keras"
@@ -97,6 +103,25 @@ def convert(
     return Conversion(network.source, config, state, network.notes)
 
 
+def _refuse_replacing(out: Path, file: Path) -> None:
+    """A training run, or another file's conversion, would be lost."""
+    of_run = [name for name in (weights.BEST, "checkpoints") if (out / name).exists()]
+    there = [name for name in (weights.FILE, weights.CONFIG) if (out / name).exists()] + of_run
+    expected = f"out: expected a folder without a network, or one with a conversion of {file.name}, got {out}"
+    if there and (of_run or not (out / _NOTE).exists()):
+        raise PConvError(f"{expected}, which holds {', '.join(there)}")
+    if (out / _NOTE).exists() and (converted := _converted(out / _NOTE)) != file.name:
+        raise PConvError(f"{expected}, which holds that of {brief(converted)}")
+
+
+def _converted(note: Path) -> Any:
+    """Which file a conversion.json is of; None where it does not say."""
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))["file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _write(
     out: Path, file: Path, source: str, config: dict[str, Any], state: dict[str, Tensor], notes: list[str]
 ) -> None:
@@ -104,7 +129,7 @@ def _write(
     weights.fill(model, state, file)  # rounds to float32, once
     try:
         model.save_pretrained(out)
-        with atomic_path(out / "conversion.json") as partial:
+        with atomic_path(out / _NOTE) as partial:
             text = json.dumps({"file": file.name, "format": source, "notes": notes}, indent=2)
             partial.write_text(text + "\n", encoding="utf-8")
     except OSError as error:

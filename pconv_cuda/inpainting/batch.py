@@ -172,7 +172,7 @@ def run_job(
             progress=report.progress,
         )
     else:
-        report.warn(f"{job.image}: the mask has no hole (threshold {rule.limit}); the picture is copied")
+        report.warn(f"{job.image}: the mask has no hole ({rule.why_empty()}); the picture is copied")
     # with the same ending the format of the content is kept, even where the ending is wrong
     ending = job.output.suffix.lower()
     same = ending == job.image.suffix.lower() and picture.format in FORMATS.values()

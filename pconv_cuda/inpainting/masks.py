@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hole", "MaskRule", "parse_colour"]
 
+_NEARLY = 64  # levels of 255: a colour that is mixed with at most a quarter of another one
 _SOFT_GROWTH = 2  # px; an antialiased edge is up to two pixels wide, and half of it is below the threshold
 
 
@@ -87,10 +88,19 @@ class MaskRule:
     def describe(self) -> str:
         """The polarity in words, for the line that each picture gets."""
         if self.colour is not None:
-            name = "#{:02x}{:02x}{:02x}".format(*self.colour)
+            name = _name_of(self.colour)
             return f"everything but {name} is the hole" if self.invert else f"{name} is the hole"
         light, dark = ("transparent", "opaque") if self.alpha else ("white", "black")
         return f"{dark if self.invert else light} is the hole"
+
+    def why_empty(self) -> str:
+        """Why a mask may have no hole, in words."""
+        if self.colour is not None:
+            name = _name_of(self.colour)
+            return f"every pixel is {name}" if self.invert else f"no pixel is exactly {name}"
+        if self.alpha and not self.invert:
+            return f"no pixel is transparent, threshold {self.limit}"
+        return f"threshold {self.limit}"
 
     def hole(self, picture: Picture | Picture16, path: Path, mask: Path | None) -> Hole:
         """The hole of the upright ``picture``, which was read from ``path``.
@@ -113,6 +123,12 @@ class MaskRule:
         elif self.colour is not None:
             colours = picture.rgb() if mask is None else _opaque_colours(self._fitting(mask, picture, path)[0])
             pixels = _has_colour(colours, self.colour)
+            if not self.dilate and not self.invert and (close := _count_close(colours, self.colour, pixels)):
+                remedy = "; `dilate=2` takes those beside it too" if pixels.any() else ""
+                notes.append(
+                    f"{path if mask is None else mask}: {close} pixels have nearly the colour {_name_of(self.colour)} "
+                    f"and are no hole, as soft brushes and jpg leave them{remedy}"
+                )
         else:
             raise PConvError("mask: expected a mask file, a folder of masks or the word alpha")
         if self.invert:
@@ -215,10 +231,29 @@ def _opaque_colours(image: PillowImage.Image) -> np.ndarray:
     return colours
 
 
+def _name_of(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
 def _has_colour(rgb: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Exactly this colour; 16-bit samples are compared with the colour at their own scale."""
     wanted = np.array(colour, rgb.dtype) * (257 if rgb.dtype == np.uint16 else 1)
     return (rgb == wanted).all(-1)
+
+
+def _count_close(rgb: np.ndarray, colour: tuple[int, int, int], exact: np.ndarray) -> int:
+    """Pixels beside those of exactly this colour that have nearly it, where they are not few; where there are no such
+    pixels, of the whole picture."""
+    scale = 257 if rgb.dtype == np.uint16 else 1
+    candidates = rgb
+    if exact.any():
+        candidates = rgb[spread(torch.from_numpy(exact), _SOFT_GROWTH).numpy() & ~exact]
+    close = np.ones(candidates.shape[:-1], bool)
+    for channel, value in enumerate(colour):
+        least, most = max(value - _NEARLY, 0) * scale, min(value + _NEARLY, 255) * scale
+        close &= (candidates[..., channel] >= least) & (candidates[..., channel] <= most)
+    count = int(close.sum())
+    return count if count * 20 >= int(exact.sum()) else 0
 
 
 def _commonest_colour(image: PillowImage.Image) -> str | None:
