@@ -203,7 +203,7 @@ def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
     """The mask, four-dimensional and without a gradient, checked against the batched input. A mask of three dimensions
     is one for all pictures."""
     check_tensor(name, mask)
-    mask = mask.unsqueeze(0) if mask.dim() == 3 else mask
+    given, mask = mask, mask.unsqueeze(0) if mask.dim() == 3 else mask
     if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):
         raise TypeError(
             f"{name}: expected bool, uint8 or a floating dtype (float64, float32, bfloat16, float16), got {mask.dtype}"
@@ -217,13 +217,23 @@ def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
         and mask.shape[3] == width
     )
     if not fits:
-        raise ValueError(
-            f"{name}: expected ({batch}|1, 1|{channels}, {height}, {width}) to fit the input, got {tuple(mask.shape)}"
-        )
+        raise ValueError(misfit(name, given, input))
     if mask.device != input.device:
         raise ValueError(f"{name}: expected the input's device {input.device}, got {mask.device}")
     check_binary(mask, name)
     return mask.detach()
+
+
+def misfit(name: str, mask: Tensor, input: Tensor) -> str:
+    """What is wrong with the shape of a mask, which may have no axis for the batch."""
+    batch, channels = input.shape[:2]
+    size = ", ".join(map(str, input.shape[2:]))
+    text = f"{name}: expected ({batch}|1, 1|{channels}, {size}) to fit the input, got {tuple(mask.shape)}"
+    if mask.dim() == input.dim() - 1:
+        text += f"; of {mask.dim()} dimensions it is (1|{channels}, {size}), one for the whole batch"
+        if mask.shape[0] == batch:
+            text += f", and {name}.unsqueeze(1) is one each"
+    return text
 
 
 def as_valid(mask: Tensor, name: str = "mask") -> Tensor:

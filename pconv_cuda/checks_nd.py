@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pconv_cuda.checks import DTYPES, LIMIT, check_binary, check_parameters, check_tensor, padded_mask
+from pconv_cuda.checks import DTYPES, LIMIT, check_binary, check_parameters, check_tensor, misfit, padded_mask
 
 __all__ = [
     "AXES",
@@ -109,7 +109,7 @@ def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
     """The mask, with a batch axis and without a gradient, when it fits the batched input. Without one it is one mask
     for the whole batch."""
     check_tensor("mask", mask)
-    mask = mask.unsqueeze(0) if mask.dim() == input.dim() - 1 else mask
+    given, mask = mask, mask.unsqueeze(0) if mask.dim() == input.dim() - 1 else mask
     if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):
         raise TypeError(
             f"mask: expected bool, uint8 or a floating dtype (float64, float32, bfloat16, float16), got {mask.dtype}"
@@ -117,8 +117,7 @@ def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
     batch, channels, *size = input.shape
     fits = mask.dim() == input.dim() and mask.shape[0] in (1, batch) and mask.shape[1] in (1, channels)
     if not fits or list(mask.shape[2:]) != size:
-        sizes = ", ".join(map(str, size))
-        raise ValueError(f"mask: expected ({batch}|1, 1|{channels}, {sizes}) to fit the input, got {tuple(mask.shape)}")
+        raise ValueError(misfit("mask", given, input))
     if mask.device != input.device:
         raise ValueError(f"mask: expected the input's device {input.device}, got {mask.device}")
     check_binary(mask, "mask")

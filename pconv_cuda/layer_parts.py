@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 __all__ = ["CACHES", "MASK_FILTERS", "MODES", "Mode", "drop_mask_filters", "given_mask", "refuse_cache"]
@@ -36,6 +37,11 @@ def refuse_cache(name: str) -> None:
 
 def given_mask(mask: Tensor | None, mask_in: Tensor | None) -> Tensor | None:
     """The mask under either name."""
+    if isinstance(mask_in, torch.fx.Proxy):
+        raise TypeError(
+            "mask_in: expected None while torch.fx traces the layer itself, got a Proxy; give "
+            "concrete_args={'mask_in': None}"
+        )
     if mask_in is not None and mask is not None:
         raise TypeError("mask_in: expected nothing beside mask, which is the same, got both")
     return mask if mask_in is None else mask_in

@@ -19,6 +19,10 @@ from pconv_cuda.nn_nd import (
     PartialConvTranspose3d,
 )
 
+# torch.fx keeps these calls whole: their checks read shapes, which a traced tensor has not.
+torch.fx.wrap("partial_conv2d")
+torch.fx.wrap("partial_conv2d_upcat")
+
 __all__ = [
     "PartialConv1d",
     "PartialConv2d",
@@ -229,7 +233,12 @@ def use_partial_padding(model: nn.Module) -> nn.Module:
 
     Returns:
         The model, or the new layer where the model is a convolution itself.
+
+    Raises:
+        TypeError: ``model`` is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     swapped: dict[nn.Module, PartialConv2d] = {}  # a layer that is used twice stays one layer
 
     def swap(layer: nn.Module) -> nn.Module:

@@ -12,10 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda import functional_nd
 from pconv_cuda.checks import compact, padded_mask
 from pconv_cuda.checks_nd import batched_arguments, check_weight, checked_mask, numbers
+from pconv_cuda.functional_nd import _ordinary, _transposed
 from pconv_cuda.layer_parts import MODES, Mode, drop_mask_filters, given_mask, refuse_cache
+
+# torch.fx keeps these calls whole, as in nn.py.
+torch.fx.wrap("_ordinary")
+torch.fx.wrap("_transposed")
 
 __all__ = [
     "PartialConv1d",
@@ -139,7 +143,7 @@ class _Ordinary(_PartialConv):
             padding = tuple(before if own else 0 for own, (before, _) in zip(left, pairs, strict=True))
             sides = [(0, 0) if own else pair for own, pair in zip(left, pairs, strict=True)]
             input, mask = self._continued(input, mask, sides)
-        output, new_mask = functional_nd._ordinary(
+        output, new_mask = _ordinary(
             axes, input, mask, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
         )
         return self._result(output, new_mask)
@@ -219,7 +223,7 @@ class _Transposed(_PartialConv):
             ]
             padding = tuple(padding[i] + beyond[i] * self.stride[i] for i in range(axes))
             input, mask = self._continued(input, mask, [(each, each) for each in beyond])
-        output, new_mask = functional_nd._transposed(
+        output, new_mask = _transposed(
             axes, input, mask, self.weight, self.bias, self.stride, padding, tuple(more), self.groups, self.dilation
         )
         return self._result(output, new_mask)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pconv_cuda import InpaintingLoss, PartialConv2d, PConvUNet
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_upcat, smooth_fill
 from pconv_cuda.models import FillRefiner
+from pconv_cuda.nn import PartialConv1d
 
 
 def drawn(*shape: int, channels: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -51,7 +52,7 @@ def test_stages_fills_networks_and_losses_take_it_too() -> None:
 
 def test_another_count_of_channels_is_refused() -> None:
     x, mask = drawn(3, 4, 7, 9, channels=3)
-    with pytest.raises(ValueError, match=r"mask: expected \(3\|1, 1\|4, 7, 9\) to fit the input, got \(1, 3, 7, 9\)"):
+    with pytest.raises(ValueError, match=r"mask: expected \(3\|1, 1\|4, 7, 9\) to fit the input, got \(3, 7, 9\)"):
         partial_conv2d(x, mask, torch.randn(2, 4, 3, 3))
 
 
@@ -86,3 +87,18 @@ def test_masks_that_differ_by_channel_work_under_autocast(fused: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             found, found_mask = model(image, mask)
     assert torch.equal(found_mask, new_mask) and (found.float() - exact).abs().max() < 0.05 * exact.abs().max() + 0.02
+
+
+def test_a_mask_without_its_channel_is_named_by_its_own_shape() -> None:
+    """(N, H, W) is the commonest mistake: three dimensions are (1|C, H, W)."""
+    x = torch.rand(2, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"got \(2, 8, 8\); of 3 dimensions it is .* mask.unsqueeze\(1\) is one each"):
+        partial_conv2d(x, torch.ones(2, 8, 8), torch.rand(4, 3, 3, 3))
+    with pytest.raises(
+        ValueError, match=r"got \(5, 8, 8\); of 3 dimensions it is \(1\|3, 8, 8\), one for the whole batch$"
+    ):
+        partial_conv2d(x, torch.ones(5, 8, 8), torch.rand(4, 3, 3, 3))
+    with pytest.raises(ValueError, match=r"got \(2, 8\); of 2 dimensions it is .* mask.unsqueeze\(1\) is one each"):
+        PartialConv1d(3, 4, 3)(torch.rand(2, 3, 8), torch.ones(2, 8))
+    with pytest.raises(ValueError, match=r"to fit the input, got \(2, 2, 8, 8\)$"):
+        partial_conv2d(x, torch.ones(2, 2, 8, 8), torch.rand(4, 3, 3, 3))

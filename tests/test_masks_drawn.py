@@ -122,6 +122,8 @@ def test_the_checker_sees_broken_promises():
         ({"border": "yes"}, "border: expected True, False or None"),
         ({"size": 0}, "size: expected at least 1 x 1 pixels, got 0 x 0"),
         ({"hole_share": (0.5, 0.5)}, "hole_share: expected 0 <= low < high <= 1"),
+        ({"hole_share": 0.5}, r"hole_share: expected two numbers \(low, high\), got 0.5"),
+        ({"hole_share": (0.1, 0.2, 0.3)}, r"hole_share: expected two numbers"),
         ({"size": 2, "border": False}, "hole_share: holes that keep 1 px"),
     ],
 )

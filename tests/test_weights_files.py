@@ -15,7 +15,7 @@ import torch
 
 from pconv_cuda import PConvUNet
 from pconv_cuda.errors import PConvError
-from pconv_cuda.models import weights
+from pconv_cuda.models import load_network, weights
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +175,12 @@ def test_nothing_is_allocated_before_shapes_agree(tmp_path: Path, monkeypatch: p
     file = file_of({"levels": 8, "width": 8192}, tmp_path / "a.safetensors")
     monkeypatch.setattr(weights, "load_safetensors", lambda *_: pytest.fail("tensors were read"))
     refused(file, "do not fit its config")
+
+
+def test_what_is_no_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PConvError, match="weights: expected a path or a name, got int"):
+        load_network(3)  # type: ignore[arg-type]
+    (tmp_path / "photo.png").write_text("mine")
+    with pytest.raises(PConvError, match=r"folder: expected a folder, or a name that is free, got .*photo.png"):
+        PConvUNet(levels=2, width=2).save_pretrained(tmp_path / "photo.png")
+    assert (tmp_path / "photo.png").read_text() == "mine"

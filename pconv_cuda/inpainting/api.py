@@ -91,6 +91,7 @@ def inpaint(
     if isinstance(image, Tensor):
         return _inpaint_tensor(filler, image, mask, polarity, tile)
     if isinstance(image, np.ndarray):
+        _check_array(image)  # before its first two sizes are taken for a picture's
         return _inpaint_array(filler, image, _as_hole(mask, image.shape[:2], polarity, depth=3), tile)
     if hasattr(image, "getexif"):
         return _inpaint_pil(filler, image, mask, polarity, tile)
@@ -215,10 +216,17 @@ def _inpaint_pil(filler: Filler, image: PillowImage.Image, mask: Any, polarity: 
     return picture.image
 
 
+def _check_array(image: np.ndarray) -> None:
+    if image.ndim in (2, 3) and 0 not in image.shape and (image.ndim == 2 or image.shape[2] <= 4):
+        return
+    text = f"image: expected (H, W) or (H, W, C) with 1 to 4 channels and a pixel, but got {image.shape}"
+    if image.ndim == 3 and 1 <= image.shape[0] <= 4:
+        text += "; channels come last in an array, and first in a torch tensor"
+    raise PConvError(text)
+
+
 def _inpaint_array(filler: Filler, image: np.ndarray, hole: np.ndarray, tile: int | None) -> np.ndarray:
     samples = image[..., None] if image.ndim == 2 else image
-    if samples.ndim != 3 or not 1 <= samples.shape[2] <= 4 or 0 in samples.shape:
-        raise PConvError(f"image: expected (H, W) or (H, W, C) with 1 to 4 channels, but got {image.shape}")
     if (samples.dtype.kind, samples.dtype.itemsize) not in (("u", 1), ("u", 2)) and samples.dtype.kind != "f":
         raise PConvError(f"image: expected uint8, uint16 or floating in [0, 1], but got {image.dtype}")
     if samples.dtype.kind == "f":

@@ -22,7 +22,10 @@ def hole_pixels(pixels: int, hole_share: tuple[float, float]) -> tuple[int, int]
     Raises:
         PConvError: not 0 <= low < high <= 1, or no number of pixels lies in the range.
     """
-    low, high = hole_share
+    try:
+        low, high = hole_share
+    except (TypeError, ValueError):
+        raise PConvError(f"hole_share: expected two numbers (low, high), got {hole_share!r}") from None
     if not 0 <= low < high <= 1:
         raise PConvError(f"hole_share: expected 0 <= low < high <= 1, got ({low}, {high})")
     # shares such as 0.3 are rounded: floor(0.3 * 10) must be 3

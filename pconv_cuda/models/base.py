@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pconv_cuda import hub
+from pconv_cuda.errors import PConvError
 from pconv_cuda.models import weights
 from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
 from pconv_cuda.models.wrap import Mode, Wraps, padding_mode_of, wraps_of
@@ -159,7 +160,13 @@ class InpaintingNetwork(nn.Module, abc.ABC):
         return values.clamp(0, 1) if self.values == "picture" else values
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically."""
+        """Write ``model.safetensors`` (its config in the metadata too) and ``config.json``, each atomically.
+
+        Raises:
+            PConvError: ``folder`` is a file.
+        """
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise PConvError(f"folder: expected a folder, or a name that is free, got {folder}, which is a file")
         return weights.save(self.state_dict(), self.config, Path(folder))
 
     def fuse(self) -> InpaintingNetwork:

@@ -96,6 +96,8 @@ def find(given: str | Path) -> Path:
     Raises:
         PConvError: what it is instead, and what to do.
     """
+    if not isinstance(given, str | Path):
+        raise PConvError(f"weights: expected a path or a name, got {type(given).__name__}")
     path = Path(given)
     wanted = f"expected a folder with {FILE} or a .safetensors file"
     if path.is_dir():
