@@ -142,15 +142,30 @@ def test_a_mask_without_hole_copies(place: Path, weights: Path, capsys: pytest.C
     assert "0.0 %" in out and "no hole" in err and "brightest value is 7, below the threshold 128" in err
 
 
-def test_jpg_stays_jpg(place: Path, weights: Path) -> None:
+def test_jpg_stays_jpg(place: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     Image.fromarray(smooth_picture(40, 50)).save(place / "photo.jpg", quality=90)
     assert call(weights, place / "photo.jpg", "--mask", place / "mask.png", "-o", place / "out.jpg") == 0
     with Image.open(place / "out.jpg") as new:
         assert new.format == "JPEG"
         difference = np.abs(np.asarray(new).astype(int) - read(place / "photo.jpg")).max(-1)
     # blocks of 16 x 16 that the hole touches change, and one pixel beside them, where colours are interpolated
+    assert "compressed again" not in capsys.readouterr().err
     away = ~square_hole(40, 50, 0, 0, 33)
     assert difference[away].max() == 0 and difference[HOLE].max() > 20
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_jpg_that_is_compressed_again_as_a_whole_is_reported(
+    place: Path, weights: Path, mode: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(smooth_picture(40, 50)).convert(mode).save(place / "photo.jpg", quality=90)
+    if mode == "RGB":
+        monkeypatch.setitem(sys.modules, "jpeglib", None)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert call(weights, place / "photo.jpg", "--mask", place / "mask.png", "-o", place / "out.jpg") == 0
+    said = capsys.readouterr().err
+    assert "the whole jpg is compressed again, which changes pixels outside the hole" in said
+    assert ("with the package jpeglib" in said) == (mode == "RGB")
 
 
 def test_the_content_decides_the_format_where_the_ending_errs(place: Path, weights: Path) -> None:

@@ -14,6 +14,7 @@ from setup_support import run_setup
 
 import pconv_cuda
 from pconv_cuda import cli, errors
+from pconv_cuda.cli import info
 from pconv_cuda.errors import MissingExtra, install_command, require
 
 ROOT = pathlib.Path(pconv_cuda.__file__).parents[1]
@@ -75,6 +76,14 @@ def test_info(capsys) -> None:
     said = capsys.readouterr().out
     for word in ("pconv-cuda", pconv_cuda.__version__, "torch", "CPU operators", "stable ABI 2.11", "CUDA kernels"):
         assert word in said
+
+
+def test_info_knows_every_package_of_the_extras() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for_use = {name: needed for name, needed in extras.items() if name not in ("test", "lint", "docs", "bench", "all")}
+    named = {re.split(r"[><=\[ ;]", one)[0].lower() for needed in for_use.values() for one in needed} - {"pconv-cuda"}
+    assert named <= {distribution.lower() for _, distribution in info._OPTIONAL}
 
 
 def test_info_names_what_is_missing_and_the_remedy(monkeypatch, capsys) -> None:

@@ -15,6 +15,10 @@ from pconv_cuda.named import DEFAULT, NAMED
 _OPTIONAL = {
     ("PIL", "pillow"): "pictures",
     ("safetensors", "safetensors"): "weights",
+    ("tifffile", "tifffile"): "TIFF files",
+    ("imagecodecs", "imagecodecs"): "compressed TIFF files",
+    ("jpeglib", "jpeglib"): "jpg files that change in the hole's blocks alone",
+    ("pillow_heif", "pillow-heif"): "HEIC pictures",
     ("accelerate", "accelerate"): "training",
     ("torchmetrics", "torchmetrics"): "training",
     ("tensorboard", "tensorboard"): "training logs",

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; nothing heavy is imported."""
     parser.epilog = (
         "White is the hole in every mask. Pixels outside the hole stay the same to the byte in png, tiff, bmp and "
-        "webp. In a jpg only the blocks that the hole touches are compressed again, with the file's own quantisation. "
+        "webp. In a jpg only the blocks that the hole touches are compressed again, with the file's own quantisation "
+        "(without the package jpeglib, and in CMYK, the whole picture). "
         "Avif and heic are read, and written as png. Size, format, orientation, metadata and colour "
         "profile of the input are kept. The exit code is 1 if any picture failed."
     )

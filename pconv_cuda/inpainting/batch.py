@@ -152,6 +152,7 @@ def run_job(
     share = float(hole.pixels.mean())
     height, width = picture.size
     line = f"{job.image}: {hole.about}, {_percent(share)} of {width} x {height} px"
+    told = len(picture.notes)
     for note in picture.notes:
         report.warn(f"{job.image}: {note}")
     for note in hole.notes:
@@ -177,6 +178,8 @@ def run_job(
     ending = job.output.suffix.lower()
     same = ending == job.image.suffix.lower() and picture.format in FORMATS.values()
     save_picture(picture, job.output, picture.format if same else FORMATS[ending])
+    for note in picture.notes[told:]:
+        report.warn(f"{job.image}: {note}")
     memory = f", peak memory {report.peak_memory()}" if height * width >= _LARGE else ""
     report.say(f"{line}; {time.perf_counter() - started:.1f} s{memory} -> {job.output}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import struct
 from collections.abc import Callable
@@ -139,7 +140,11 @@ def _jpeg_again(picture: Picture, options: dict[str, Any]) -> bytes:
     touched = np.zeros(picture.size, bool) if hole is None else hole
     if back is not None:
         touched = np.asarray(pillow().fromarray(touched).transpose(pillow().Transpose(back)))
-    return with_blocks_of(source.data, written.getvalue(), touched) or written.getvalue()
+    exact = with_blocks_of(source.data, written.getvalue(), touched)
+    if exact is None:
+        remedy = "" if importlib.util.find_spec("jpeglib") else "; with the package jpeglib only the hole's blocks are"
+        picture.notes.append(f"the whole jpg is compressed again, which changes pixels outside the hole{remedy}")
+    return exact or written.getvalue()
 
 
 def _exif(picture: Picture) -> Any:
