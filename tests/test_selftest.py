@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pconv_cuda import cli, selftest
+from pconv_cuda import cli, ops, selftest
 
 GEMM, BFLOAT16 = 1, 2
 
@@ -101,6 +101,34 @@ def test_a_check_before_first_use_has_each_tile_of_layers_and_of_stages(
     assert len(set(kinds)) == len(kinds) and set(kinds) == {
         (case.tile, case.skip > 0) for case in selftest.FAMILIES[family]
     }
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_cpu_is_right_with_any_number_of_threads(threads: int) -> None:
+    """With one thread the library sums a skip of one channel in one long chain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for family in ("last decoder stage", "decoder stage"):
+            found = selftest.run(family, torch.float32, selftest.Paths(torch.device("cpu")))
+            assert all(each.right for each in found), [each for each in found if not each.right]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_wrong_gradient_of_the_skips_weights_is_seen() -> None:
+    class Wrong:
+        partial_conv2d = staticmethod(ops.partial_conv2d)
+
+        @staticmethod
+        def partial_conv2d_backward(*given: Any) -> list[Any]:
+            gradients = list(ops.partial_conv2d_backward(*given))
+            gradients[2][:, -1] *= 1.0001
+            return gradients
+
+    for dtype in (torch.float32, torch.float64):
+        found = selftest.run("last decoder stage", dtype, selftest.Paths(torch.device("cpu"), Wrong))
+        assert {each.result for each in found if not each.right} == {"grad_weight"}
 
 
 def test_neither_random_numbers_nor_modes_of_the_caller_matter() -> None:
