@@ -21,7 +21,7 @@ TESTS = [
 ]  # fmt: skip
 MEMCHECKED = {
     ("operators", "80"): "no_mask,holes_on_top,last,two_blocks_of_odd_size,groups,deep,tiles_of_256",
-    ("operators", "90"): "wgmma_256,wgmma_dilated,wgmma_two_blocks",
+    ("operators", "90"): "wgmma_256,wgmma_dilated,wgmma_two_blocks,wgmma_tall",
     ("test_upcat", "80"): "ragged,last",
     ("test_upcat", "90"): "ragged",
     ("test_upcat_backward", "80"): "ragged,last",
