@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pconv_cuda.data.images import black_is_zero
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.fill import fill_holes
 from pconv_cuda.inpainting.patches import Progress
@@ -144,7 +145,7 @@ def _as_hole(mask: Any, size: tuple[int, ...], given: str | None, depth: int) ->
     """
     polarity = given or WHITE_HOLE
     if hasattr(mask, "getexif"):
-        mask = _upright(mask)
+        mask = _upright(black_is_zero(mask))
         grey = brightness(mask, "the picture given as mask").values
         if is_coloured(mask) or looks_like_a_picture(grey):
             what = "with colours" if is_coloured(mask) else "that is mostly grey"
