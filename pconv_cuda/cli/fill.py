@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pconv_cuda.devices import DEVICE_HELP
 from pconv_cuda.named import NAMED
-from pconv_cuda.text import printable
+from pconv_cuda.text import between_commas, printable
 
 ARGUMENTS = {"model": "--weights", "output": "-o", "variables": "--var"}
 
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
         args.input,
         args.out,
         model=args.weights,
-        variables=[name for part in args.var for name in part.split(",") if name],
-        dims=None if args.dims is None else args.dims.split(","),
+        variables=[name for part in args.var for name in between_commas(part) if name],
+        dims=None if args.dims is None else between_commas(args.dims),
         wrap=args.wrap,
         tension=args.tension,
         device=args.device,
