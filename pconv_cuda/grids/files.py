@@ -31,7 +31,8 @@ _NPY = b"\x93NUMPY"
 class GridVariable:
     """Floating ``values``, NaN where one is missing, with the names of their axes (numbers where they have none).
 
-    ``round`` names the axes that go round, as their coordinates tell.
+    ``round`` names the axes that go round, and ``horizontal`` those of latitude and longitude, as their coordinates
+    tell. ``numbers`` are those of the planes along the first axis, where they are not counted from 0.
     """
 
     name: str
@@ -39,6 +40,8 @@ class GridVariable:
     dims: tuple[Any, ...]
     round: tuple[Any, ...] = ()
     unit: str = ""
+    horizontal: tuple[Any, Any] | None = None
+    numbers: tuple[int, ...] = ()
 
     def wraps(self, dims: Sequence[Any] | None) -> Wraps:
         """Whether rows and columns, the last two of ``dims`` or of all, go round."""

@@ -43,7 +43,8 @@ class _Labelled(GridFile):
     def read(self, name: str) -> GridVariable:
         variable = self._variable(name)
         raw, packing = self._raw(name), self._packing(name)
-        values, _ = packing.unpack(raw)
+        values, gone = packing.unpack(raw)
+        self._refuse_classes(name, raw, gone)
         for text in doubts(packing.own(raw), values, self._attributes(name), self._defaults):
             warnings.warn(f"{name}: {text}", UserWarning, stacklevel=3)
         round_ = tuple(dim for dim in variable.dims if self._goes_round(dim))
@@ -67,6 +68,18 @@ class _Labelled(GridFile):
                 f"along {tuple(variable.dims)}"
             )
         return variable
+
+    def _refuse_classes(self, name: str, raw: np.ndarray, gone: np.ndarray) -> None:
+        """PConvError where all values are flags. A measurement may have some flags among its values."""
+        attributes = self._attributes(name)
+        flags = np.asarray(attributes.get("flag_values", ())).ravel()
+        bits = "flag_masks" in attributes and raw.dtype.kind in "iu"
+        known = np.unique(raw[~gone]) if flags.size and flags.dtype.kind in "iuf" else np.array([])
+        if bits or known.size and np.isin(known, flags).all():
+            raise PConvError(
+                f"variables: expected measurements, got {name!r} of {self.path}, whose values are "
+                f"{'flag_masks' if bits else 'flag_values'}: classes, between which nothing can be interpolated"
+            )
 
     def _attributes(self, name: str) -> dict[str, Any]:
         return dict(self.dataset.variables[name].attrs)
