@@ -15,7 +15,7 @@ from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.grids.api import fill_with, grid_filler, is_index, listed, load_filler
-from pconv_cuda.grids.files import open_grid
+from pconv_cuda.grids.files import kind_of, open_grid
 from pconv_cuda.models.wrap import Wraps
 
 __all__ = ["WRAPS", "Filled", "fill_file"]
@@ -71,9 +71,9 @@ def fill_file(
         MissingExtra: a library is not installed (extra ``[grid]``).
     """
     input, output = Path(input), Path(output)
-    if wrap != "auto" and wrap not in WRAPS:
+    if not isinstance(wrap, str) or wrap not in ("auto", *WRAPS):
         raise PConvError(f"wrap: expected auto, {', '.join(WRAPS)}, got {wrap!r}")
-    if output.suffix.lower() != input.suffix.lower():
+    if output.suffix.lower() != kind_of(input):
         raise PConvError(f"output: expected a name ending in {input.suffix}, as the input's, got {output}")
     if output.exists() and input.exists() and output.samefile(input):
         raise PConvError(f"output: expected another name than the input's, got {output}")
