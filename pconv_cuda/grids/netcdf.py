@@ -12,14 +12,12 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.folders import atomic_folder, copy_folder
+from pconv_cuda.grids.axes import EAST, LONGITUDES, horizontal_axes
 from pconv_cuda.grids.doubts import doubts
 from pconv_cuda.grids.files import GridFile, GridVariable
 from pconv_cuda.grids.packing import Packing, packing_of
 
 __all__ = ["NetcdfFile", "ZarrFile"]
-
-_EAST = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese")
-_LONGITUDES = ("lon", "longitude", "long", "nav_lon")
 
 
 class _Labelled(GridFile):
@@ -48,7 +46,10 @@ class _Labelled(GridFile):
         for text in doubts(packing.own(raw), values, self._attributes(name), self._defaults):
             warnings.warn(f"{name}: {text}", UserWarning, stacklevel=3)
         round_ = tuple(dim for dim in variable.dims if self._goes_round(dim))
-        return GridVariable(name, values, tuple(variable.dims), round_, str(variable.attrs.get("units", "")))
+        listed = str(variable.attrs.get("coordinates", "")).split()
+        horizontal = horizontal_axes(variable.dims, self.dataset.variables, listed)
+        unit = str(variable.attrs.get("units", ""))
+        return GridVariable(name, values, tuple(variable.dims), round_, unit, horizontal)
 
     def raw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         found = self._raw(name)
@@ -107,7 +108,7 @@ class _Labelled(GridFile):
         if coordinate is None or coordinate.dims != (dim,) or coordinate.dtype.kind not in "iuf" or coordinate.size < 2:
             return False
         units = str(coordinate.attrs.get("units", "")).lower()
-        if units not in _EAST and str(dim).lower() not in _LONGITUDES:
+        if units not in EAST and str(dim).lower() not in LONGITUDES:
             return False
         try:
             at, _ = self._packing(dim).unpack(np.asarray(coordinate.values))
