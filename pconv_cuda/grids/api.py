@@ -42,11 +42,12 @@ def fill(
     Args:
         model: ``"smooth"``, which fills each plane of rows and columns by itself, whatever its range and unit, by
             :func:`pconv_cuda.functional.smooth_fill`, a thin plate under tension, solved a hundred times more finely
-            than for pictures. Or a network of :mod:`pconv_cuda.models`, or what ``pconv_cuda.models.load_network``
-            takes, or a name: values are normalised by its ``mean`` and ``std`` and never cut to a range. One with as
-            many channels out as in takes a channel axis of that length; one with several in and one out goes along the
-            axis and fills each step from those around it (beyond the ends there are none); one with a single channel
-            takes each plane by itself. What it cannot reach the smooth fill continues.
+            than for pictures. Or a network of :mod:`pconv_cuda.models` with ``values="data"``, or what
+            ``pconv_cuda.models.load_network`` takes that is one: values are normalised by its ``mean`` and ``std`` and
+            never cut to a range. One with as many channels out as in takes a channel axis of that length; one with
+            several in and one out goes along the axis and fills each step from those around it (beyond the ends there
+            are none); one with a single channel takes each plane by itself. What it cannot reach the smooth fill
+            continues. Networks for pictures, such as ``"photo"``, are for :func:`pconv_cuda.inpaint`.
         array: numpy ``(..., [C,] H, W)``, masked arrays too, a torch tensor, or an ``xarray.DataArray``; float16,
             bfloat16, float32 or float64. NaN is missing, and so is what a masked array masks. Infinity and integers are
             refused.
@@ -89,27 +90,38 @@ def grid_filler(
     ):
         raise PConvError(f"tension: expected 0 to 1, got {tension!r}")
     found = load_filler(model, device or torch.device("cpu")) if isinstance(model, str | Path) else model
-    if found == "smooth":
+    if isinstance(found, str) and found == "smooth":
         return SmoothGrid(wrap or (False, False), TENSION if tension is None else tension)
     from pconv_cuda.grids.network import NetworkGrid
     from pconv_cuda.models import InpaintingNetwork
 
     if not isinstance(found, InpaintingNetwork):
+        hint = "; the model comes before the array" if hasattr(found, "shape") else ""
         raise PConvError(
-            f"model: expected 'smooth', weights, or a network of pconv_cuda.models, got {type(found).__name__}"
+            f"model: expected 'smooth', weights, or a network of pconv_cuda.models, got {type(found).__name__}{hint}"
         )
+    _check_for_grids(found)
     if tension is not None:
         raise PConvError(f"tension: expected None beside a network, which has none, got {tension!r}")
     return NetworkGrid(found, wrap)
 
 
 def load_filler(model: str | Path, device: torch.device) -> InpaintingNetwork | str:
-    """``"smooth"`` as it is, else a network by name or path."""
-    if model == "smooth":
-        return "smooth"
-    from pconv_cuda.named import load
+    """``"smooth"`` as it is, else a network of grids by its path.
 
-    network: Any = load(str(model), device, "model")
+    Raises:
+        PConvError: something else, or a network for pictures.
+    """
+    if not isinstance(model, str | Path):
+        raise PConvError(f"model: expected 'smooth' or a path of weights, got {type(model).__name__}")
+    if str(model) == "smooth":
+        return "smooth"
+    from pconv_cuda.named import NAMED, load
+
+    if str(model) in NAMED:
+        raise PConvError(f"model: expected smooth or a network of grids, got {str(model)!r}, {_FOR_PICTURES}")
+    network: Any = load(str(model), device, "model", ("smooth",))
+    _check_for_grids(network, f" in {model}")
     return network
 
 

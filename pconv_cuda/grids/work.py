@@ -56,7 +56,7 @@ def fill_file(
         input: the file: .nc, .nc4, .cdf, .zarr, .tif, .tiff, .npy. Missing is NaN, and what ``_FillValue``,
             ``missing_value``, nodata or a mask band say.
         output: the copy to write, of the same kind; whole or not at all.
-        model: ``"smooth"``, or a network's name, file, folder or repository.
+        model: ``"smooth"``, or the file, folder or repository of a network of grids; those for pictures are refused.
         variables: names, or numbers of bands; default: the only one that is a grid, all bands.
         dims: names of the axes (numbers in npy files) of rows and columns, or of channels, rows and columns. Default:
             the last ones; where coordinates say that latitude and longitude are others, that is an error.

@@ -105,7 +105,7 @@ def check_for_pictures(network: InpaintingNetwork, argument: str) -> None:
     """
     if network.in_channels != 3 or network.not_for_pictures:
         found = network.not_for_pictures or f"in_channels={network.in_channels}"
-        raise PConvError(f"{argument}: expected a network for RGB pictures, got {found}; pconv_cuda.fill takes any")
+        raise PConvError(f"{argument}: expected a network for RGB pictures, got {found}; pconv_cuda.fill is for grids")
 
 
 def restore(
