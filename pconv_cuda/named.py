@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -67,8 +67,12 @@ def load_named(name: str, device: torch.device) -> Filler:
     return NAMED[name].load(device)
 
 
-def load(weights: str, device: torch.device, argument: str = "weights") -> Filler:
+def load(
+    weights: str, device: torch.device, argument: str = "weights", names: Collection[str] = tuple(NAMED)
+) -> Filler:
     """What fills holes: one of the names, else weights at a path. ``./smooth`` is a path.
+
+    ``names``: those that an error lists.
 
     Raises:
         PConvError: nothing is called so, or it holds no weights.
@@ -79,8 +83,8 @@ def load(weights: str, device: torch.device, argument: str = "weights") -> Fille
 
     path = Path(weights)
     if path.name == weights and not path.exists():
+        known = f"one of the names {', '.join(names)}" if len(names) > 1 else ", ".join(names)
         raise PConvError(
-            f"{argument}: expected one of the names {', '.join(NAMED)}, a .safetensors file or a folder with one, but "
-            f"{weights} does not exist"
+            f"{argument}: expected {known}, a .safetensors file or a folder with one, but {weights} does not exist"
         )
     return load_network(weights, device=device)  # as it was written: ./a/b is no repository

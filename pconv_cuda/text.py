@@ -11,10 +11,24 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["brief", "csv_text", "load_error_text", "markdown", "parse_json", "printable", "rename_arguments"]
+__all__ = [
+    "between_commas",
+    "brief",
+    "csv_text",
+    "load_error_text",
+    "markdown",
+    "parse_json",
+    "printable",
+    "rename_arguments",
+]
 
 _UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no text, ends of lines
 _DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they reorder a line
+
+
+def between_commas(text: str) -> list[str]:
+    """What stands between commas, without blanks around it; empty where nothing does."""
+    return [part.strip() for part in text.split(",")]
 
 
 def printable(text: str, keep: str = "\n\t") -> str:

@@ -12,7 +12,8 @@ import torch
 from inpaint_support import small_network, smooth_picture
 from PIL import Image
 
-from pconv_cuda.cli import main
+from pconv_cuda.cli import build_parser, main
+from pconv_cuda.cli.eval import common
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate
 from pconv_cuda.evaluation import run as run_module
@@ -289,3 +290,9 @@ def test_the_papers_masks_are_drawn_by_number(material):
 def test_a_hole_share_that_cannot_be_met_is_an_error(material):
     with pytest.raises(PConvError, match="hole_share|size"):
         open_masks("paper", 2, 0, "white-hole", [Cell((0.01, 0.1), True)]).load(Cell((0.01, 0.1), True), 0)
+
+
+def test_blanks_in_lists_of_the_command_are_left_out() -> None:
+    command = ["eval", "--images", "x", "--out", "y", "--baselines", "telea, ns,", "--shares", " 0.1-0.2 ,0.2-0.3"]
+    found = common(build_parser().parse_args(command))
+    assert found["baselines"] == ("telea", "ns") and found["shares"] == ("0.1-0.2", "0.2-0.3")

@@ -135,8 +135,10 @@ def test_a_labelled_array_keeps_its_names() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("photo", FIELD), {}, r"array: expected \(..., C, H, W\) for a network of 3 channels .* got shape \(45, 90\)"),
-        (("none", FIELD), {}, "model: expected one of the names smooth, .* but none does not exist"),
+        (("photo", FIELD), {}, "model: expected smooth or a network of grids, got 'photo', .*pconv_cuda.inpaint"),
+        (("none", FIELD), {}, "model: expected smooth, a .safetensors file or a folder .* but none does not exist"),
+        ((FIELD, "smooth"), {}, "model: expected 'smooth', weights, .*, got ndarray; the model comes before the array"),
+        ((torch.from_numpy(FIELD), "smooth"), {}, "model: expected .*, got Tensor; the model comes before the array"),
         ((3, FIELD), {}, "model: expected 'smooth', weights, or a network of pconv_cuda.models, got int"),
         (("smooth", FIELD.astype(int)), {}, "array: expected float16, float32 or float64, got int64"),
         (("smooth", torch.ones(3, 3, dtype=torch.int32)), {}, "array: expected float16, .*got torch.int32"),

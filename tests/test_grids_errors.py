@@ -43,6 +43,12 @@ def test_arguments(options: dict[str, Any], message: str, tmp_path: Path) -> Non
             fill_file(tmp_path / "in.npy", tmp_path / "out.npy", **options)
 
 
+@pytest.mark.parametrize("wrap", [[True, False], (False, True), None, "all"])
+def test_wrap_of_files_is_a_word(wrap: Any, tmp_path: Path) -> None:
+    with pytest.raises(PConvError, match=f"wrap: expected auto, none, .*got {re.escape(repr(wrap))}"):
+        fill_file(tmp_path / "in.npy", tmp_path / "out.npy", wrap=wrap)
+
+
 def test_numbers_of_numpy_are_arguments_too(tmp_path: Path) -> None:
     array = np.stack([FIELD, FIELD**2])
     array[:, 2:4, 3:6] = np.nan

@@ -341,10 +341,13 @@ def test_longitudes_that_do_not_go_round(tmp_path: Path) -> None:
     ("command", "message"),
     [
         ("none.nc -o out.nc", "INPUT: .*none.nc does not exist"),
-        ("in.txt -o out.txt", "INPUT: expected a file ending in .nc, .*got .*in.txt"),
+        ("in.txt -o out.txt", "INPUT: expected a name ending in .nc, .*got .*in.txt"),
         ("text.nc -o out.nc", "INPUT: .*text.nc cannot be read as NetCDF"),
         ("text.tif -o out.tif", "INPUT: .*text.tif cannot be read as GeoTIFF"),
         ("text.npy -o out.npy", "INPUT: .*text.npy cannot be read as npy"),
+        ("in.txt -o out.nc", "INPUT: expected a name ending in .nc, .*got .*in.txt"),
+        ("in.npz -o out.npy", "INPUT: expected a name ending in .nc, .*got .*in.npz"),
+        (". -o out.zarr", r"INPUT: expected a name ending in .nc, .*got \."),
         ("in.nc -o out.zarr", "-o: expected a name ending in .nc, as the input's, got .*out.zarr"),
         ("in.nc -o in.nc", "-o: expected another name than the input's"),
         ("in.nc -o out.nc", "--var: expected one or more of tas, packed of .*in.nc, got none"),
@@ -352,10 +355,12 @@ def test_longitudes_that_do_not_go_round(tmp_path: Path) -> None:
         ("in.nc -o out.nc --var time", "--var: expected numbers with at least two axes, got 'time' of .*float64"),
         ("in.nc -o out.nc --var tas --dims lat,level", "--dims: expected two or three of time, lat, lon, got lat"),
         ("in.nc -o out.nc --var tas --wrap all", "--wrap: expected auto, none, columns, rows, both, got 'all'"),
-        ("in.nc -o out.nc --var tas --weights none", "--weights: expected one of the names smooth"),
+        ("in.nc -o out.nc --var tas --weights none", "--weights: expected smooth, .*but none does not exist"),
         ("in.nc -o out.nc --var tas --tension 2", "--tension: expected 0 to 1, got 2.0"),
         ("in.nc -o out.nc --var tas --device gpu", "--device: expected auto, cpu"),
-        ("in.nc -o out.nc --var lon_bnds --weights photo", "--var: lon_bnds: expected .*network of 3 channels"),
+        ("in.nc -o out.nc --var lon_bnds --weights three", "--var: lon_bnds: expected .*network of 3 channels"),
+        ("in.nc -o out.nc --var tas --weights photo", "--weights: expected smooth or a network of grids, got 'photo'"),
+        ("in.nc -o out.nc --var tas --weights rgb", "--weights: expected smooth or .*got values='picture' in rgb"),
     ],
 )  # fmt: skip
 def test_errors_name_options(command: str, message: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -363,6 +368,8 @@ def test_errors_name_options(command: str, message: str, tmp_path: Path, monkeyp
     netcdf(tmp_path / "in.nc")
     for name in ("in.txt", "text.nc", "text.tif", "text.npy"):
         Path(name).write_text("no grid")
+    PConvUNet(3, levels=1, width=2, values="data").save_pretrained("three")
+    PConvUNet(3, levels=1, width=2).save_pretrained("rgb")
     assert cli.main(["fill", *command.split()]) == 1
     said = capsys.readouterr().err
     assert re.search(f"pconv fill: error: {message}", said), said

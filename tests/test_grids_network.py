@@ -200,15 +200,26 @@ def test_refiners_and_prefills_solve_finely() -> None:
         pconv_cuda.fill(refiner, array, tension=0.5)
 
 
-def test_by_path_and_by_name(tmp_path: Path) -> None:
+def test_by_path(tmp_path: Path) -> None:
     model, array = network(padding_mode=GLOBE), field(8, 16)
     model.save_pretrained(tmp_path)
     expected = pconv_cuda.fill(model, array)
     for path in (tmp_path, str(tmp_path)):
         assert np.array_equal(pconv_cuda.fill(path, array), expected)
-    gaps = np.random.default_rng(0).random((24, 24)) < 0.3
-    picture = np.where(gaps, np.nan, np.full((3, 24, 24), 0.5, np.float32))
-    assert np.abs(pconv_cuda.fill("photo", picture) - 0.5).max() < 0.05
+
+
+def test_networks_for_pictures_are_refused(tmp_path: Path) -> None:
+    """Three steps of a variable are no red, green and blue."""
+    array = field(3, 8, 16)
+    rgb = PConvUNet(3, levels=1, width=2)
+    rgb.save_pretrained(tmp_path)
+    expected = r"model: expected smooth or a network of grids \(values='data'\), got values='picture'.*inpaint"
+    for model in (rgb, FillRefiner(3, levels=1, width=2), rgb.eval().fuse(), tmp_path):
+        with pytest.raises(PConvError, match=expected):
+            pconv_cuda.fill(model, array)
+    for name in ("photo", "document"):
+        with pytest.raises(PConvError, match=f"model: expected smooth or a network of grids, got '{name}', a network"):
+            pconv_cuda.fill(name, array)
 
 
 def test_a_labelled_array_keeps_what_it_has() -> None:

@@ -6,7 +6,14 @@ import pickle
 
 import pytest
 
-from pconv_cuda.text import brief, csv_text, load_error_text, markdown, parse_json, printable
+from pconv_cuda.text import between_commas, brief, csv_text, load_error_text, markdown, parse_json, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"), [("tas", ["tas"]), (" tas , pr", ["tas", "pr"]), ("a b,,c", ["a b", "", "c"]), ("", [""])]
+)
+def test_blanks_beside_commas(text, parts):
+    assert between_commas(text) == parts
 
 
 @pytest.mark.parametrize(

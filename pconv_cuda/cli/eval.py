@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from pconv_cuda.devices import DEVICE_HELP
-from pconv_cuda.text import printable
+from pconv_cuda.text import between_commas, printable
 
 _BASELINES = "mean,telea,ns,biharmonic,smooth"
 
@@ -55,8 +55,9 @@ def common(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of the options of :func:`add_common`."""
     names = ("masks", "polarity", "count", "size", "seed", "lpips", "fid", "vgg", "resamples", "device")
     values = {name: getattr(args, name) for name in names}
-    chosen = [] if args.baselines == "none" else [one for one in args.baselines.split(",") if one]
-    return {**values, "baselines": tuple(chosen), "shares": tuple(one for one in args.shares.split(",") if one)}
+    chosen = [] if args.baselines == "none" else [one for one in between_commas(args.baselines) if one]
+    shares = tuple(one for one in between_commas(args.shares) if one)
+    return {**values, "baselines": tuple(chosen), "shares": shares}
 
 
 def run(args: argparse.Namespace) -> int:

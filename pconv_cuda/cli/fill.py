@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 from pconv_cuda.devices import DEVICE_HELP
-from pconv_cuda.named import NAMED
-from pconv_cuda.text import printable
+from pconv_cuda.text import between_commas, printable
 
 ARGUMENTS = {"model": "--weights", "output": "-o", "variables": "--var"}
 
@@ -41,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--weights",
-        metavar=f"{'|'.join(NAMED)}|PATH",
+        metavar="smooth|PATH",
         default="smooth",
-        help="smooth, which needs no weights and takes any unit, or a network: a .safetensors file, a folder with "
-        "config.json, user/repo on the Hugging Face hub, a name (default: %(default)s)",
+        help="smooth, which needs no weights and takes any unit, or a network of grids: a .safetensors file, a folder "
+        "with config.json, user/repo on the Hugging Face hub (default: %(default)s); pictures: pconv inpaint",
     )
     add(
         "--dims",
@@ -85,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
         args.input,
         args.out,
         model=args.weights,
-        variables=[name for part in args.var for name in part.split(",") if name],
-        dims=None if args.dims is None else args.dims.split(","),
+        variables=[name for part in args.var for name in between_commas(part) if name],
+        dims=None if args.dims is None else between_commas(args.dims),
         wrap=args.wrap,
         tension=args.tension,
         device=args.device,

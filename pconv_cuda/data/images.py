@@ -26,6 +26,7 @@ __all__ = [
     "ImageSource",
     "MemoryImages",
     "RandomCrops",
+    "black_is_zero",
     "centre_square",
     "draw_order",
     "find_files",
@@ -34,6 +35,17 @@ __all__ = [
 ]
 
 _MOST_PIXELS = 178_956_970  # of a picture that is read; Pillow's own limit, above which it takes a file for a bomb
+
+
+def black_is_zero(picture: Any) -> Any:
+    """A PIL picture in which 0 is black: Pillow leaves 16-bit grey of a MinIsWhite TIFF as it is stored.
+
+    What it returns for such a TIFF is upright, as all that Pillow loads from TIFF; turned copies have lost the tag.
+    """
+    if picture.mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(262) == 0:
+        samples = 65535 - np.asarray(picture).astype(np.uint16)
+        return require("PIL.Image", "inpaint", why="reading pictures").fromarray(samples)
+    return picture
 
 
 def to_rgb_array(picture: Any) -> np.ndarray:
@@ -48,7 +60,7 @@ def to_rgb_array(picture: Any) -> np.ndarray:
     if picture.mode in ("I", "F") and not sixteen_bit:
         kind = "floating-point" if picture.mode == "F" else "signed or 32-bit integer"
         raise ValueError(f"expected 8 or 16 bits a sample, without sign, got {kind} samples (mode {picture.mode})")
-    picture = image_ops.exif_transpose(picture)
+    picture = image_ops.exif_transpose(black_is_zero(picture))
     if sixteen_bit:
         high_byte = (np.clip(np.asarray(picture), 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(high_byte[..., None], 3, axis=2)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from pconv_cuda.errors import PConvError
+from pconv_cuda.grids.axes import horizontal_axes, misplaced
+from pconv_cuda.grids.planes import Planes
 from pconv_cuda.grids.smooth import SmoothGrid
 from pconv_cuda.smooth import TENSION
 
@@ -40,11 +42,12 @@ def fill(
     Args:
         model: ``"smooth"``, which fills each plane of rows and columns by itself, whatever its range and unit, by
             :func:`pconv_cuda.functional.smooth_fill`, a thin plate under tension, solved a hundred times more finely
-            than for pictures. Or a network of :mod:`pconv_cuda.models`, or what ``pconv_cuda.models.load_network``
-            takes, or a name: values are normalised by its ``mean`` and ``std`` and never cut to a range. One with as
-            many channels out as in takes a channel axis of that length; one with several in and one out goes along the
-            axis and fills each step from those around it (beyond the ends there are none); one with a single channel
-            takes each plane by itself. What it cannot reach the smooth fill continues.
+            than for pictures. Or a network of :mod:`pconv_cuda.models` with ``values="data"``, or what
+            ``pconv_cuda.models.load_network`` takes that is one: values are normalised by its ``mean`` and ``std`` and
+            never cut to a range. One with as many channels out as in takes a channel axis of that length; one with
+            several in and one out goes along the axis and fills each step from those around it (beyond the ends there
+            are none); one with a single channel takes each plane by itself. What it cannot reach the smooth fill
+            continues. Networks for pictures, such as ``"photo"``, are for :func:`pconv_cuda.inpaint`.
         array: numpy ``(..., [C,] H, W)``, masked arrays too, a torch tensor, or an ``xarray.DataArray``; float16,
             bfloat16, float32 or float64. NaN is missing, and so is what a masked array masks. Infinity and integers are
             refused.
@@ -54,12 +57,13 @@ def fill(
         tension: 0 to 1, as in ``smooth_fill``, for ``"smooth"`` alone: 0 for smooth fields without noise, whose slopes
             it continues into gaps; 1 makes no new extrema. Default: 0.3.
         dims: the axes of rows and columns, or of channels (such as time steps), rows and columns: names of a
-            DataArray's, else numbers. Default: the last ones.
+            DataArray's, else numbers. Default: the last ones; a DataArray whose coordinates say that latitude and
+            longitude are others is refused.
 
     Returns:
         A new array of the same type, shape and dtype, on the same device; of a DataArray with its coordinates, names
         and attributes. A plane without any value, and without neighbours in time that the network takes, stays as it
-        is, and one warning says how many there are.
+        is, and one warning says which they are.
 
     Raises:
         PConvError: another model, a type, shape or dtype that does not fit, infinite values, axes that the array does
@@ -86,51 +90,88 @@ def grid_filler(
     ):
         raise PConvError(f"tension: expected 0 to 1, got {tension!r}")
     found = load_filler(model, device or torch.device("cpu")) if isinstance(model, str | Path) else model
-    if found == "smooth":
+    if isinstance(found, str) and found == "smooth":
         return SmoothGrid(wrap or (False, False), TENSION if tension is None else tension)
     from pconv_cuda.grids.network import NetworkGrid
     from pconv_cuda.models import InpaintingNetwork
 
     if not isinstance(found, InpaintingNetwork):
+        hint = "; the model comes before the array" if hasattr(found, "shape") else ""
         raise PConvError(
-            f"model: expected 'smooth', weights, or a network of pconv_cuda.models, got {type(found).__name__}"
+            f"model: expected 'smooth', weights, or a network of pconv_cuda.models, got {type(found).__name__}{hint}"
         )
+    _check_for_grids(found)
     if tension is not None:
         raise PConvError(f"tension: expected None beside a network, which has none, got {tension!r}")
     return NetworkGrid(found, wrap)
 
 
 def load_filler(model: str | Path, device: torch.device) -> InpaintingNetwork | str:
-    """``"smooth"`` as it is, else a network by name or path."""
-    if model == "smooth":
-        return "smooth"
-    from pconv_cuda.named import load
+    """``"smooth"`` as it is, else a network of grids by its path.
 
-    network: Any = load(str(model), device, "model")
+    Raises:
+        PConvError: something else, or a network for pictures.
+    """
+    if not isinstance(model, str | Path):
+        raise PConvError(f"model: expected 'smooth' or a path of weights, got {type(model).__name__}")
+    if str(model) == "smooth":
+        return "smooth"
+    from pconv_cuda.named import NAMED, load
+
+    if str(model) in NAMED:
+        raise PConvError(f"model: expected smooth or a network of grids, got {str(model)!r}, {_FOR_PICTURES}")
+    network: Any = load(str(model), device, "model", ("smooth",))
+    _check_for_grids(network, f" in {model}")
     return network
 
 
-def fill_with(filler: Grid, array: Any, dims: Sequence[Any] | None = None, progress: Progress | None = None) -> Any:
-    """:func:`fill` by something that is loaded; ``progress`` is told how many planes of how many are done."""
+_FOR_PICTURES = "a network for pictures, which `pconv inpaint` and pconv_cuda.inpaint take"
+
+
+def _check_for_grids(network: InpaintingNetwork, place: str = "") -> None:
+    if network.values != "data":
+        raise PConvError(
+            f"model: expected smooth or a network of grids (values='data'), got values={network.values!r}{place}, "
+            f"{_FOR_PICTURES}"
+        )
+
+
+def fill_with(
+    filler: Grid,
+    array: Any,
+    dims: Sequence[Any] | None = None,
+    progress: Progress | None = None,
+    planes: Planes | None = None,
+) -> Any:
+    """:func:`fill` by something that is loaded; ``progress`` is told how many planes of how many are done.
+
+    ``planes``: how a warning calls those without a value.
+    """
+    planes = planes or Planes()
     if hasattr(array, "data_vars"):
         name = next(iter(array.data_vars), "name")
         raise PConvError(
             f"array: expected one variable of the xarray.Dataset, such as dataset[{name!r}], got all of it"
         )
     if hasattr(array, "dims") and hasattr(array, "transpose") and hasattr(array, "copy"):
-        axes = _axes_of_names(tuple(array.dims), dims, filler.in_channels)
-        return array.copy(data=_fill_numpy(filler, np.asarray(array.values), axes, progress))
+        own = tuple(array.dims)
+        axes = _axes_of_names(own, dims, filler.in_channels)
+        if dims is None:
+            _check_order(own, horizontal_axes(own, getattr(array, "coords", {}), getattr(array, "coords", ())))
+        before = [dim for at, dim in enumerate(own) if at not in axes] + [own[at] for at in axes[:-2]]
+        planes = Planes(planes.name, tuple(before))
+        return array.copy(data=_fill_numpy(filler, np.asarray(array.values), axes, progress, planes))
     if isinstance(array, Tensor):
-        return _fill_tensor(filler, array, dims, progress)
+        return _fill_tensor(filler, array, dims, progress, planes)
     if isinstance(array, np.ma.MaskedArray):
         _check_floating(array)
         values = np.array(array.data, subok=False)
         values[np.ma.getmaskarray(array)] = np.nan
-        filled = _fill_numpy(filler, values, dims, progress)
+        filled = _fill_numpy(filler, values, dims, progress, planes)
         left = np.isnan(filled)
         return np.ma.masked_array(filled, left if left.any() else np.ma.nomask, fill_value=array.fill_value)
     if isinstance(array, np.ndarray):
-        return _fill_numpy(filler, array, dims, progress)
+        return _fill_numpy(filler, array, dims, progress, planes)
     raise PConvError(
         f"array: expected a numpy array, a torch tensor or an xarray.DataArray, got {type(array).__name__}"
     )
@@ -151,15 +192,27 @@ def _check_floating(array: np.ndarray) -> None:
         raise PConvError(f"array: expected float16, float32 or float64, got {array.dtype}")
 
 
-def _fill_numpy(filler: Grid, array: np.ndarray, dims: Sequence[Any] | None, progress: Progress | None) -> np.ndarray:
+def _check_order(own: tuple[Any, ...], horizontal: tuple[Any, Any] | None) -> None:
+    if misplaced(own, horizontal):
+        raise PConvError(
+            f"dims: expected the horizontal axes, {horizontal}, as the last two, got {own}; to fill them, give "
+            f"dims={horizontal}"
+        )
+
+
+def _fill_numpy(
+    filler: Grid, array: np.ndarray, dims: Sequence[Any] | None, progress: Progress | None, planes: Planes
+) -> np.ndarray:
     _check_floating(array)
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     whole = np.ascontiguousarray(native)
     tensor = torch.from_numpy(whole if whole.flags.writeable else whole.copy())
-    return _fill_tensor(filler, tensor, dims, progress).numpy().astype(array.dtype, copy=False)
+    return _fill_tensor(filler, tensor, dims, progress, planes).numpy().astype(array.dtype, copy=False)
 
 
-def _fill_tensor(filler: Grid, array: Tensor, dims: Sequence[Any] | None, progress: Progress | None) -> Tensor:
+def _fill_tensor(
+    filler: Grid, array: Tensor, dims: Sequence[Any] | None, progress: Progress | None, planes: Planes
+) -> Tensor:
     if not array.is_floating_point():
         raise PConvError(f"array: expected float16, bfloat16, float32 or float64, got {array.dtype}")
     axes = _axes(tuple(array.shape), dims, filler.in_channels)
@@ -178,10 +231,9 @@ def _fill_tensor(filler: Grid, array: Tensor, dims: Sequence[Any] | None, progre
         if bool(torch.isinf(stacks).any()):
             raise PConvError("array: expected finite values, NaN where they are missing, got infinity")
         filled = _filled_stacks(filler, stacks, progress or (lambda *_: None))
-        empty = int(torch.isnan(filled).all(3).all(2).sum())
-    if empty:
-        count = filled.shape[0] * filled.shape[1]
-        warnings.warn(f"array: {empty} of {count} planes have no value and stay empty", UserWarning, stacklevel=5)
+        empty = torch.isnan(filled).all(3).all(2).view(ordered.shape[:-2])
+    if bool(empty.any()):
+        warnings.warn(planes.without_value(empty.cpu().numpy()), UserWarning, stacklevel=5)
     return filled.reshape(ordered.shape).movedim(last, axes).contiguous()
 
 

@@ -20,7 +20,7 @@ from pconv_cuda.files import atomic_path, os_error_text
 from pconv_cuda.grids.packing import Packing
 from pconv_cuda.models.wrap import Wraps
 
-__all__ = ["SUFFIXES", "GridFile", "GridVariable", "open_grid"]
+__all__ = ["SUFFIXES", "GridFile", "GridVariable", "kind_of", "open_grid"]
 
 SUFFIXES = (".nc", ".nc4", ".cdf", ".zarr", ".tif", ".tiff", ".npy")
 
@@ -31,7 +31,8 @@ _NPY = b"\x93NUMPY"
 class GridVariable:
     """Floating ``values``, NaN where one is missing, with the names of their axes (numbers where they have none).
 
-    ``round`` names the axes that go round, as their coordinates tell.
+    ``round`` names the axes that go round, and ``horizontal`` those of latitude and longitude, as their coordinates
+    tell. ``numbers`` are those of the planes along the first axis, where they are not counted from 0.
     """
 
     name: str
@@ -39,6 +40,8 @@ class GridVariable:
     dims: tuple[Any, ...]
     round: tuple[Any, ...] = ()
     unit: str = ""
+    horizontal: tuple[Any, Any] | None = None
+    numbers: tuple[int, ...] = ()
 
     def wraps(self, dims: Sequence[Any] | None) -> Wraps:
         """Whether rows and columns, the last two of ``dims`` or of all, go round."""
@@ -161,6 +164,18 @@ class NpyFile(GridFile):
             np.save(file, Packing().pack(raw, filled["array"], gone))
 
 
+def kind_of(path: Path) -> str:
+    """The ending, in small letters.
+
+    Raises:
+        PConvError: of no kind of file that is known.
+    """
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise PConvError(f"input: expected a name ending in {', '.join(SUFFIXES)}, got {path}")
+    return kind
+
+
 def open_grid(path: str | Path) -> GridFile:
     """A file by its ending.
 
@@ -169,9 +184,7 @@ def open_grid(path: str | Path) -> GridFile:
         MissingExtra: its library is not installed (extra ``[grid]``).
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in SUFFIXES:
-        raise PConvError(f"input: expected a file ending in {', '.join(SUFFIXES)}, got {path}")
+    kind = kind_of(path)
     if not path.exists():
         raise PConvError(f"input: {path} does not exist")
     if path.is_dir() != (kind == ".zarr"):

@@ -12,14 +12,12 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.folders import atomic_folder, copy_folder
+from pconv_cuda.grids.axes import EAST, LONGITUDES, horizontal_axes
 from pconv_cuda.grids.doubts import doubts
 from pconv_cuda.grids.files import GridFile, GridVariable
 from pconv_cuda.grids.packing import Packing, packing_of
 
 __all__ = ["NetcdfFile", "ZarrFile"]
-
-_EAST = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese")
-_LONGITUDES = ("lon", "longitude", "long", "nav_lon")
 
 
 class _Labelled(GridFile):
@@ -43,11 +41,15 @@ class _Labelled(GridFile):
     def read(self, name: str) -> GridVariable:
         variable = self._variable(name)
         raw, packing = self._raw(name), self._packing(name)
-        values, _ = packing.unpack(raw)
+        values, gone = packing.unpack(raw)
+        self._refuse_classes(name, raw, gone)
         for text in doubts(packing.own(raw), values, self._attributes(name), self._defaults):
             warnings.warn(f"{name}: {text}", UserWarning, stacklevel=3)
         round_ = tuple(dim for dim in variable.dims if self._goes_round(dim))
-        return GridVariable(name, values, tuple(variable.dims), round_, str(variable.attrs.get("units", "")))
+        listed = str(variable.attrs.get("coordinates", "")).split()
+        horizontal = horizontal_axes(variable.dims, self.dataset.variables, listed)
+        unit = str(variable.attrs.get("units", ""))
+        return GridVariable(name, values, tuple(variable.dims), round_, unit, horizontal)
 
     def raw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         found = self._raw(name)
@@ -67,6 +69,18 @@ class _Labelled(GridFile):
                 f"along {tuple(variable.dims)}"
             )
         return variable
+
+    def _refuse_classes(self, name: str, raw: np.ndarray, gone: np.ndarray) -> None:
+        """PConvError where all values are flags. A measurement may have some flags among its values."""
+        attributes = self._attributes(name)
+        flags = np.asarray(attributes.get("flag_values", ())).ravel()
+        bits = "flag_masks" in attributes and raw.dtype.kind in "iu"
+        known = np.unique(raw[~gone]) if flags.size and flags.dtype.kind in "iuf" else np.array([])
+        if bits or known.size and np.isin(known, flags).all():
+            raise PConvError(
+                f"variables: expected measurements, got {name!r} of {self.path}, whose values are "
+                f"{'flag_masks' if bits else 'flag_values'}: classes, between which nothing can be interpolated"
+            )
 
     def _attributes(self, name: str) -> dict[str, Any]:
         return dict(self.dataset.variables[name].attrs)
@@ -94,7 +108,7 @@ class _Labelled(GridFile):
         if coordinate is None or coordinate.dims != (dim,) or coordinate.dtype.kind not in "iuf" or coordinate.size < 2:
             return False
         units = str(coordinate.attrs.get("units", "")).lower()
-        if units not in _EAST and str(dim).lower() not in _LONGITUDES:
+        if units not in EAST and str(dim).lower() not in LONGITUDES:
             return False
         try:
             at, _ = self._packing(dim).unpack(np.asarray(coordinate.values))

@@ -43,12 +43,26 @@ class RasterFile(GridFile):
 
     def read(self, name: str) -> GridVariable:
         with self._opened(self.path) as source:
-            bands = [self._band(source, band) for band in self._bands(name)]
+            numbers = self._bands(name)
+            self._refuse_classes(source, numbers)
+            bands = [self._band(source, band) for band in numbers]
             unit = next((text for text in source.units if text), "")
         planes = [packing.unpack(raw)[0] for raw, packing, _ in bands]
         for plane, (_, _, gone) in zip(planes, bands, strict=True):
             plane[gone] = np.nan
-        return GridVariable(name, np.stack(planes), ("band", "y", "x"), (), unit)
+        return GridVariable(name, np.stack(planes), ("band", "y", "x"), (), unit, numbers=tuple(numbers))
+
+    def _refuse_classes(self, source: Any, bands: Sequence[int]) -> None:
+        """PConvError where a band has a colour table, which makes its values numbers of entries."""
+        for band in bands:
+            is_palette = source.colorinterp[band - 1] == self._rasterio.enums.ColorInterp.palette
+            with contextlib.suppress(ValueError):  # rasterio's answer where there is none
+                is_palette = bool(source.colormap(band)) or is_palette
+            if is_palette:
+                raise PConvError(
+                    f"input: expected measurements, got {self.path}, whose band {band} has a colour table: its values "
+                    "are classes or colours, between which nothing can be interpolated"
+                )
 
     def raw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         with self._opened(self.path) as source:

@@ -15,7 +15,9 @@ from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.grids.api import fill_with, grid_filler, is_index, listed, load_filler
-from pconv_cuda.grids.files import open_grid
+from pconv_cuda.grids.axes import misplaced
+from pconv_cuda.grids.files import GridVariable, kind_of, open_grid
+from pconv_cuda.grids.planes import Planes
 from pconv_cuda.models.wrap import Wraps
 
 __all__ = ["WRAPS", "Filled", "fill_file"]
@@ -54,9 +56,10 @@ def fill_file(
         input: the file: .nc, .nc4, .cdf, .zarr, .tif, .tiff, .npy. Missing is NaN, and what ``_FillValue``,
             ``missing_value``, nodata or a mask band say.
         output: the copy to write, of the same kind; whole or not at all.
-        model: ``"smooth"``, or a network's name, file, folder or repository.
+        model: ``"smooth"``, or the file, folder or repository of a network of grids; those for pictures are refused.
         variables: names, or numbers of bands; default: the only one that is a grid, all bands.
-        dims: names of the axes (numbers in npy files) of rows and columns, or of channels, rows and columns.
+        dims: names of the axes (numbers in npy files) of rows and columns, or of channels, rows and columns. Default:
+            the last ones; where coordinates say that latitude and longitude are others, that is an error.
         wrap: ``"none"``, ``"columns"``, ``"rows"``, ``"both"``, or ``"auto"``: as a network's padding says; else those
             whose coordinates are longitudes that span 360 degrees.
         tension: of ``"smooth"``.
@@ -71,9 +74,9 @@ def fill_file(
         MissingExtra: a library is not installed (extra ``[grid]``).
     """
     input, output = Path(input), Path(output)
-    if wrap != "auto" and wrap not in WRAPS:
+    if not isinstance(wrap, str) or wrap not in ("auto", *WRAPS):
         raise PConvError(f"wrap: expected auto, {', '.join(WRAPS)}, got {wrap!r}")
-    if output.suffix.lower() != input.suffix.lower():
+    if output.suffix.lower() != kind_of(input):
         raise PConvError(f"output: expected a name ending in {input.suffix}, as the input's, got {output}")
     if output.exists() and input.exists() and output.samefile(input):
         raise PConvError(f"output: expected another name than the input's, got {output}")
@@ -89,6 +92,8 @@ def fill_file(
         for name in names:
             grid = file.read(name)
             axes = _axes(dims, grid.dims)
+            if axes is None:
+                _check_order(grid, input)
             wraps = WRAPS.get(wrap)
             if wraps is None and (found == "smooth" or not any(_own(found))):
                 wraps = grid.wraps(axes)
@@ -100,7 +105,7 @@ def fill_file(
             )
             try:
                 told = None if progress is None else partial(progress, name)
-                result = fill_with(filler, np.ascontiguousarray(values), progress=told)
+                result = fill_with(filler, np.ascontiguousarray(values), None, told, _planes(grid, axes))
             except PConvError as error:
                 raise PConvError(f"variables: {name}: {str(error).removeprefix('array: ')}") from error
             if axes is not None:
@@ -116,6 +121,23 @@ def fill_file(
                 why = system_error_text(error) or str(error)
                 raise PConvError(f"output: {output} cannot be written: {why}") from error
     return done
+
+
+def _check_order(grid: GridVariable, path: Path) -> None:
+    if misplaced(grid.dims, grid.horizontal):
+        rows, columns = grid.horizontal or ("", "")
+        raise PConvError(
+            f"dims: expected the horizontal axes, {rows} and {columns}, as the last two, got "
+            f"({', '.join(map(str, grid.dims))}) of {grid.name!r} in {path}; to fill them, give "
+            f"`dims={rows},{columns}`"
+        )
+
+
+def _planes(grid: GridVariable, axes: list[Any] | None) -> Planes:
+    """How the planes are called after the chosen axes were made the last ones."""
+    chosen = list(grid.dims[-2:]) if axes is None else axes
+    before = [dim for dim in grid.dims if dim not in chosen] + chosen[:-2]
+    return Planes(grid.name, tuple(before), grid.numbers if before[:1] == list(grid.dims[:1]) else ())
 
 
 def _own(network: Any) -> Wraps:

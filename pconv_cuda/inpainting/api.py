@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pconv_cuda.data.images import black_is_zero
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.fill import fill_holes
 from pconv_cuda.inpainting.patches import Progress
@@ -105,7 +106,7 @@ def check_for_pictures(network: InpaintingNetwork, argument: str) -> None:
     """
     if network.in_channels != 3 or network.not_for_pictures:
         found = network.not_for_pictures or f"in_channels={network.in_channels}"
-        raise PConvError(f"{argument}: expected a network for RGB pictures, got {found}; pconv_cuda.fill takes any")
+        raise PConvError(f"{argument}: expected a network for RGB pictures, got {found}; pconv_cuda.fill is for grids")
 
 
 def restore(
@@ -145,7 +146,7 @@ def _as_hole(mask: Any, size: tuple[int, ...], given: str | None, depth: int) ->
     """
     polarity = given or WHITE_HOLE
     if hasattr(mask, "getexif"):
-        mask = _upright(mask)
+        mask = _upright(black_is_zero(mask))
         grey = brightness(mask, "the picture given as mask").values
         if is_coloured(mask) or looks_like_a_picture(grey):
             what = "with colours" if is_coloured(mask) else "that is mostly grey"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pconv_cuda.data.images import black_is_zero
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.pictures import MAX_PIXELS, Picture, Picture16, open_pillow, pillow
 from pconv_cuda.inpainting.tiling import spread
@@ -218,7 +219,7 @@ def _upright(path: Path, max_pixels: int) -> tuple[PillowImage.Image, bool]:
     try:
         with image:
             has_orientation = image.getexif().get(0x0112, 1) != 1
-            return pillow("PIL.ImageOps").exif_transpose(image), has_orientation
+            return pillow("PIL.ImageOps").exif_transpose(black_is_zero(image)), has_orientation
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, IndexError ...
         raise PConvError(f"mask: {path} cannot be decoded ({error or type(error).__name__})") from error
 

@@ -100,7 +100,7 @@ class InpaintingNetwork(nn.Module, abc.ABC):
 
     @property
     def not_for_pictures(self) -> str | None:
-        """The option by which only :func:`pconv_cuda.fill` takes it; None: whatever takes networks does."""
+        """The option by which it is no network for pictures; None: what fills pictures takes it."""
         for name in self._rare_options():
             return f"{name}={getattr(self, name)!r}"
         return None

@@ -52,6 +52,7 @@ class Picture:
             )
         self.notes: list[str] = []
         self.orientation = 1  # the EXIF orientation that was applied
+        self.white_is_zero = False  # whether a TIFF stores it as MinIsWhite; here black is 0 in any case
         if "transparency" in image.info and image.mode in ("1", "L", "RGB", "I;16"):
             image = _without_colour_key(image)
         self.image, self.format, self.source, self.tags = image, format_name, source, tags

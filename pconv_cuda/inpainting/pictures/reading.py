@@ -20,7 +20,7 @@ from pconv_cuda.inpainting.pictures.jpeg import JpegSource
 from pconv_cuda.inpainting.pictures.picture import Picture
 from pconv_cuda.inpainting.pictures.png16 import kept_chunks, png_chunks
 from pconv_cuda.inpainting.pictures.sixteen_bit import Picture16, needs_picture16
-from pconv_cuda.inpainting.pictures.tiff import is_tiff, no_longer_true, turned_notes
+from pconv_cuda.inpainting.pictures.tiff import is_tiff, is_white_at_zero, no_longer_true, turned_notes
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -68,11 +68,13 @@ def _read(path: Path, image: PillowImage.Image) -> Picture | Picture16:
     chunks = kept_chunks(png_chunks(path)) if name == "PNG" else []
     upright = pillow("PIL.ImageOps").exif_transpose(image)
     if upright.mode == "I;16B":  # big-endian; Pillow's own conversion would not keep the values
-        native = pillow().fromarray(np.asarray(upright).astype(np.uint16))
-        native.info.update(upright.info)
-        upright = native
+        upright = _with_samples(upright, np.asarray(upright).astype(np.uint16))
+    white_is_zero = is_white_at_zero(tags)
+    if upright.mode == "I;16" and white_is_zero:  # Pillow turns only samples of 1 and 8 bits
+        upright = _with_samples(upright, 65535 - np.asarray(upright))
     picture = Picture(upright, name, path, tags=tags, jpeg=jpeg, chunks=chunks)
     picture.orientation = orientation if orientation in range(1, 9) else 1
+    picture.white_is_zero = white_is_zero
     if tags is not None and picture.orientation != 1:
         picture.notes += turned_notes(no_longer_true(tags))
     if count > 1:
@@ -80,6 +82,12 @@ def _read(path: Path, image: PillowImage.Image) -> Picture | Picture16:
     if int(image.info.get("bit_depth") or 8) > 8:
         picture.notes.append(f"its {image.info['bit_depth']} bits a sample are read as 8")
     return picture
+
+
+def _with_samples(image: PillowImage.Image, samples: np.ndarray) -> PillowImage.Image:
+    new = pillow().fromarray(samples)
+    new.info.update(image.info)
+    return new
 
 
 def _tiff_tags(image: PillowImage.Image) -> PillowImage.Exif:

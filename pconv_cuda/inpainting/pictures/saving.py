@@ -17,7 +17,7 @@ from pconv_cuda.inpainting.pictures.formats import pillow
 from pconv_cuda.inpainting.pictures.jpeg import with_blocks_of
 from pconv_cuda.inpainting.pictures.picture import Picture
 from pconv_cuda.inpainting.pictures.sixteen_bit import Picture16
-from pconv_cuda.inpainting.pictures.tiff import STRUCTURE_TAGS, no_longer_true
+from pconv_cuda.inpainting.pictures.tiff import PHOTOMETRIC, STRUCTURE_TAGS, no_longer_true
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -62,6 +62,9 @@ def save_picture(picture: Picture | Picture16, path: Path, format_name: str) -> 
     if format_name != "BMP":
         options["icc_profile"] = info.get("icc_profile")
         exif = _exif(picture)
+        if picture.white_is_zero and format_name == "TIFF" and image.mode in ("1", "L", "I;16"):
+            exif[PHOTOMETRIC] = 0  # by which Pillow stores samples of 1 and 8 bits in the file's own sense again
+            image = _other_sense(image) if image.mode == "I;16" else image
         if exif:
             options["exif"] = exif
     # of a TIFF that does not tell its resolution Pillow says 1 dpi
@@ -92,7 +95,8 @@ def save_picture(picture: Picture | Picture16, path: Path, format_name: str) -> 
 
 def _save_picture16(picture: Picture16, path: Path, format_name: str) -> None:
     if format_name != picture.format:
-        what = "16-bit colour" if picture.samples.dtype == np.uint16 else "a picture with further bands"
+        deep = "16-bit colour" if picture.colours == 3 else "16-bit grey of this layout"
+        what = deep if picture.samples.dtype == np.uint16 else "a picture with further bands"
         raise PConvError(
             f"output: {what} is written in the format that it was read from; name {path.stem}"
             f".{picture.format.lower()} instead of {path.name}"
@@ -147,6 +151,11 @@ def _jpeg_again(picture: Picture, options: dict[str, Any]) -> bytes:
     return exact or written.getvalue()
 
 
+def _other_sense(image: PillowImage.Image) -> PillowImage.Image:
+    """16-bit grey counted from white instead of black, or the reverse."""
+    return pillow().fromarray(65535 - np.asarray(image).astype(np.uint16))
+
+
 def _exif(picture: Picture) -> Any:
     """EXIF for the new file: the old bytes where there are any, else what TIFF keeps among its own tags."""
     if picture.tags is None:
@@ -155,7 +164,7 @@ def _exif(picture: Picture) -> Any:
     for tag in dropped:
         if tag in picture.tags:
             del picture.tags[tag]
-    return picture.tags if len(picture.tags) else None
+    return picture.tags if len(picture.tags) or picture.white_is_zero else None
 
 
 def _png_chunks_to_keep(picture: Picture) -> Any:

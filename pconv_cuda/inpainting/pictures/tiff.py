@@ -17,10 +17,12 @@ from pconv_cuda.errors import PConvError, require
 from pconv_cuda.inpainting.pictures.formats import PictureTooLarge
 
 __all__ = [
+    "PHOTOMETRIC",
     "STRUCTURE_TAGS",
     "TiffFile",
     "is_beyond_pillow",
     "is_tiff",
+    "is_white_at_zero",
     "no_longer_true",
     "read_tiff",
     "turned_notes",
@@ -34,6 +36,7 @@ _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_BANDS = 64
 
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 258, 277, 338
+PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _UNSPECIFIED, _PREMULTIPLIED_ALPHA, _ALPHA = 0, 1, 2  # values of ExtraSamples
 _DESCRIPTION, _SOFTWARE, _PROFILE = 270, 305, 34675
 _RESOLUTION = (282, 283, 296)
@@ -56,6 +59,7 @@ class TiffFile:
     profile: bytes | None
     software: str | None
     notes: list[str] = field(default_factory=list)
+    white_is_zero: bool = False  # MinIsWhite: the file stores grey as what it lacks to white
 
     @property
     def alpha(self) -> int | None:
@@ -100,6 +104,11 @@ def is_beyond_pillow(image: Any) -> bool:
     return any(kind != _ALPHA for kind in extra) or len(extra) > 1
 
 
+def is_white_at_zero(tags: Mapping[int, Any] | None) -> bool:
+    """Whether a TIFF's tags say MinIsWhite: 0 is white."""
+    return tags is not None and tags.get(PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
 def is_tiff(path: Path) -> bool:
     """By the file's first bytes."""
     with open(path, "rb") as file:
@@ -107,7 +116,7 @@ def is_tiff(path: Path) -> bool:
 
 
 def read_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, TiffFile]:
-    """The samples (H, W, C), uint8 or uint16, and the rest.
+    """The samples (H, W, C), uint8 or uint16, with 0 for black, and the rest.
 
     Raises:
         PConvError: other samples, or a compression that cannot be read.
@@ -135,16 +144,30 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, TiffFile]:
         ) from error
     if planar and samples.ndim == 3:
         samples = np.moveaxis(samples, 0, -1)
+    if samples.ndim == 2:
+        samples = samples[..., None]
     bands = samples.shape[2] if samples.ndim == 3 else 0
-    colours = {"RGB": 3, "MINISBLACK": 1}.get(kind, 0)
+    colours = {"RGB": 3, "MINISBLACK": 1, "MINISWHITE": 1}.get(kind, 0)
     if samples.dtype not in (np.uint8, np.uint16) or not colours or bands < colours:
         raise PConvError(
-            f"image: expected grey or RGB of unsigned 8- or 16-bit samples, but {path} has {bands} bands of "
-            f"{samples.dtype} ({kind})"
+            f"image: expected grey or RGB of unsigned 8- or 16-bit samples, but {path} has {bands} "
+            f"band{'s' * (bands != 1)} of {samples.dtype} ({kind})"
         )
     # files may leave the tag out, or have fewer entries than bands
     extra = (*about.extra, *[_UNSPECIFIED] * bands)[: bands - colours]
-    return samples, replace(about, extra=extra, colours=colours)
+    about = replace(about, extra=extra, colours=colours, white_is_zero=kind == "MINISWHITE")
+    if about.white_is_zero and about.premultiplied:  # no reader says whether black or white was multiplied
+        raise PConvError(
+            f"image: expected opacity that is stored apart beside MinIsWhite grey, but {path} has premultiplied alpha"
+        )
+    return _other_sense(samples) if about.white_is_zero else samples, about
+
+
+def _other_sense(samples: np.ndarray) -> np.ndarray:
+    """Samples with their first band, the grey, counted from white instead of black, or the reverse."""
+    turned = samples.copy()
+    turned[..., 0] = np.iinfo(samples.dtype).max - samples[..., 0]
+    return turned
 
 
 def _about(page: Any, byteorder: str) -> TiffFile:
@@ -179,11 +202,14 @@ def write_tiff(file: IO[bytes], samples: np.ndarray, about: TiffFile) -> None:
     """Write the samples with the tags of ``about`` into ``file``, which is open for reading too."""
     tifffile = require("tifffile", "inpaint", why="16-bit colour TIFF")
     resolution = about.resolution
+    grey = "miniswhite" if about.white_is_zero else "minisblack"
+    samples = _other_sense(samples) if about.white_is_zero else samples
+    several = samples.shape[2] > 1  # tifffile takes (H, W, 1) for a volume
     tifffile.imwrite(
         file,
-        samples,
-        photometric="rgb" if about.colours == 3 else "minisblack",
-        planarconfig="contig",
+        samples if several else samples[..., 0],
+        photometric="rgb" if about.colours == 3 else grey,
+        planarconfig="contig" if several else None,
         extrasamples=list(about.extra) or None,
         compression="zlib" if about.compressed else None,
         byteorder=about.byteorder,
