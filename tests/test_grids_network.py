@@ -217,6 +217,8 @@ def test_networks_for_pictures_are_refused(tmp_path: Path) -> None:
     for model in (rgb, FillRefiner(3, levels=1, width=2), rgb.eval().fuse(), tmp_path):
         with pytest.raises(PConvError, match=expected):
             pconv_cuda.fill(model, array)
+    grey = PConvUNet(1, levels=1, width=2).eval()  # which inpaint does not take
+    assert pconv_cuda.fill(grey, array).shape == array.shape
     for name in ("photo", "document"):
         with pytest.raises(PConvError, match=f"model: expected smooth or a network of grids, got '{name}', a network"):
             pconv_cuda.fill(name, array)

@@ -129,7 +129,8 @@ _FOR_PICTURES = "a network for pictures, which `pconv inpaint` and pconv_cuda.in
 
 
 def _check_for_grids(network: InpaintingNetwork, place: str = "") -> None:
-    if network.values != "data":
+    """Of other channels, or with padding that goes round, no network is taken for pictures: those stay."""
+    if network.in_channels == 3 and not network.not_for_pictures:
         raise PConvError(
             f"model: expected smooth or a network of grids (values='data'), got values={network.values!r}{place}, "
             f"{_FOR_PICTURES}"
