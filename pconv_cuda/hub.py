@@ -99,7 +99,7 @@ def push(network: InpaintingNetwork, repository: str, *, private: bool | None, m
         api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
         api.create_repo(repository, private=private, exist_ok=True)
         if not api.file_exists(repository, "README.md"):  # an existing one is kept
-            card = _GRID_CARD if network.values == "data" else _CARD
+            card = _GRID_CARD if network.not_for_pictures else _CARD
             card = card.format(name=repository, kind=type(network).__name__)
             (folder / "README.md").write_text(card, encoding="utf-8")
         done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)

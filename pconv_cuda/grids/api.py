@@ -42,12 +42,12 @@ def fill(
     Args:
         model: ``"smooth"``, which fills each plane of rows and columns by itself, whatever its range and unit, by
             :func:`pconv_cuda.functional.smooth_fill`, a thin plate under tension, solved a hundred times more finely
-            than for pictures. Or a network of :mod:`pconv_cuda.models` with ``values="data"``, or what
-            ``pconv_cuda.models.load_network`` takes that is one: values are normalised by its ``mean`` and ``std`` and
+            than for pictures. Or a network of :mod:`pconv_cuda.models`, or what
+            ``pconv_cuda.models.load_network`` takes: values are normalised by its ``mean`` and ``std`` and
             never cut to a range. One with as many channels out as in takes a channel axis of that length; one with
             several in and one out goes along the axis and fills each step from those around it (beyond the ends there
             are none); one with a single channel takes each plane by itself. What it cannot reach the smooth fill
-            continues. Networks for pictures, such as ``"photo"``, are for :func:`pconv_cuda.inpaint`.
+            continues. Networks that :func:`pconv_cuda.inpaint` takes, such as ``"photo"``, are refused.
         array: numpy ``(..., [C,] H, W)``, masked arrays too, a torch tensor, or an ``xarray.DataArray``; float16,
             bfloat16, float32 or float64. NaN is missing, and so is what a masked array masks. Infinity and integers are
             refused.
