@@ -18,6 +18,7 @@ from pconv_cuda.documents import DamageMasks, DocumentPages
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource
+from pconv_cuda.training.conditions import loader_count
 from pconv_cuda.training.grids import GridFacts, GridPairs, GridSteps, facts_of, is_grid, open_steps, split_steps
 from pconv_cuda.training.options import TrainingConfig
 from pconv_cuda.training.pairs import Pairs, StepBatches
@@ -143,7 +144,7 @@ def training_batches(
     loader = torch.utils.data.DataLoader(
         pairs,
         batch_sampler=steps,
-        num_workers=config.data.workers,
+        num_workers=loader_count(config.data.workers),
         pin_memory=device.type == "cuda",
         worker_init_fn=_prepare_loader,
     )
