@@ -95,13 +95,15 @@ def _open_grid(config: TrainingConfig) -> RunData:
     steps = open_steps(data.images, data.variable, data.wrap)
     if data.validation is not None:
         seen: GridSteps = steps
-        unseen: GridSteps | None = open_steps(data.validation, data.variable, data.wrap, "data.validation")
+        unseen: GridSteps | None = open_steps(
+            data.validation, data.variable, data.wrap, "data.validation", like=steps.name
+        )
     else:
         seen, unseen = split_steps(steps)
     facts = facts_of(seen, config)
     gaps, masks, masks_name = seen, None, "observed"
     if is_grid(data.masks):
-        gaps = open_steps(data.masks, None, data.wrap, "data.masks")
+        gaps = open_steps(data.masks, None, data.wrap, "data.masks", like=steps.name)
         masks_name = gaps.fingerprint
     elif data.masks != "observed":
         masks = _masks(config)
