@@ -153,7 +153,6 @@ class Paths:
             output, _, ratio = forward(*sources, weight, bias, *window)
             return [output, *backward(grad, *sources, weight, ratio, *window, *needed)]
 
-
     def _operators(self, library: bool, choice: int = 2) -> tuple[Any, Any]:
         if self.force is not None:
             self.force(0 if library else choice)

@@ -17,8 +17,9 @@ from pconv_cuda.cli.eval import common
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate
 from pconv_cuda.evaluation import run as run_module
-from pconv_cuda.evaluation.pairs import Cell, cell_of, open_masks, plan_pairs
+from pconv_cuda.evaluation.pairs import ALL_CELLS, Cell, cell_of, open_masks, plan_pairs
 from pconv_cuda.evaluation.statistics import interval
+from pconv_cuda.masks.files import make_masks
 from pconv_cuda.models import PConvUNet
 
 SIZE = 32
@@ -296,3 +297,24 @@ def test_blanks_in_lists_of_the_command_are_left_out() -> None:
     command = ["eval", "--images", "x", "--out", "y", "--baselines", "telea, ns,", "--shares", " 0.1-0.2 ,0.2-0.3"]
     found = common(build_parser().parse_args(command))
     assert found["baselines"] == ("telea", "ns") and found["shares"] == ("0.1-0.2", "0.2-0.3")
+
+
+def test_masks_of_masks_make_keep_their_cells_at_another_size(tmp_path):
+    """Resizing moves a share across a bound; the names hold, in a folder of few files too."""
+    make_masks(tmp_path / "set", size=64, count=2, seed=0, progress=False)
+    for size in (50, 512):
+        with pytest.warns(UserWarning, match="were resized") as said:
+            masks = open_masks(str(tmp_path / "set"), size, 0, "white-hole", ALL_CELLS)
+        assert len(said) == 1 and masks.counts == dict.fromkeys(ALL_CELLS, 2)
+        cells = [cell_of(masks.load(cell, number)) == cell for cell in ALL_CELLS for number in range(2)]
+        assert not all(cells)  # measured again they would be elsewhere
+
+
+def test_a_small_folder_that_is_laid_out_is_still_looked_at(tmp_path):
+    make_masks(tmp_path / "set", size=64, count=1, progress=False)
+    with pytest.warns(UserWarning, match="polarity"):
+        open_masks(str(tmp_path / "set"), 64, 0, "black-hole", ALL_CELLS)
+    for path in (tmp_path / "set").glob("*/*/*.png"):
+        Image.new("1", (64, 64)).save(path)
+    with pytest.raises(PConvError, match="hole"):
+        open_masks(str(tmp_path / "set"), 64, 0, "white-hole", ALL_CELLS)

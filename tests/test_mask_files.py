@@ -248,3 +248,29 @@ def test_a_sheet_of_another_program_is_not_replaced(tmp_path):
     make(tmp_path, count=1)
     (tmp_path / "manifest.json").unlink()
     assert make(tmp_path, count=1)["kept"] == 12
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "holiday/photo.png", "model.safetensors"])
+def test_a_folder_of_other_files_is_refused(tmp_path, capsys, name):
+    """Photographs, or a training; unless masks of an earlier call lie there too."""
+    there = tmp_path / "there"
+    (there / name).parent.mkdir(parents=True)
+    (there / name).write_bytes(b"mine")
+    words = ["masks", "make", "--out", str(there), "--size", "48", "--count", "1"]
+    assert main(words) == 1
+    expected = "--out: expected a new or empty folder, or one with masks of `pconv masks make`"
+    assert f"{expected}, got {str(there)!r} with {name.split('/')[0]!r}; use" in capsys.readouterr().err
+    assert [str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()] == [name]
+    (there / name.split("/")[0]).rename(tmp_path / "aside")
+    make(there, count=1)
+    (there / "notes.txt").write_text("of this set")
+    assert make(there, count=1)["kept"] == 12
+    (there / "manifest.json").unlink()  # cut off before its end
+    assert make(there, count=1)["kept"] == 12
+
+
+@pytest.mark.parametrize("name", [None, ".DS_Store"])
+def test_a_folder_that_is_empty_but_for_hidden_files_is_taken(tmp_path, name):
+    if name:
+        (tmp_path / name).write_bytes(b"")
+    assert make(tmp_path, count=1)["kept"] == 0

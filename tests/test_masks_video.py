@@ -199,3 +199,12 @@ def test_bad_input(tmp_path, capsys):
     with pytest.raises(PConvError, match="at least 32 px, got 16 x 24"):
         masks_from_video(tiny, tmp_path / "x", progress=False)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path):
+    path = write(tmp_path / "square.avi", frames(3))
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    with pytest.raises(PConvError, match=r"masks of `pconv masks from-video`, got '.*' with 'photo.jpg'"):
+        masks_from_video(path, tmp_path, progress=False)
+    (tmp_path / "photo.jpg").unlink()
+    assert len(masks_from_video(path, tmp_path, progress=False)["files"]) == 2  # beside the video

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
+from pconv_cuda.training.conditions import loader_count
 from pconv_cuda.training.config import TrainingConfig, flatten, load_config, to_yaml
 
 
@@ -112,6 +114,17 @@ def test_print_config_reads_back_as_the_same(tmp_path, capsys):
     file.write_text(capsys.readouterr().out)
     assert load_config(file) == config
     assert file.read_text() == to_yaml(config)
+
+
+@pytest.mark.parametrize(("cores", "loaders"), [(1, 1), (2, 2), (64, 4)])
+def test_loaders_are_as_many_as_usable_cores_but_at_most_four(monkeypatch, cores, loaders):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert load_config().data.workers is None  # a saved configuration does not hold one machine's number
+    assert loader_count(None) == loaders
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert loader_count(None) == loaders
+    assert [loader_count(asked) for asked in (0, 9)] == [0, 9]
 
 
 def test_the_command_needs_a_folder_and_reports_errors_in_one_line(capsys):

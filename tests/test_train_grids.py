@@ -318,3 +318,34 @@ def test_keys_of_grids_are_refused_for_pictures(tmp_path: Path) -> None:
             open_data(load_config(recipe="small", overrides={"data.images": "packaged", key: value}))
     with pytest.raises(PConvError, match="data.masks: observed is for a file of gridded data"):
         open_data(load_config(overrides={"data.images": "packaged", "data.masks": "observed"}))
+
+
+def _netcdf(path: Path, **variables: float) -> str:
+    """Each variable with a share of gaps of its own."""
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    each = {name: (("time", "y", "x"), fields(gaps=gaps, seed=7)) for name, gaps in variables.items()}
+    xarray.Dataset(each).to_netcdf(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("variable", ["tas", None])
+def test_of_several_variables_masks_and_validation_take_the_data_s(tmp_path: Path, variable: str | None) -> None:
+    data = _netcdf(tmp_path / "full.nc", tas=0.0)
+    others = _netcdf(tmp_path / "masks.nc", area=0.9, tas=0.2, pr=0.6)
+    unseen = _netcdf(tmp_path / "unseen.nc", pr=0.6, tas=0.0)
+    named = {"data.variable": variable, "data.masks": others, "data.validation": unseen}
+    found = open_data(config(data, **named, **{"data.wrap": "none"}))
+    assert found.identity["content of data.masks"].startswith("tas (")
+    assert found.identity["content of data.validation"].startswith("tas (")
+    alone = _netcdf(tmp_path / "alone.nc", pr=0.6)  # one variable is taken whatever its name is
+    found = open_data(config(data, **{**named, "data.masks": alone, "data.wrap": "none"}))
+    assert found.identity["content of data.masks"].startswith("pr (")
+
+
+def test_masks_of_several_other_variables_are_refused_by_name(tmp_path: Path) -> None:
+    data = _netcdf(tmp_path / "full.nc", tas=0.0)
+    others = _netcdf(tmp_path / "masks.nc", area=0.9, pr=0.6)
+    message = r"^data.masks: expected a file with the variable 'tas', .* got area, pr in .*masks.nc$"
+    with pytest.raises(PConvError, match=message):
+        open_data(config(data, **{"data.variable": "tas", "data.masks": others}))

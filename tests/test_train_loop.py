@@ -104,7 +104,10 @@ def test_resume_goes_on_and_a_complete_run_is_left_alone(photos, tmp_path, capsy
     capsys.readouterr()
     result = train(_config(photos, **{"train.steps": 6}), tmp_path / "parts")
     assert (result.first_step, result.steps) == (6, 6)
-    assert "complete: 6 of 6" in capsys.readouterr().err
+    assert f"complete: 6 steps are done in {tmp_path / 'parts'}\n" in capsys.readouterr().err
+    assert train(_config(photos, **{"train.steps": 2}), tmp_path / "parts").steps == 6
+    assert "complete: 6 steps are done in " in (said := capsys.readouterr().err)
+    assert said.splitlines()[0].endswith("/parts, more than the 2 of train.steps")
     assert _same(_weights(tmp_path / "parts"), _weights(tmp_path / "whole"), 0)
     assert [line["step"] for line in _log(tmp_path / "parts")] == [1, 2, 3, 4, 5, 6]
 

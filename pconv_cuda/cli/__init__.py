@@ -41,8 +41,8 @@ VERBS = {
 
 # verb -> how to go on after an interruption
 _GO_ON = {
-    "train": "the same command goes on from the newest checkpoint",
-    "quickstart": "the same command goes on from the newest checkpoint",
+    "train": "the same command goes on from the newest checkpoint, and begins again where there is none yet",
+    "quickstart": "the same command goes on from the newest checkpoint, and begins again where there is none yet",
     "eval": "the same command goes on with what is missing",
     "compare": "the same command goes on where it was stopped",
     "inpaint": "the same command with --skip-existing goes on with what is missing",

@@ -162,20 +162,21 @@ def _folder(root: Path, size: int, polarity: str, cells: Sequence[Cell]) -> Mask
     found: dict[Cell, list[int]] = {cell: [] for cell in cells}
     shares: list[float] = []
     outside, unreadable, resized, scaled = 0, [], 0, 0
-    every = max(1, count // 16) if all(laid_out) else 1
+    named = all(laid_out)  # then a few files are read, for hints at a wrong polarity alone
+    every = max(1, count // 16) if named else 1
     for number, cell in enumerate(laid_out):
         if number % every == 0 or not any(shares):
             try:
                 one = _read(files, number, size, polarity)
             except PConvError as error:
                 unreadable.append(str(error))
-                if every == 1:
+                if not named:
                     continue
             else:
                 shares.append(float(1 - one.valid.mean()))
                 resized += one.original != (size, size)
                 scaled += one.scaled
-                if every == 1:
+                if not named:
                     cell = cell_of(one.valid)
         if cell is None:
             outside += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from pconv_cuda.masks.testset import PAPER_COUNT, PAPER_SHARES, PaperMask, paper
 from pconv_cuda.progress import Progress
 from pconv_cuda.text import brief, parse_json
 
-__all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_others", "write_mask"]
+__all__ = ["FORMAT", "digest", "make_masks", "read_written", "refuse_foreign", "refuse_others", "write_mask"]
 
 FORMAT = "pconv masks"  # in manifest.json, and the key of the text in each PNG
 _COLUMNS = 4  # masks of each share and border on the contact sheet
@@ -55,8 +56,8 @@ def make_masks(
         :func:`digest`), and ``kept``, the number of files that were there (not in the file).
 
     Raises:
-        PConvError: an impossible setting, ``out`` holds a set of other settings or a sheet.png of another program, or
-            another process is writing into it.
+        PConvError: an impossible setting, ``out`` holds a set of other settings, a sheet.png of another program or
+            other files and no mask of ours, or another process is writing into it.
     """
     root = Path(out)
     settings = {"kind": kind, "seed": seed, "size": size, "generator": VERSION}
@@ -72,6 +73,8 @@ def _make(
 ) -> dict[str, Any]:
     known = _known(root, {**settings, "count": count})
     _refuse_foreign_sheet(root / CONTACT_SHEET)
+    own = {f"{low}-{high}" for low, high in PAPER_SHARES}
+    refuse_foreign(root, "pconv masks make", lambda name: name in own, "*/*/*.png")
     for share in PAPER_SHARES:
         for border in (True, False):
             remove_leftovers((root / PaperMask(share, border, 0, np.empty(0)).name).parent)
@@ -193,18 +196,41 @@ def refuse_others(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> N
         raise PConvError(f"{path}: the folder holds masks of other settings ({'; '.join(differing)}); use another one")
 
 
-def _refuse_foreign_sheet(path: Path) -> None:
-    """PConvError for a sheet.png without our text: the sheet is replaced in every call."""
-    if not path.exists():
+def refuse_foreign(root: Path, command: str, is_own: Callable[[str], bool], masks: str) -> None:
+    """PConvError for a folder that holds other files, such as photographs or a training, and no masks of ours.
+
+    Args:
+        command: that writes into ``root``.
+        is_own: whether a name in ``root`` is one that the command uses. Each file there is judged where it is read.
+        masks: pattern of its masks: where one of ours lies, or a manifest, an earlier call was here.
+    """
+    ours = (MANIFEST, CONTACT_SHEET)  # both were checked; what begins with a dot is a lock, or left by an editor
+    foreign = sorted(
+        name for name in os.listdir(root) if not name.startswith(".") and name not in ours and not is_own(name)
+    )
+    if not foreign or (root / MANIFEST).exists() or any(map(_is_ours, root.glob(masks))):
         return
-    pil_image = require("PIL.Image", "inpaint", why="reading the contact sheet")
+    named = ", ".join([*map(brief, foreign[:3]), *["..."] * (len(foreign) > 3)])
+    raise PConvError(
+        f"out: expected a new or empty folder, or one with masks of `{command}`, got {str(root)!r} with {named}; "
+        "use another folder"
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a PNG carries our text."""
+    pil_image = require("PIL.Image", "inpaint", why="reading pictures")
     try:
         with pil_image.open(path) as picture:
             picture.load()
-            own = FORMAT in getattr(picture, "text", {})
+            return FORMAT in getattr(picture, "text", {})
     except Exception:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        own = False
-    if not own:
+        return False
+
+
+def _refuse_foreign_sheet(path: Path) -> None:
+    """PConvError for a sheet.png without our text: the sheet is replaced in every call."""
+    if path.exists() and not _is_ours(path):
         raise PConvError(
             f"out: {path} was not written by `pconv masks make`, and it is not replaced; use another folder"
         )

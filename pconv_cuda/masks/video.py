@@ -20,7 +20,7 @@ from pconv_cuda.data.images import MANIFEST
 from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import atomic_path, remove_leftovers
 from pconv_cuda.locks import folder_lock
-from pconv_cuda.masks.files import FORMAT, digest, read_written, refuse_others, write_mask
+from pconv_cuda.masks.files import FORMAT, digest, read_written, refuse_foreign, refuse_others, write_mask
 from pconv_cuda.progress import Progress
 from pconv_cuda.text import parse_json
 
@@ -51,11 +51,13 @@ def masks_from_video(
 
     Raises:
         PConvError: no video, one without two frames, impossible settings, no mask found in it, or masks of other
-            settings or other pictures in ``out``, or another process that writes into it.
+            settings or other files in ``out``, or another process that writes into it.
     """
     path, root = Path(video), Path(out)
     settings = _settings(path, root, every, size)
     with folder_lock(root) as check_folder:
+        # each PNG was judged above; the video itself may lie beside its masks
+        refuse_foreign(root, "pconv masks from-video", lambda name: name == path.name or name.endswith(".png"), "*.png")
         return _write_masks(path, root, settings, progress, check_folder)
 
 

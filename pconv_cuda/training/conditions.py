@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,9 @@ from pconv_cuda.errors import PConvError, require
 from pconv_cuda.files import is_out_of_memory
 from pconv_cuda.training.options import TrainingConfig
 
-__all__ = ["check_depth", "make_accelerator", "memory_errors"]
+__all__ = ["check_depth", "loader_count", "make_accelerator", "memory_errors"]
 
+_MOST_LOADERS = 4
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -71,5 +73,16 @@ def memory_errors(config: TrainingConfig) -> Iterator[None]:
             "out of memory: fewer pictures at a time (train.accumulate divides a step of train.batch_size "
             f"{train.batch_size} into parts; it is {train.accumulate}), smaller ones (data.size, {data.size}), a "
             f"narrower network (model.width, {config.model.width}) or fewer loader processes (data.workers, "
-            f"{data.workers}) need less"
+            f"{loader_count(data.workers)}) need less"
         ) from error
+
+
+def loader_count(asked: int | None) -> int:
+    """``data.workers``; where it is None one loader for each core that this process may use, at most four.
+
+    More loaders than cores only take turns, and torch warns of them.
+    """
+    if asked is not None:
+        return asked
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, _MOST_LOADERS)

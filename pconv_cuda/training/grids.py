@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from torch.utils.data import Dataset
 from pconv_cuda.data.images import draw_order
 from pconv_cuda.errors import PConvError
 from pconv_cuda.grids.axes import misplaced
-from pconv_cuda.grids.files import SUFFIXES, open_grid
+from pconv_cuda.grids.files import SUFFIXES, GridFile, open_grid
 from pconv_cuda.grids.work import WRAPS
 from pconv_cuda.masks import MaskSource
 from pconv_cuda.models.wrap import Wraps
@@ -70,21 +72,30 @@ class GridSteps:
     wraps: Wraps
     unit: str
     fingerprint: str
+    name: str = ""  # of the variable
 
 
-def open_steps(path: str, variable: str | None, wrap: str | None, what: str = "data.images") -> GridSteps:
+def open_steps(
+    path: str, variable: str | None, wrap: str | None, what: str = "data.images", like: str | None = None
+) -> GridSteps:
     """A variable of a file; the axes before its last two are one.
+
+    Args:
+        variable: None for the only one, or ``like``.
+        like: name of the training's variable, which is taken where no ``variable`` was asked for and the file has it.
 
     Raises:
         PConvError: a file, variable or axis that does not fit.
     """
     try:
-        file = open_grid(path)
-        (name, *more) = file.chosen([variable] if variable else [])
-        grid = file.read(name)
-        file.close()
+        with contextlib.closing(open_grid(path)) as file:
+            asked = _alike(file, like, what) if variable is None and like is not None else variable
+            (name, *more) = file.chosen([asked] if asked else [])
+            grid = file.read(name)
     except PConvError as error:
-        text = str(error).replace("input:", f"{what}:", 1).replace("variables:", "data.variable:", 1)
+        # no option chooses the variable of the file of masks: there the file itself is what does not fit
+        key = what if what == "data.masks" else "data.variable"
+        text = str(error).replace("input:", f"{what}:", 1).replace("variables:", f"{key}:", 1)
         raise PConvError(text) from error
     if more or grid.values.ndim < 2 or 0 in grid.values.shape:
         raise PConvError(f"{what}: expected (..., rows, columns) with values, got {grid.values.shape} in {path}")
@@ -100,7 +111,24 @@ def open_steps(path: str, variable: str | None, wrap: str | None, what: str = "d
         raise PConvError(f"{what}: expected finite values, NaN where they are missing, got infinity in {path}")
     digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:12]
     wraps = grid.wraps(None) if wrap in (None, "auto") else WRAPS[str(wrap)]
-    return GridSteps(values, wraps, grid.unit, f"{name} {values.shape} {values.dtype}, {digest}")
+    return GridSteps(values, wraps, grid.unit, f"{name} {values.shape} {values.dtype}, {digest}", name)
+
+
+def _alike(file: GridFile, name: str, what: str) -> str | None:
+    """``name``, or None where the file does not have it and there is no choice.
+
+    Raises:
+        PConvError: several other variables, or none.
+    """
+    if name in file.names:
+        return name
+    if len(file.names) != 1:
+        found = ", ".join(file.names) or "none"
+        raise PConvError(
+            f"{what}: expected a file with the variable {name!r}, as data.images has it, or with one variable alone, "
+            f"got {found} in {file.path}"
+        )
+    return None
 
 
 def split_steps(steps: GridSteps) -> tuple[GridSteps, GridSteps | None]:
@@ -110,8 +138,8 @@ def split_steps(steps: GridSteps) -> tuple[GridSteps, GridSteps | None]:
         return steps, None
     seen, unseen = steps.values[:-last], steps.values[-last:]
     return (
-        GridSteps(seen, steps.wraps, steps.unit, steps.fingerprint),
-        GridSteps(unseen, steps.wraps, steps.unit, f"the last {last} of {steps.fingerprint}"),
+        dataclasses.replace(steps, values=seen),
+        dataclasses.replace(steps, values=unseen, fingerprint=f"the last {last} of {steps.fingerprint}"),
     )
 
 

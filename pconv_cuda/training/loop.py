@@ -198,7 +198,8 @@ class _Run:
         terms: dict[str, float] = {}
         with Progress("step", max(last, first), first, self.config.log.every, enabled=main) as progress:
             if first >= last:
-                progress.say(f"complete: {first} of {last} steps are done in {self.out}")
+                more = f", more than the {last} of train.steps" if first > last else ""
+                progress.say(f"complete: {first} steps are done in {self.out}{more}")
             else:
                 progress.say(f"resumed after step {first}" if first else "started afresh")
                 if (grid := self.data.grid) is not None:

@@ -79,7 +79,12 @@ class DataConfig:
     crop_share: tuple[float, float] | None = _key(
         (0.5, 1.0), "of the short side that a crop covers, resized to data.size; null crops at native scale"
     )
-    workers: int = _key(4, "loader processes for each training process; 0 loads in the loop itself", least=0)
+    workers: int | None = _key(
+        None,
+        "loader processes for each training process; 0 loads in the loop itself, null: as many as there are usable "
+        "cores, at most 4",
+        least=0,
+    )
     validation: str | None = _key(
         None,
         "folder of pictures, or file of gridded data, that decide which checkpoint is the best; gridded data of ten "

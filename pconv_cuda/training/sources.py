@@ -18,6 +18,7 @@ from pconv_cuda.documents import DamageMasks, DocumentPages
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource
+from pconv_cuda.training.conditions import loader_count
 from pconv_cuda.training.grids import GridFacts, GridPairs, GridSteps, facts_of, is_grid, open_steps, split_steps
 from pconv_cuda.training.options import TrainingConfig
 from pconv_cuda.training.pairs import Pairs, StepBatches
@@ -94,13 +95,15 @@ def _open_grid(config: TrainingConfig) -> RunData:
     steps = open_steps(data.images, data.variable, data.wrap)
     if data.validation is not None:
         seen: GridSteps = steps
-        unseen: GridSteps | None = open_steps(data.validation, data.variable, data.wrap, "data.validation")
+        unseen: GridSteps | None = open_steps(
+            data.validation, data.variable, data.wrap, "data.validation", like=steps.name
+        )
     else:
         seen, unseen = split_steps(steps)
     facts = facts_of(seen, config)
     gaps, masks, masks_name = seen, None, "observed"
     if is_grid(data.masks):
-        gaps = open_steps(data.masks, None, data.wrap, "data.masks")
+        gaps = open_steps(data.masks, None, data.wrap, "data.masks", like=steps.name)
         masks_name = gaps.fingerprint
     elif data.masks != "observed":
         masks = _masks(config)
@@ -143,7 +146,7 @@ def training_batches(
     loader = torch.utils.data.DataLoader(
         pairs,
         batch_sampler=steps,
-        num_workers=config.data.workers,
+        num_workers=loader_count(config.data.workers),
         pin_memory=device.type == "cuda",
         worker_init_fn=_prepare_loader,
     )
