@@ -226,3 +226,15 @@ def test_the_folder_is_removed_while_masks_are_written(tmp_path, monkeypatch):
     with pytest.raises(PConvError, match=r"out: '.*m' was removed or replaced while files were written into it"):
         files.make_masks(tmp_path / "m", size=48, count=1, progress=False)
     assert not (tmp_path / "m").exists() and len(list((tmp_path / "elsewhere").rglob("*.png"))) == 4
+
+
+def test_several_files_are_told_that_a_verb_takes_one(tmp_path, capsys):
+    """A shell makes several of *.jpg."""
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    pictures = [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    for words, hint in ((pictures, True), ([pictures[0], "nowhere.jpg"], False)):
+        with pytest.raises(SystemExit) as caught:
+            main(["inpaint", *words, "--mask", "m.png", "-o", "out"])
+        assert caught.value.code == 2
+        assert ("; a verb takes one file, or a folder for several" in capsys.readouterr().err) == hint

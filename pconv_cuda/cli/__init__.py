@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -53,6 +54,9 @@ _GO_ON = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        words = message.removeprefix("unrecognized arguments: ").split()
+        if len(words) < len(message.split()) and any(os.path.exists(word) for word in words):
+            message += "; a verb takes one file, or a folder for several"  # as a shell makes several of *.jpg
         super().error(printable(message))  # the message holds what was typed
 
 
