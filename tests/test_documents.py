@@ -240,3 +240,5 @@ def test_the_contact_sheet(tmp_path, capsys):
     assert 0.02 < (pixels[-180:] > 250).all(axis=2).mean() < 0.4  # the holes of the last row
     assert sheet.main([str(tmp_path / "no.png"), "--fonts", str(tmp_path / "none")]) == 2
     assert "fonts: expected a folder" in capsys.readouterr().err and not (tmp_path / "no.png").exists()
+    assert sheet.main([str(tmp_path / "no.jpg")]) == 2
+    assert "expected a name ending in .png" in capsys.readouterr().err and not (tmp_path / "no.jpg").exists()

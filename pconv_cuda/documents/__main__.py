@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fonts", metavar="DIR", action="append", help="fonts from here; repeatable")
     args = parser.parse_args(arguments)
     try:
+        if Path(args.out).suffix.lower() != ".png":
+            raise PConvError(f"OUT.png: expected a name ending in .png, got {args.out}")
         sheet = pages_sheet(args.seed, args.fonts)
     except PConvError as error:
         print(f"error: {error}", file=sys.stderr)
