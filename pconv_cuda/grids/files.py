@@ -17,6 +17,7 @@ import numpy as np
 
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
+from pconv_cuda.grids.axes import misplaced
 from pconv_cuda.grids.packing import Packing
 from pconv_cuda.models.wrap import Wraps
 
@@ -47,6 +48,19 @@ class GridVariable:
         """Whether rows and columns, the last two of ``dims`` or of all, go round."""
         rows, columns = (self.dims if dims is None else tuple(dims))[-2:]
         return rows in self.round, columns in self.round
+
+    def refuse_other_order(self, argument: str, path: Path | str, remedy: str) -> None:
+        """PConvError where latitude and longitude are known and are not the last two axes.
+
+        ``remedy`` ends the sentence; {rows} and {columns} in it stand for their names.
+        """
+        if misplaced(self.dims, self.horizontal):
+            rows, columns = self.horizontal or ("", "")
+            raise PConvError(
+                f"{argument}: expected the horizontal axes, {rows} and {columns}, as the last two, got "
+                f"({', '.join(map(str, self.dims))}) of {self.name!r} in {path}; "
+                + remedy.format(rows=rows, columns=columns)
+            )
 
 
 class GridFile(abc.ABC):

@@ -15,7 +15,6 @@ from pconv_cuda.devices import pick_device
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.grids.api import fill_with, grid_filler, is_index, listed, load_filler
-from pconv_cuda.grids.axes import misplaced
 from pconv_cuda.grids.files import GridVariable, kind_of, open_grid
 from pconv_cuda.grids.planes import Planes
 from pconv_cuda.models.wrap import Wraps
@@ -93,7 +92,7 @@ def fill_file(
             grid = file.read(name)
             axes = _axes(dims, grid.dims)
             if axes is None:
-                _check_order(grid, input)
+                grid.refuse_other_order("dims", input, "to fill them, give `dims={rows},{columns}`")
             wraps = WRAPS.get(wrap)
             if wraps is None and (found == "smooth" or not any(_own(found))):
                 wraps = grid.wraps(axes)
@@ -121,16 +120,6 @@ def fill_file(
                 why = system_error_text(error) or str(error)
                 raise PConvError(f"output: {output} cannot be written: {why}") from error
     return done
-
-
-def _check_order(grid: GridVariable, path: Path) -> None:
-    if misplaced(grid.dims, grid.horizontal):
-        rows, columns = grid.horizontal or ("", "")
-        raise PConvError(
-            f"dims: expected the horizontal axes, {rows} and {columns}, as the last two, got "
-            f"({', '.join(map(str, grid.dims))}) of {grid.name!r} in {path}; to fill them, give "
-            f"`dims={rows},{columns}`"
-        )
 
 
 def _planes(grid: GridVariable, axes: list[Any] | None) -> Planes:

@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 
 from pconv_cuda.data.images import draw_order
 from pconv_cuda.errors import PConvError
-from pconv_cuda.grids.axes import misplaced
 from pconv_cuda.grids.files import SUFFIXES, GridFile, open_grid
 from pconv_cuda.grids.work import WRAPS
 from pconv_cuda.masks import MaskSource
@@ -99,13 +98,8 @@ def open_steps(
         raise PConvError(text) from error
     if more or grid.values.ndim < 2 or 0 in grid.values.shape:
         raise PConvError(f"{what}: expected (..., rows, columns) with values, got {grid.values.shape} in {path}")
-    if misplaced(grid.dims, grid.horizontal):
-        rows, columns = grid.horizontal or ("", "")
-        raise PConvError(
-            f"{what}: expected the horizontal axes, {rows} and {columns}, as the last two, got "
-            f"({', '.join(map(str, grid.dims))}) of {name!r} in {path}; train on a copy that is turned, such as by "
-            f"xarray's dataset.transpose(..., {rows!r}, {columns!r})"
-        )
+    turned = "train on a copy that is turned, such as by xarray's dataset.transpose(..., '{rows}', '{columns}')"
+    grid.refuse_other_order(what, path, turned)
     values = grid.values.reshape(-1, *grid.values.shape[-2:])
     if np.isinf(values).any():
         raise PConvError(f"{what}: expected finite values, NaN where they are missing, got infinity in {path}")
