@@ -167,12 +167,12 @@ def test_a_missing_compiler_is_named_with_the_formats_that_need_none(
     from torch._inductor import config
 
     network("grey").save_pretrained(tmp_path / "weights")
-    monkeypatch.setattr(config.cpp, "cxx", ("absent-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # with nothing compiled before
     out = tmp_path / "out"
     out.mkdir()
     arguments = ["export", "--weights", str(tmp_path / "weights"), "-o", str(out / "x.pt2"), "--format", "aoti"]
-    assert cli.main(arguments) == 1
+    with config.patch({"cpp.cxx": ("absent-compiler",)}):  # monkeypatch would take the option away at the end
+        assert cli.main(arguments) == 1
     said = capsys.readouterr().err
     assert "expected a C++ compiler" in said and "absent-compiler" in said
     assert "the formats onnx and pt2 need none" in said and "Traceback" not in said

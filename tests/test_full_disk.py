@@ -79,7 +79,7 @@ def test_the_event_file_cannot_be_written(material, tmp_path, capsys, monkeypatc
     raised = []
     monkeypatch.setattr(threading, "excepthook", raised.append)  # as pytest's own, which keeps the error for later
     more = ["--set", "log.tensorboard=true", "--set", "log.pictures=1", "--set", "data.size=64", "--steps", "6"]
-    with limited(resource.RLIMIT_FSIZE, 4000):
+    with limited(resource.RLIMIT_FSIZE, 8000):  # more than the configuration has, and less than the pictures
         assert main([*words("train", material, tmp_path / "out"), *more, "--set", "checkpoint.every=100"]) == 1
     error = capsys.readouterr().err
     assert not raised and "Traceback" not in error and "pconv train: error: the file is larger than the limit" in error
