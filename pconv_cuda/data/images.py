@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ __all__ = [
     "CONTACT_SHEET",
     "IMAGE_SUFFIXES",
     "MANIFEST",
+    "PHOTOMETRIC",
     "FolderImages",
     "ImageSource",
     "MemoryImages",
@@ -30,11 +31,18 @@ __all__ = [
     "centre_square",
     "draw_order",
     "find_files",
+    "is_white_at_zero",
     "load_rgb",
     "to_rgb_array",
 ]
 
 _MOST_PIXELS = 178_956_970  # of a picture that is read; Pillow's own limit, above which it takes a file for a bomb
+PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
+
+
+def is_white_at_zero(tags: Mapping[int, Any] | None) -> bool:
+    """Whether a TIFF's tags say MinIsWhite: 0 is white."""
+    return tags is not None and tags.get(PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def black_is_zero(picture: Any) -> Any:
@@ -42,7 +50,7 @@ def black_is_zero(picture: Any) -> Any:
 
     What it returns for such a TIFF is upright, as all that Pillow loads from TIFF; turned copies have lost the tag.
     """
-    if picture.mode.startswith("I;16") and getattr(picture, "tag_v2", {}).get(262) == 0:
+    if picture.mode.startswith("I;16") and is_white_at_zero(getattr(picture, "tag_v2", None)):
         samples = 65535 - np.asarray(picture).astype(np.uint16)
         return require("PIL.Image", "inpaint", why="reading pictures").fromarray(samples)
     return picture

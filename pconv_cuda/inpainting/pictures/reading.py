@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pconv_cuda.data.images import is_white_at_zero
 from pconv_cuda.errors import PConvError
 from pconv_cuda.inpainting.pictures.formats import (
     FORMATS,
@@ -20,7 +21,7 @@ from pconv_cuda.inpainting.pictures.jpeg import JpegSource
 from pconv_cuda.inpainting.pictures.picture import Picture
 from pconv_cuda.inpainting.pictures.png16 import kept_chunks, png_chunks
 from pconv_cuda.inpainting.pictures.sixteen_bit import Picture16, needs_picture16
-from pconv_cuda.inpainting.pictures.tiff import is_tiff, is_white_at_zero, no_longer_true, turned_notes
+from pconv_cuda.inpainting.pictures.tiff import is_tiff, no_longer_true, turned_notes
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage

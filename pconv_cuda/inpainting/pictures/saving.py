@@ -11,13 +11,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from pconv_cuda.data.images import PHOTOMETRIC
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import atomic_path, os_error_text
 from pconv_cuda.inpainting.pictures.formats import pillow
 from pconv_cuda.inpainting.pictures.jpeg import with_blocks_of
 from pconv_cuda.inpainting.pictures.picture import Picture
 from pconv_cuda.inpainting.pictures.sixteen_bit import Picture16
-from pconv_cuda.inpainting.pictures.tiff import PHOTOMETRIC, STRUCTURE_TAGS, no_longer_true
+from pconv_cuda.inpainting.pictures.tiff import STRUCTURE_TAGS, no_longer_true
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage

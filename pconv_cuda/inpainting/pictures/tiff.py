@@ -17,12 +17,10 @@ from pconv_cuda.errors import PConvError, require
 from pconv_cuda.inpainting.pictures.formats import PictureTooLarge
 
 __all__ = [
-    "PHOTOMETRIC",
     "STRUCTURE_TAGS",
     "TiffFile",
     "is_beyond_pillow",
     "is_tiff",
-    "is_white_at_zero",
     "no_longer_true",
     "read_tiff",
     "turned_notes",
@@ -36,7 +34,6 @@ _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_BANDS = 64
 
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 258, 277, 338
-PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _UNSPECIFIED, _PREMULTIPLIED_ALPHA, _ALPHA = 0, 1, 2  # values of ExtraSamples
 _DESCRIPTION, _SOFTWARE, _PROFILE = 270, 305, 34675
 _RESOLUTION = (282, 283, 296)
@@ -102,11 +99,6 @@ def is_beyond_pillow(image: Any) -> bool:
         return True
     extra = tags.get(_EXTRA_SAMPLES, ())
     return any(kind != _ALPHA for kind in extra) or len(extra) > 1
-
-
-def is_white_at_zero(tags: Mapping[int, Any] | None) -> bool:
-    """Whether a TIFF's tags say MinIsWhite: 0 is white."""
-    return tags is not None and tags.get(PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def is_tiff(path: Path) -> bool:
