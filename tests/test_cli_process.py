@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from files_support import AS_COMMAND
 from PIL import Image
-from process_support import default_signals
+from process_support import default_signals, wait_for
 
 import pconv_cuda
 from pconv_cuda.cli import main
-from pconv_cuda.cli.process import Interrupted, ending_signals
 from pconv_cuda.errors import PConvError
 from pconv_cuda.masks import files
+from pconv_cuda.signals import Interrupted, ending_signals
 
 ROOT = Path(pconv_cuda.__file__).parents[1]
 PCONV = [sys.executable, "-m", "pconv_cuda"]
@@ -115,7 +115,7 @@ def test_output_into_a_full_disk():
 )
 def test_a_signal_ends_the_work_and_says_how_to_go_on(tmp_path, name):
     child = start("masks", "make", "--out", tmp_path / "m", "--size", 64, stderr=subprocess.PIPE, text=True)
-    _wait_for(lambda: len(list(tmp_path.glob("m/0.01-0.1/border/*.png"))) > 3)
+    wait_for(lambda: len(list(tmp_path.glob("m/0.01-0.1/border/*.png"))) > 3)
     child.send_signal(getattr(signal, name))
     error = child.communicate(timeout=30)[1]
     assert child.returncode == 128 + getattr(signal, name)
@@ -125,20 +125,13 @@ def test_a_signal_ends_the_work_and_says_how_to_go_on(tmp_path, name):
     assert "Traceback" not in error and not list(tmp_path.rglob(".pconv-*"))
 
 
-def _wait_for(condition, seconds=60):
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, "not in time"
-        time.sleep(0.02)
-
-
 def test_a_second_signal_ends_at_once(tmp_path, monkeypatch):
     """Also while the first one is still cleaned up after; its half-written file goes."""
     code = f"""
 {AS_COMMAND}
 import os, signal, time
 from pathlib import Path
-from pconv_cuda.cli.process import ending_signals
+from pconv_cuda.signals import ending_signals
 from pconv_cuda.files import atomic_path
 with ending_signals(), atomic_path(Path({str(tmp_path / "file")!r})):
     try:
@@ -157,12 +150,12 @@ with ending_signals(), atomic_path(Path({str(tmp_path / "file")!r})):
 
 _BUSY = """
 import os, signal, sys, time, torch
-from pconv_cuda.cli import process
-process._PATIENCE = 1.0
+from pconv_cuda import signals as answers
+answers._PATIENCE = 1.0
 torch.set_num_threads(1)
 busy = torch.randn(2500, 2500, dtype=torch.float64)
 signals = [getattr(signal, name) for name in sys.argv[1:]]
-with process.ending_signals(late=lambda number: print("late", number, flush=True)):
+with answers.ending_signals(late=lambda number: print("late", number, flush=True)):
     if not os.fork():
         for number in signals:
             time.sleep(0.5)

@@ -19,12 +19,12 @@ from inpaint_support import small_network, smooth_picture
 from PIL import Image
 
 from pconv_cuda.cli import main
-from pconv_cuda.cli.process import Interrupted, ending_signals
 from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings, evaluate, methods
 from pconv_cuda.evaluation import run as run_module
 from pconv_cuda.evaluation.interruptible import interruptible
 from pconv_cuda.progress import Progress
+from pconv_cuda.signals import Interrupted, ending_signals
 
 SIZE = 32
 pytestmark = pytest.mark.filterwarnings("ignore:masks:")

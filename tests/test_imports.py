@@ -15,7 +15,7 @@ PACKAGE = Path(pconv_cuda.__file__).parent
 # From the lowest layer to the highest. A module imports its own layer and those below it, inside functions too.
 LAYERS = (
     ("errors", "text", "rng"),
-    ("files", "folders", "locks", "progress", "devices", "tensor_files", "contact_sheet"),
+    ("files", "folders", "locks", "progress", "signals", "devices", "tensor_files", "contact_sheet"),
     ("checks", "checks_nd", "known_calls", "reference", "reference_nd", "smooth"),
     ("ops", "selftest"),
     ("functional", "functional_nd", "layer_parts", "nn", "nn_nd", "backends"),

@@ -1,29 +1,28 @@
-"""Trainings that end early: signals, killed loaders, no memory, files and folders that are removed."""
+"""Trainings that end early: killed loaders, no memory, files and folders that are removed."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from process_support import default_signals
-from training_support import TINY_RUN
+from process_support import children, wait_for
+from training_support import TINY_RUN, start_training
 
 import pconv_cuda
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import is_out_of_memory, system_error_text
 from pconv_cuda.progress import Progress
-from pconv_cuda.training import load_config, loop, train
+from pconv_cuda.training import load_config, train
+from pconv_cuda.training.learner import Learner
 from pconv_cuda.training.sources import _errors_without_traceback, loader_errors
 
 ROOT = Path(pconv_cuda.__file__).parents[1]
@@ -48,80 +47,14 @@ def _config(photos, **changes):
     return load_config(settings=_settings(photos, **changes))
 
 
-def _start(photos, out, **changes) -> subprocess.Popen:
-    words = [word for one in _settings(photos, **changes) for word in ("--set", str(one))]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pconv_cuda", "train", "--out", str(out), *words]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals)
-
-
-def _children(process: int) -> list[int]:
-    """Living processes whose parent it is."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            found += [int(stat.parent.name)] * (parent == str(process) and state != "Z")
-    return found
-
-
-def _is_alive(process: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def _wait_for(condition, seconds=60):
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, "not in time"
-        time.sleep(0.02)
-
-
-# ---- signals
-
-
-@pytest.mark.parametrize(
-    "signals",
-    [
-        ["SIGTERM"],
-        pytest.param(["SIGINT", "SIGINT"], marks=pytest.mark.full("signals while loaders run")),
-        pytest.param(["SIGHUP"], marks=pytest.mark.full("signals while loaders run")),
-    ],
-    ids="+".join,
-)
-def test_signals_end_the_loaders_too(photos, tmp_path, signals):
-    run = tmp_path / "run"
-    endless = {"train.steps": 10**6, "data.workers": 2, "checkpoint.every": 5}
-    with _start(photos, run, **endless) as child:
-        _wait_for(lambda: list(run.glob("checkpoints/step-*.pt")))
-        loaders = _children(child.pid)
-        assert len(loaders) == 2
-        for name in signals:
-            child.send_signal(getattr(signal, name))
-            time.sleep(0.05)
-        error = child.communicate(timeout=20)[1]
-    assert child.returncode == 128 + getattr(signal, signals[0])
-    _wait_for(lambda: not any(map(_is_alive, loaders)), seconds=10)
-    assert "Traceback" not in error and not list(run.rglob(".pconv-*.tmp"))
-    if len(signals) == 1:
-        lines = error.splitlines()
-        assert lines[-1].startswith(
-            f"pconv train: interrupted ({signals[0]}); the same command goes on from the newest"
-        )
-        assert any(line.startswith("the newest checkpoint is ") for line in lines[-3:])
-        assert any(line.startswith("step: ") and line.endswith("of 1000000 are done") for line in lines[-3:])
-    config = _config(photos, **endless)
-    steps = int(sorted(run.glob("checkpoints/step-*.pt"))[-1].stem[5:])
-    assert train(load_config(settings=_settings(photos, **{**endless, "train.steps": steps})), run).first_step == steps
-    assert config.train.steps == 10**6
+# ---- loader processes
 
 
 def test_a_killed_loader_is_one_sentence_with_the_remedy(photos, tmp_path):
     run = tmp_path / "run"
-    with _start(photos, run, **{"train.steps": 10**6, "data.workers": 1}) as child:
-        _wait_for(lambda: list(run.glob("checkpoints/step-*.pt")))
-        (loader,) = _children(child.pid)
+    with start_training(_settings(photos, **{"train.steps": 10**6, "data.workers": 1}), run) as child:
+        wait_for(lambda: list(run.glob("checkpoints/step-*.pt")))
+        (loader,) = children(child.pid)
         os.kill(loader, signal.SIGKILL)
         error = child.communicate(timeout=30)[1]
     assert child.returncode == 1 and "Traceback" not in error
@@ -172,7 +105,7 @@ def test_no_memory_is_one_sentence_with_the_remedies(photos, tmp_path, monkeypat
     def failing(*_):
         raise error
 
-    monkeypatch.setattr(loop._Run, "_forward", failing)
+    monkeypatch.setattr(Learner, "_forward", failing)
     with pytest.raises(PConvError, match=r"out of memory: fewer pictures .*accumulate .*data.size, 16\).*width, 2"):
         train(_config(photos), tmp_path / "run")
 
@@ -284,14 +217,14 @@ def test_a_disk_that_gets_full(photos, tmp_path, small_disk, words, size):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_that_vanishes_is_named(photos, tmp_path, monkeypatch, workers):
-    step, removed = loop._Run._step, []
+    step, removed = Learner.step, []
 
     def removing(self, number, *args, **keywords):
         if number == 2 and not removed:
             removed.extend(path.rename(tmp_path / path.name) for path in sorted(photos.iterdir()))
         return step(self, number, *args, **keywords)
 
-    monkeypatch.setattr(loop._Run, "_step", removing)
+    monkeypatch.setattr(Learner, "step", removing)
     config = _config(photos, **{"train.steps": 40, "data.workers": workers})
     with pytest.raises(PConvError, match=r"^data.images: .*\.png was there at the start and is gone$"):
         train(config, tmp_path / "run")
@@ -301,14 +234,14 @@ def test_a_picture_that_vanishes_is_named(photos, tmp_path, monkeypatch, workers
 
 
 def test_the_folder_of_the_run_is_removed(photos, tmp_path, monkeypatch):
-    step = loop._Run._step
+    step = Learner.step
 
     def removing(self, number, *args, **keywords):
         if number == 2:
             shutil.rmtree(tmp_path / "run")
         return step(self, number, *args, **keywords)
 
-    monkeypatch.setattr(loop._Run, "_step", removing)
+    monkeypatch.setattr(Learner, "step", removing)
     with pytest.raises(PConvError, match=r"out: '.*run' was removed or replaced while files were written into it"):
         train(_config(photos), tmp_path / "run")
     assert not (tmp_path / "run").exists()

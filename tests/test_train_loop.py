@@ -18,8 +18,9 @@ from training_support import TINY_RUN
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
 from pconv_cuda.models import PConvUNet
-from pconv_cuda.training import load_config, loop, objective, train
+from pconv_cuda.training import load_config, objective, train
 from pconv_cuda.training.checkpoints import Checkpoints
+from pconv_cuda.training.learner import Learner
 
 TINY = {**TINY_RUN, "model.width": 4, "train.lr": 0.01}
 
@@ -72,7 +73,7 @@ def test_a_run_learns_and_leaves_weights_that_load(photos, tmp_path):
 
 def test_the_best_checkpoint_outlives_newer_ones(photos, tmp_path, monkeypatch):
     scores = iter([3.0, 1.0, 2.0, 4.0])
-    monkeypatch.setattr(loop._Run, "_validate", lambda self, pairs: next(scores))
+    monkeypatch.setattr(Learner, "validate", lambda self, pairs: next(scores))
     changes = {"train.steps": 4, "checkpoint.every": 1, "checkpoint.keep": 1, "data.validation": photos}
     train(_config(photos, **changes), tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [

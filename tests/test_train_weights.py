@@ -18,8 +18,9 @@ from pconv_cuda.errors import PConvError
 from pconv_cuda.evaluation import Settings
 from pconv_cuda.evaluation.compare import _is_complete, compare
 from pconv_cuda.models import PConvUNet, weights
-from pconv_cuda.training import load_config, loop, train
+from pconv_cuda.training import load_config, train
 from pconv_cuda.training.checkpoints import Checkpoints
+from pconv_cuda.training.learner import Learner
 
 TINY = {**TINY_RUN, "train.lr": 0.01}
 
@@ -134,7 +135,7 @@ def test_weights_that_no_training_wrote_are_complete(tmp_path):
 
 def test_the_best_weights_are_used_as_any_others(photos, tmp_path, monkeypatch):
     scores = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(loop._Run, "_validate", lambda self, pairs: next(scores))
+    monkeypatch.setattr(Learner, "validate", lambda self, pairs: next(scores))
     run = tmp_path / "run"
     train(_config(photos, 6, **{"data.validation": photos}), run)
     best = torch.load(run / "checkpoints/best.pt", weights_only=True)

@@ -1,10 +1,19 @@
-"""Settings of the smallest useful training run."""
+"""Settings of the smallest useful training run, and such a run as a process."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["TINY_RUN"]
+from process_support import default_signals
+
+import pconv_cuda
+
+__all__ = ["TINY_RUN", "start_training"]
 
 TINY_RUN: dict[str, Any] = {
     "model.levels": 2,
@@ -16,3 +25,14 @@ TINY_RUN: dict[str, Any] = {
     "log.every": 1,
     "log.tensorboard": False,
 }
+
+
+def start_training(
+    settings: Iterable[str], out: Path, launcher: Iterable[str] = (), **process: Any
+) -> subprocess.Popen[str]:
+    """``pconv train`` with ``settings`` (``key=value``) into ``out``, through the modules of ``launcher``."""
+    words = [word for one in settings for word in ("--set", one)]
+    root = str(Path(pconv_cuda.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", **process.pop("env", {})}
+    command = [sys.executable, *launcher, "-m", "pconv_cuda", "train", "--out", str(out), *words]
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals, **process)

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pconv_cuda import __version__
-from pconv_cuda.cli.process import Interrupted, end_now, ending_signals, standard_streams
+from pconv_cuda.cli.streams import standard_streams
 from pconv_cuda.cli.threads import spin_briefly
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
+from pconv_cuda.signals import Interrupted, end_now, ending_signals
 from pconv_cuda.text import printable, rename_arguments
 
 # verb -> one line of help; the module of the same name has add_arguments(parser) and run(args) -> int, and optionally

@@ -163,6 +163,11 @@ class Checkpoints:
                 return path
         return None
 
+    def last_good(self) -> str:
+        """For errors: which one that is."""
+        good = self.newest_good()
+        return f"the last good checkpoint is {good}" if good else "there is no good checkpoint yet"
+
     def newest(self, identity: Mapping[str, Any] | None = None) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None where there is none.
 

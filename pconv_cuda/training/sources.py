@@ -18,6 +18,7 @@ from pconv_cuda.documents import DamageMasks, DocumentPages
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource
+from pconv_cuda.signals import outlive_signals
 from pconv_cuda.training.conditions import loader_count
 from pconv_cuda.training.grids import GridFacts, GridPairs, GridSteps, facts_of, is_grid, open_steps, split_steps
 from pconv_cuda.training.options import TrainingConfig
@@ -118,6 +119,7 @@ def _open_grid(config: TrainingConfig) -> RunData:
 
 
 def _prepare_loader(worker: int) -> None:
+    outlive_signals()
     torch.set_num_threads(1)  # the loaders must not compete with the training for every core
     sys.excepthook = _report_in_loader
 

@@ -1,0 +1,274 @@
+"""A signal ends a training after the step that it came in, with a checkpoint; a second one at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from process_support import children, default_signals, is_alive, wait_for
+from safetensors.torch import load_file
+from training_support import TINY_RUN, start_training
+
+from pconv_cuda import signals as answers
+from pconv_cuda.signals import Interrupted, ending_signals, postponed_signals
+from pconv_cuda.training import load_config, train
+from pconv_cuda.training.learner import Learner
+
+# no checkpoint of its own before a signal comes
+ENDLESS = {**TINY_RUN, "train.steps": 10**6, "checkpoint.every": 10**6}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the commands below have: the bits of a sum depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    return folder
+
+
+def _settings(photos, **changes):
+    return [f"{key}={value}" for key, value in {**ENDLESS, "data.images": photos, **changes}.items()]
+
+
+def _config(photos, **changes):
+    return load_config(settings=_settings(photos, **changes))
+
+
+def _logged(run: Path) -> int:
+    """Steps that the log of ``run`` has."""
+    log = run / "log.jsonl"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def _saved(run: Path) -> list[int]:
+    return [int(path.stem[5:]) for path in sorted(run.glob("checkpoints/step-*.pt"))]
+
+
+def _goes_on_to_the_same_weights(photos, run, tmp_path):
+    """Three steps more from the checkpoint that a signal left are those of a run that was never stopped."""
+    (steps,) = _saved(run)
+    part = train(_config(photos, **{"train.steps": steps + 3}), run)
+    assert part.first_step == steps
+    train(_config(photos, **{"train.steps": steps + 3}), tmp_path / "whole")
+    ours, whole = load_file(run / "model.safetensors"), load_file(tmp_path / "whole/model.safetensors")
+    assert ours.keys() == whole.keys() and all(torch.equal(ours[name], whole[name]) for name in whole)
+    logs = [(folder / "log.jsonl").read_text().splitlines() for folder in (run, tmp_path / "whole")]
+    totals = [[json.loads(line)["loss/total"] for line in log] for log in logs]
+    assert totals[0] == totals[1] and len(totals[0]) == steps + 3
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize(
+    "names",
+    [["SIGTERM"], ["SIGINT", "SIGINT"], pytest.param(["SIGHUP"], marks=pytest.mark.full("signals while loaders run"))],
+    ids="+".join,
+)
+def test_a_signal_leaves_a_checkpoint_and_no_loaders(photos, tmp_path, names, group):
+    """A terminal sends Ctrl-C to all processes of a command; a launcher may hand it on a moment later."""
+    run = tmp_path / "run"
+    with start_training(_settings(photos, **{"data.workers": 2}), run, start_new_session=True) as child:
+        wait_for(lambda: _logged(run) >= 3)
+        loaders = children(child.pid)
+        assert len(loaders) == 2 and not _saved(run)
+        for name in names:
+            (os.killpg if group else os.kill)(child.pid, getattr(signal, name))
+            time.sleep(0.05)
+        error = child.communicate(timeout=30)[1]
+    assert child.returncode == 128 + getattr(signal, names[0]), error
+    wait_for(lambda: not any(map(is_alive, loaders)), seconds=10)
+    assert "Traceback" not in error and not list(run.rglob(".pconv-*.tmp"))
+    lines = error.splitlines()
+    (steps,) = _saved(run)
+    assert steps >= 3 and any(
+        line.startswith("interrupted: a checkpoint follows when this step is done") for line in lines
+    )
+    path = run / f"checkpoints/step-{steps:08d}.pt"
+    assert f"the newest checkpoint is {path}" in lines[-3:]
+    assert f"step: {steps} of 1000000 are done" in lines[-3:]
+    assert lines[-1].startswith(f"pconv train: interrupted ({names[0]}); the same command goes on from the newest")
+    if not group:
+        _goes_on_to_the_same_weights(photos, run, tmp_path)
+
+
+_SLOW = """
+import sys, time
+from pconv_cuda.cli import main
+from pconv_cuda.training.learner import Learner
+step = Learner.step
+def slow(self, number, *args, **keywords):
+    if number == 2:
+        print("slow", file=sys.stderr, flush=True)
+        time.sleep(60)
+    return step(self, number, *args, **keywords)
+Learner.step = slow
+sys.exit(main(sys.argv[3:]))  # without "-m pconv_cuda"
+"""
+
+
+def test_a_second_signal_does_not_wait_for_the_step(photos, tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(_SLOW)
+    run = tmp_path / "run"
+    with start_training(_settings(photos), run, [str(script)]) as child:
+        wait_for(lambda: _logged(run) == 2)
+        child.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+        assert child.poll() is None  # it waits for the step
+        started = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        error = child.communicate(timeout=50)[1]
+    assert child.returncode == 130 and time.monotonic() - started < 20
+    assert "Traceback" not in error and not _saved(run) and not list(run.rglob(".pconv-*.tmp"))
+
+
+def test_processes_end_after_the_same_step_whichever_was_asked(photos, tmp_path):
+    run = tmp_path / "run"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    settings = _settings(photos, **{"model.levels": 1, "train.batch_size": 4})
+    with start_training(settings, run, launcher, start_new_session=True) as child:
+        wait_for(lambda: _logged(run) >= 3)
+        ranks = {}
+        for process in children(child.pid):
+            words = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            ranks |= {int(word[5:]): process for word in words if word.startswith(b"RANK=")}
+        os.kill(ranks[1], signal.SIGTERM)  # the one that writes nothing
+        error = child.communicate(timeout=60)[1]
+    (steps,) = _saved(run)
+    assert child.returncode != 0 and f"the newest checkpoint is {run}/checkpoints/step-{steps:08d}.pt" in error
+    assert error.count("pconv train: interrupted (SIGTERM)") == 2  # both of them
+    assert train(load_config(settings=[*settings, f"train.steps={steps}"]), run).first_step == steps
+
+
+# ---- the function
+
+
+def _interrupted_in(step, monkeypatch, number=signal.SIGINT, then=None):
+    real = Learner.step
+
+    def interrupting(self, at, *args, **keywords):
+        if at == step:
+            os.kill(os.getpid(), number)
+            if then:
+                then()
+        return real(self, at, *args, **keywords)
+
+    monkeypatch.setattr(Learner, "step", interrupting)
+
+
+@pytest.fixture
+def default_interrupt():
+    """Python's own answer to Ctrl-C, whatever runs the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_interrupt")
+def test_the_function_raises_after_the_checkpoint(photos, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        _interrupted_in(1, patched)
+        with pytest.raises(KeyboardInterrupt):
+            train(_config(photos), tmp_path / "run")
+    assert _saved(tmp_path / "run") == [2]
+    assert "the newest checkpoint is " in capsys.readouterr().err
+    _goes_on_to_the_same_weights(photos, tmp_path / "run", tmp_path)
+
+
+@pytest.mark.usefixtures("default_interrupt")
+def test_an_error_behind_a_signal_is_the_signal(photos, tmp_path, monkeypatch):
+    def failing():
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    _interrupted_in(1, monkeypatch, then=failing)
+    with pytest.raises(KeyboardInterrupt):
+        train(_config(photos), tmp_path / "run")
+    assert _saved(tmp_path / "run") == []
+
+
+def test_a_caller_whose_handler_returns_is_not_interrupted(photos, tmp_path, monkeypatch):
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append((number, _saved(tmp_path / "run"))))
+    try:
+        _interrupted_in(1, monkeypatch)
+        assert train(_config(photos, **{"train.steps": 4}), tmp_path / "run").steps == 4
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert asked == [(signal.SIGINT, [2])] and _saved(tmp_path / "run") == [2, 4]
+
+
+def test_a_training_in_a_thread_leaves_signals_alone(photos, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    done = []
+    work = threading.Thread(target=lambda: done.append(train(_config(photos, **{"train.steps": 2}), tmp_path / "run")))
+    work.start()
+    work.join()
+    assert done[0].steps == 2 and signal.getsignal(signal.SIGINT) is before
+
+
+# ---- signals themselves
+
+
+def test_the_first_signal_waits_and_is_answered_at_the_end_of_the_block():
+    told, reached, after = [], [], []
+    with pytest.raises(Interrupted, match="SIGTERM"), ending_signals():
+        with postponed_signals(lambda: told.append(1)) as waiting:
+            for _ in range(3):  # within a second they are one wish
+                os.kill(os.getpid(), signal.SIGTERM)
+            reached.append(waiting.number)
+        after.append(1)
+    assert told == [1] and reached == [signal.SIGTERM] and not after
+
+
+_PATIENT = """
+import os, signal, time
+from pconv_cuda import signals
+signals._STEP_PATIENCE, signals._PATIENCE = 2, 0.2
+with signals.ending_signals(lambda number: print("late", number, flush=True)):
+    with signals.postponed_signals() as waiting:
+        os.kill(os.getpid(), signal.SIGTERM)
+        started = time.monotonic()
+        while time.monotonic() - started < 60:
+            if time.monotonic() - started > 1:
+                print("still here", flush=True)
+            time.sleep(0.7)
+"""
+
+
+def test_a_step_without_an_end_is_not_waited_for():
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", _PATIENT],
+        env={**os.environ, "PYTHONPATH": str(Path(answers.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        preexec_fn=default_signals,
+    )
+    assert done.returncode == 143, done.stderr
+    assert time.monotonic() - started < 30 and done.stdout.splitlines()[0] == "still here"
+    assert done.stdout.splitlines()[-1] == "late 15"
