@@ -223,8 +223,9 @@ def outlive_signals() -> None:
 
 
 def _end_by_parent(parent: int) -> NoReturn:
-    info = signal.sigwaitinfo([signal.SIGTERM])
+    sender = signal.sigwaitinfo([signal.SIGTERM]).si_pid
     last = time.monotonic() + _STEP_PATIENCE
-    while info is not None and info.si_pid != parent:
-        info = signal.sigtimedwait([signal.SIGTERM], max(0.0, last - time.monotonic()))
+    while sender != parent and (left := last - time.monotonic()) > 0:
+        if (info := signal.sigtimedwait([signal.SIGTERM], left)) is not None:
+            sender = info.si_pid
     os._exit(128 + signal.SIGTERM)

@@ -58,6 +58,17 @@ def test_one_picture(place: Path, weights: Path, capsys: pytest.CaptureFixture) 
     assert [path.name for path in target.parent.iterdir()] == ["restored.png"]
 
 
+def test_a_name_that_ends_in_a_slash_is_a_folder(place: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [place / "photo.png", "--mask", place / "mask.png", "-o"]
+    assert call(weights, *words, f"{place}/new/") == 0
+    assert_only_hole_changed(place / "photo.png", place / "new/photo.png", HOLE)
+    assert call(weights, *words, f"{place}/other") == 1  # without a slash it may be meant as a name
+    assert "-o: expected a folder that exists or ends in a slash, or a name ending in" in capsys.readouterr().err
+    assert call(weights, *words, f"{place}/mask.png/") == 1
+    assert "-o: expected a folder, for its name ends in a slash, but" in capsys.readouterr().err
+    assert sorted(path.name for path in place.iterdir()) == ["mask.png", "new", "photo.png"]
+
+
 def test_weights_as_one_file_and_a_folder_as_output(place: Path, weights: Path) -> None:
     (place / "out").mkdir()
     file = weights / "model.safetensors"

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a-mask.png or a.mask.png for a.jpg; it may be the pictures' folder), or the word alpha: transparent pixels "
         "are the hole, and become opaque",
     )
-    parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the picture or folder to write")
+    parser.add_argument(
+        "-o", "--out", metavar="OUT", required=True, help="the picture to write, or a folder: one that exists, or OUT/"
+    )
     parser.add_argument(
         "--weights",
         metavar=f"{'|'.join(NAMED)}|PATH",
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with contextlib.ExitStack() as stack:
         if args.image.is_dir():  # single pictures may go into one folder from many processes
-            stack.enter_context(folder_lock(args.out))
+            stack.enter_context(folder_lock(Path(args.out)))
         for folder in {job.output.parent for job in jobs}:
             remove_leftovers(folder)
         return _restore_all(jobs, rule, args)

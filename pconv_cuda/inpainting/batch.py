@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,8 +56,10 @@ class Reporter:
     peak_memory: Callable[[], str]
 
 
-def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool = False) -> Plan:
+def plan_jobs(image: Path, mask: Path | None, output: str | Path, *, recursive: bool = False) -> Plan:
     """What is to be done for ``image``, a file or a folder.
+
+    ``output`` of one picture is a file, or a folder: one that exists, or text that ends in a slash.
 
     Masks of a folder are found by :class:`~pconv_cuda.inpainting.folders.MaskFolder`. A picture whose mask is missing
     or ambiguous becomes a job with a problem, so that the others are done.
@@ -69,6 +72,10 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
     if mask is not None and not mask.exists():
         raise PConvError(f"mask: expected a picture, a folder or the word alpha, but {mask} does not exist")
     notes = []
+    ends_in_slash = str(output).endswith(("/", os.sep))
+    output = Path(output)
+    if output.is_file() and ends_in_slash:
+        raise PConvError(f"output: expected a folder, for its name ends in a slash, but {output} is a file")
     if image.is_dir():
         if output.is_file():
             raise PConvError(f"output: the pictures are in a folder, so expected a folder, but {output} is a file")
@@ -84,10 +91,11 @@ def plan_jobs(image: Path, mask: Path | None, output: Path, *, recursive: bool =
             raise PConvError("; ".join(notes))
     else:
         inputs = [image]
-        outputs = [_target(output / image.name) if output.is_dir() else output]
+        outputs = [_target(output / image.name) if output.is_dir() or ends_in_slash else output]
         if outputs[0].suffix.lower() not in FORMATS:
             raise PConvError(
-                f"output: expected an existing folder or a name ending in {', '.join(FORMATS)}, got {output}"
+                f"output: expected a folder that exists or ends in a slash, or a name ending in {', '.join(FORMATS)}, "
+                f"got {output}"
             )
     root = image if image.is_dir() else image.parent
     names = [path.relative_to(root) for path in inputs]
