@@ -136,6 +136,8 @@ WGMMA_CASES = [
     Case("wgmma_far_padding", n=1, c=72, h=3, w=3, k=72, padding=(4, 4)),
     Case("wgmma_split", n=1, c=72, h=3, w=3, k=80),
     Case("wgmma_tall", n=2, c=72, h=11, w=13, k=264),
+    # the last part has fewer steps than its weight gradient has splits
+    Case("wgmma_parts", n=64, c=72, h=4, w=4, k=40),
     Case("wgmma_tall_strided", n=2, c=136, h=19, w=15, k=40, stride=(2, 1)),
 ]
 

@@ -78,26 +78,33 @@ Status run_gemm_parts(
         });
 }
 
-// wgrad's products of a whole batch: each part leaves its splits' sums behind the one before.
+// What a weight gradient's kernel takes in a step at most. wgmma's have no sums for a split without a step.
+constexpr int64_t wgrad_pixels_per_step = 64;
+
+// wgrad's products of a whole batch: each part leaves its splits' sums behind the one before. The last part may have
+// fewer steps than the plan has splits.
 inline Status run_wgrad_parts(
     const Geometry& g, const Plan& plan, const Mask& mask,
     const void* scaled,  // [N, P, Q, k_padded]
     const void* x,       // [N, H, W, start[blocks]]
-    float* partial,      // [parts * splits][K][R * S][start[blocks]]
+    float* partial,      // [at most parts * splits][K][R * S][start[blocks]]
+    int64_t& sums,       // how many of them there are
     cudaStream_t stream) {
     WgradParams p{};
     p.packing = plan.packing;
     p.window = window_of(g);
     p.channels = plan.packing.channels();
     p.h = int(g.h), p.w = int(g.w), p.k = int(g.k), p.k_padded = int(plan.k_padded), p.p = int(g.p), p.q = int(g.q);
-    p.splits = plan.splits;
+    sums = 0;
     return for_each_part(g.n, plan, [&](int64_t first, int64_t images) {
         p.n = int(images);
+        const int64_t steps = div_up(images * g.p * g.q, wgrad_pixels_per_step);
+        p.splits = int(std::clamp<int64_t>(plan.splits, 1, std::max<int64_t>(steps, 1)));
         p.scaled = from_image(scaled, first, g.p * g.q * plan.k_padded, g.dtype);
         p.x = from_image(x, first, g.h * g.w * p.channels, g.dtype);
         p.mask = from_image(mask, first);
-        p.partial = partial;
-        partial += int64_t(plan.splits) * g.k * g.r * g.s * p.channels;
+        p.partial = partial + sums * g.k * g.r * g.s * p.channels;
+        sums += p.splits;
         return gemm_wgrad(plan.math, plan.tile, p, stream);
     });
 }

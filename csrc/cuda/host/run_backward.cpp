@@ -78,6 +78,7 @@ Status run_wgrad(const Backward& call, const Buffers& buffers, cudaStream_t stre
     const Plan& plan = buffers.wgrad;
     const Strides x_strides = dense(g.layout, g.c, g.h, g.w);
     auto* const partial = static_cast<float*>(buffers.wgrad_partial);
+    int64_t sums = 0;
     Status status;
     if (plan.pack_input)
         status = pack_activation(
@@ -86,11 +87,9 @@ Status run_wgrad(const Backward& call, const Buffers& buffers, cudaStream_t stre
     if (status.ok())
         status = run_wgrad_parts(
             g, plan, plan.mask_in_packing ? Mask{} : call.mask, buffers.scaled,
-            plan.pack_input ? buffers.packed_x : call.x, partial, stream);
+            plan.pack_input ? buffers.packed_x : call.x, partial, sums, stream);
     if (!status.ok()) return status;
-    return reduce_wgrad(
-        g.dtype, g.k, g.c, g.r, g.s, plan.packing, parts_of(g.n, plan) * plan.splits, partial, call.dw, call.dw_strides,
-        stream);
+    return reduce_wgrad(g.dtype, g.k, g.c, g.r, g.s, plan.packing, sums, partial, call.dw, call.dw_strides, stream);
 }
 
 }  // namespace

@@ -118,9 +118,9 @@ Status run_low_weight_gradient(const Backward& call, const Buffers& b, cudaStrea
         as_gradient, call.x, dense(as_gradient.layout, low.k, low.p, low.q), b.low_valid, mask_images(call), 1,
         b.low_padded, b.masked_low, nullptr, nullptr, stream);
     auto* const partial = static_cast<float*>(b.wgrad_partial);
-    if (status.ok()) status = run_wgrad_parts(low, b.wgrad, Mask{}, b.masked_low, b.scaled, partial, stream);
-    if (status.ok())
-        status = sum_splits(partial, low.k * 16 * b.k_padded, parts_of(low.n, b.wgrad) * b.wgrad.splits, stream);
+    int64_t sums = 0;
+    if (status.ok()) status = run_wgrad_parts(low, b.wgrad, Mask{}, b.masked_low, b.scaled, partial, sums, stream);
+    if (status.ok()) status = sum_splits(partial, low.k * 16 * b.k_padded, sums, stream);
     if (!status.ok()) return status;
     return upcat_gradient_fold(
         low.dtype, call.geometry.k, low.k, b.k_padded, partial, call.dw, call.dw_strides, stream);

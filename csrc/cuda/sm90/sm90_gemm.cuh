@@ -163,7 +163,8 @@ Status launch_wgmma(MathId math, TileId tile, const Params& p, cudaStream_t stre
             case TileId::wgmma_192x256: return launch_wgmma_gemm<pass, Math, WgmmaTall256, order>(name, p, stream);
             case TileId::wgmma_256x128: return launch_wgmma_gemm<pass, Math, WgmmaTall128, order>(name, p, stream);
             case TileId::wgmma_256x64: return launch_wgmma_gemm<pass, Math, WgmmaTall64, order>(name, p, stream);
-            default: return launch_wgmma_gemm<pass, Math, Wgmma256, order>(name, p, stream);
+            case TileId::wgmma_128x256: return launch_wgmma_gemm<pass, Math, Wgmma256, order>(name, p, stream);
+            default: return Status{cudaErrorInvalidValue, name};
         }
     });
 }

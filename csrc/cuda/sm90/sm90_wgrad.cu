@@ -144,7 +144,8 @@ Status sm90_wgrad(MathId math, TileId tile, const WgradParams& p, cudaStream_t s
         switch (tile) {
             case TileId::wgmma_128x128: return launch_wgmma_wgrad<Math, Wgmma128Wgrad>(name, p, stream);
             case TileId::wgmma_64x256: return launch_wgmma_wgrad<Math, WgmmaSlimWgrad>(name, p, stream);
-            default: return launch_wgmma_wgrad<Math, Wgmma256Wgrad>(name, p, stream);
+            case TileId::wgmma_128x256: return launch_wgmma_wgrad<Math, Wgmma256Wgrad>(name, p, stream);
+            default: return Status{cudaErrorInvalidValue, name};
         }
     });
 }
