@@ -15,7 +15,7 @@ import torch
 from cases import paper_layers
 
 from benchmarks import floors
-from benchmarks.gpu import check, networks, session, speed, table
+from benchmarks.gpu import agreement, check, networks, session, speed, table
 from pconv_cuda import PConvUNet
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,9 @@ def part(tmp_path: Path) -> session.Session:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("module", ["gpu_lap", "gpu.layers", "gpu.networks", "gpu.chosen", "gpu.tiles", "gpu.accuracy"])
+@pytest.mark.parametrize(
+    "module", ["gpu_lap", "gpu.layers", "gpu.networks", "gpu.chosen", "gpu.tiles", "gpu.accuracy", "gpu.agreement"]
+)
 def test_without_a_gpu_it_says_so_and_ends_well(module: str, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", [module, *([] if module == "gpu_lap" else ["unused.json"])])
     assert importlib.import_module(f"benchmarks.{module}").main() == 0
@@ -101,6 +103,41 @@ def test_a_driver_that_fails_does_not_skip_the_other_architecture(part: session.
     assert found["operators, sm_90 kernels"] == "0 failures"
 
 
+def test_a_tile_that_breaks_the_context_is_left_out_and_the_others_go_on(part: session.Session, monkeypatch) -> None:
+    program = """
+import json, sys
+out, without = sys.argv[1], [word for before, word in zip(sys.argv, sys.argv[1:]) if before == "--without"]
+rows = json.load(open(out))["rows"] if without else []
+for tile in ("a", "bad", "b", "worse", "c"):
+    if tile in without or any(row["tile"] == tile for row in rows):
+        continue
+    broken = tile in ("bad", "worse")
+    rows.append({"tile": tile, "passed": not broken})
+    json.dump({"at": tile, "rows": rows}, open(out, "w"))
+    if broken:
+        sys.exit(3)
+"""
+    out = part.out / "agreement.json"
+    part.out.mkdir(exist_ok=True)
+    done = check.restarted(part, [sys.executable, "-c", program, out], out, "--without", 30)
+    rows = check.rows_of(out)
+    assert done.code == 0 and [row["tile"] for row in rows] == ["a", "bad", "b", "worse", "c"]
+    assert check.judged(done, rows)["outcome"] == "failed: 2 of 5"
+    assert check.judged(done, rows[:1])["outcome"] == "passed"
+
+
+def test_outputs_of_two_tiles_may_differ_by_one_rounding() -> None:
+    planned = [torch.tensor([1.0, -64.0]).bfloat16(), torch.tensor([True]), None, torch.zeros(0)]
+    rounding = torch.finfo(torch.bfloat16).eps * 64
+    for shift, passed in ((0.0, True), (rounding, True), (1.5 * rounding, False), (float("nan"), False)):
+        ours = [planned[0].float().add(torch.tensor([shift, 0.0])).bfloat16(), *planned[1:]]
+        assert agreement.difference(ours, planned)["passed"] is passed, shift
+    other_mask = [planned[0], torch.tensor([False]), *planned[2:]]
+    assert not agreement.difference(other_mask, planned)["passed"]
+    zeros = [torch.zeros(2)]
+    assert agreement.difference(zeros, zeros)["passed"] and not agreement.difference([torch.ones(2)], zeros)["passed"]
+
+
 def test_counters_that_ncu_lacks_are_left_out(part: session.Session, monkeypatch) -> None:
     tool = part.work / "ncu"
     tool.write_text("#!/bin/sh\necho 'gpu__time_duration  Duration'\necho 'lts__throughput  L2'\n")
@@ -119,7 +156,7 @@ def test_every_stage_is_rehearsed(name: str, tmp_path: Path, build_folder: Path)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     stages = json.loads((tmp_path / f"{name}.json").read_text())["stages"]
     outcomes = {stage["stage"]: stage["outcome"] for stage in stages}
-    expected = {"check": 7, "speed": 10}[name]
+    expected = {"check": 8, "speed": 10}[name]
     assert len(outcomes) == expected and "not run" not in str(outcomes), (outcomes, done.stdout, done.stderr)
     # Sums in fp32 on a CPU are now and then a little more than twice as far off as the library's.
     numbers = outcomes.pop("numbers at real sizes, mma.sync", "passed")

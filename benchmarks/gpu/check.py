@@ -9,6 +9,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu import device
 from benchmarks.gpu.session import ROOT, Done, Result, Session, build_outcome, outcome
@@ -16,8 +17,8 @@ from benchmarks.gpu.session import ROOT, Done, Result, Session, build_outcome, o
 EMULATION = ROOT / "tests" / "emulation"
 DRIVERS = ("operators", "test_upcat", "test_upcat_backward")
 TESTS = [
-    "cuda_device", "smooth_fill", "operation", "upcat", "upcat_autograd", "fuse", "autograd", "layer", "regressions",
-    "models",
+    "cuda_device", "smooth_fill", "operation", "upcat", "layers_nd", "fuse", "upcat_autograd", "autograd", "layer",
+    "regressions", "models",
 ]  # fmt: skip
 MEMCHECKED = {
     ("operators", "80"): "no_mask,holes_on_top,last,two_blocks_of_odd_size,groups,deep,tiles_of_256",
@@ -121,25 +122,45 @@ def mismatches(done: Done, most: int = 15) -> list[str]:
     return (lines or done.output.splitlines()[-most:])[:most]
 
 
-def numbers(session: Session, kernels: str, limit: float) -> Result:
-    """benchmarks.gpu.accuracy, again behind each layer that broke the device's context."""
-    out = session.out / "accuracy.json"
-    start, after, done = session.left(), [], Done(0, "")
+def restarted(session: Session, command: list[Any], out: Path, option: str, limit: float) -> Done:
+    """``command``, again with ``option`` and what it was at after each fault that broke the device's context."""
     size = ["--size", 32, "--batch", 1, "--levels", 3] if session.rehearse else []
+    start, more, done = session.left(), [], Done(0, "")
     for _ in range(6):
         seconds = limit - (start - session.left())
-        command = [sys.executable, "-m", "benchmarks.gpu.accuracy", out, "--kernels", kernels]
-        done = session.run([*command, *after, *size, "--seconds", f"{seconds:.0f}"], limit=seconds + device.PATIENCE)
+        whole = [*command, *more, *size, "--seconds", f"{seconds:.0f}"]
+        done = session.run(whole, limit=seconds + device.PATIENCE)
         if done.code != device.BROKEN:
             break
-        after = ["--after", json.loads(out.read_text())["at"]]
-    known = json.loads(out.read_text())["rows"] if out.is_file() else []
-    rows = [row for row in known if row["kernels"] == kernels]
+        more += [option, json.loads(out.read_text())["at"]]
+    return done
+
+
+def judged(done: Done, rows: list[dict[str, Any]]) -> Result:
     wrong = [row for row in rows if not row["passed"]]
-    found = {"summary": done.last_line, "comparisons": len(rows), "failures": wrong[:40]}
+    found: Result = {"summary": done.last_line, "comparisons": len(rows), "failures": wrong[:40]}
     if wrong or done.code or not rows:
         found |= {"outcome": f"failed: {len(wrong)} of {len(rows)}", "output": done.output[-2000:]}
     return {"outcome": "passed", **found}
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return json.loads(out.read_text())["rows"] if out.is_file() else []
+
+
+def numbers(session: Session, kernels: str, limit: float) -> Result:
+    """benchmarks.gpu.accuracy, again behind each layer that broke the device's context."""
+    out = session.out / "accuracy.json"
+    command = [sys.executable, "-m", "benchmarks.gpu.accuracy", out, "--kernels", kernels]
+    done = restarted(session, command, out, "--after", limit)
+    return judged(done, [row for row in rows_of(out) if row["kernels"] == kernels])
+
+
+def agreement(session: Session, limit: float) -> Result:
+    """benchmarks.gpu.agreement, again without each tile that broke the device's context."""
+    out = session.out / "agreement.json"
+    done = restarted(session, [sys.executable, "-m", "benchmarks.gpu.agreement", out], out, "--without", limit)
+    return judged(done, rows_of(out))
 
 
 def suite(session: Session) -> Result:
@@ -151,7 +172,7 @@ def suite(session: Session) -> Result:
     elif shutil.which("pytest") and session.run([sys.executable, "-c", "import xdist"]).code == 0:
         command += ["-n", str(min(12, os.cpu_count() or 1))]
     # Otherwise every worker computes its references on all cores.
-    done = session.run(command, limit=110, OMP_NUM_THREADS="1")
+    done = session.run(command, limit=125, OMP_NUM_THREADS="1")
     failures = [line for line in done.output.splitlines() if re.search(r"\b(FAILED|ERROR)\b", line)]
     found = {**outcome(done), "summary": done.last_line, "failures": [line[:300] for line in failures[:60]]}
     return {**found, "output": done.output[-100_000:]} if done.code else found
@@ -184,5 +205,6 @@ def check(session: Session) -> None:
     session.stage("numbers at real sizes, mma.sync", lambda: numbers(session, "mma.sync", 60))
     if device.has_wgmma():
         session.stage("numbers at real sizes, wgmma", lambda: numbers(session, "wgmma", 40))
+        session.stage("every tile at real sizes", lambda: agreement(session, 20))
     session.stage("test suite on cuda", lambda: suite(session), least=10)
     session.stage("memcheck", lambda: memcheck(session), least=10)

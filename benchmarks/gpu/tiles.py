@@ -44,13 +44,15 @@ class Drawn:
     """Tensors of one layer or stage, and its operators: called as they are, for a forced choice holds for one thread,
     and autograd has threads of its own."""
 
-    def __init__(self, dtype: torch.dtype, window: tuple[Any, ...]) -> None:
+    def __init__(self, dtype: torch.dtype, window: tuple[Any, ...], is_nhwc: bool) -> None:
         self.dtype, self.window, self.generator = dtype, window, torch.Generator().manual_seed(0)
+        self.layout = torch.channels_last if is_nhwc else torch.contiguous_format
+        self.numbers = torch.Generator(device.NAME).manual_seed(0)
         self.sources: list[torch.Tensor | None] = []
 
     def tensor(self, *shape: int) -> torch.Tensor:
-        drawn = torch.randn(shape, generator=self.generator)
-        return drawn.to(device.NAME, self.dtype, memory_format=torch.channels_last)
+        drawn = torch.randn(shape, generator=self.numbers, device=device.NAME, dtype=self.dtype)
+        return drawn.contiguous(memory_format=self.layout)
 
     def source(self, n: int, c: int, h: int, w: int) -> None:
         mask = blob_mask(n, h, w, HOLE_SHARE, self.generator).to(device.NAME)
@@ -80,8 +82,8 @@ class Drawn:
         ]
 
 
-def of_layer(case: Case, dtype: torch.dtype) -> list[Product]:
-    drawn = Drawn(dtype, (list(case.stride), list(case.padding), list(case.dilation), 1, False))
+def of_layer(case: Case, dtype: torch.dtype, is_nhwc: bool = True) -> list[Product]:
+    drawn = Drawn(dtype, (list(case.stride), list(case.padding), list(case.dilation), 1, False), is_nhwc)
     drawn.source(case.n, case.c, case.h, case.w)
     drawn.weight(case.k, case.c, *case.window)
     names = {
@@ -93,8 +95,8 @@ def of_layer(case: Case, dtype: torch.dtype) -> list[Product]:
     return drawn.products(names)
 
 
-def of_stage(stage: Stage, dtype: torch.dtype) -> list[Product]:
-    drawn, n, h, w = Drawn(dtype, ([1, 1], [1, 1], [1, 1], 1, True)), stage.n, stage.h, stage.w
+def of_stage(stage: Stage, dtype: torch.dtype, is_nhwc: bool = True) -> list[Product]:
+    drawn, n, h, w = Drawn(dtype, ([1, 1], [1, 1], [1, 1], 1, True), is_nhwc), stage.n, stage.h, stage.w
     drawn.source(n, stage.low, h, w)
     drawn.source(n, stage.skip, 2 * h, 2 * w)
     drawn.weight(stage.k, stage.low + stage.skip, 3, 3)
@@ -149,6 +151,23 @@ def forced(choice: int, call: Call) -> Call:
     return run
 
 
+# name, sizes as plan_numbers() takes them, channels of low (0: a layer), and what draws its products
+Drawing = tuple[str, list[int], int, Callable[..., list[Product]]]
+
+
+def every_product(size: int, batch: int, levels: int, dtype: torch.dtype) -> list[Drawing]:
+    """Of the encoder's layers and the decoder's stages; drawn with ``is_nhwc=False`` they are NCHW."""
+    found: list[Drawing] = []
+    for case in paper_layers(size, batch):
+        if case.name.startswith("enc") and int(case.name[3:]) <= levels:
+            sizes = [case.n, case.c, case.h, case.w, case.k, *case.window, case.stride[0]]
+            found.append((case.name, sizes, 0, functools.partial(of_layer, case, dtype)))
+    for stage in paper_stages(size, batch, levels):
+        sizes = [stage.n, stage.low + stage.skip, 2 * stage.h, 2 * stage.w, stage.k, 3, 3, 1]
+        found.append((stage.name, sizes, stage.low, functools.partial(of_stage, stage, dtype)))
+    return found
+
+
 def main() -> int:
     args = layers.options(__doc__).parse_args()
     if not device.is_there():
@@ -158,15 +177,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     result = {**layers.conditions(args), "tiles": rows}
     device.take_wgmma(True)
-    cases: list[tuple[str, list[int], int, Callable[[], list[Product]]]] = []
-    for case in paper_layers(args.size, args.batch):
-        if case.name.startswith("enc") and int(case.name[3:]) <= args.levels:
-            sizes = [case.n, case.c, case.h, case.w, case.k, *case.window, case.stride[0]]
-            cases.append((case.name, sizes, 0, lambda case=case: of_layer(case, dtype)))
-    for stage in paper_stages(args.size, args.batch, args.levels):
-        sizes = [stage.n, stage.low + stage.skip, 2 * stage.h, 2 * stage.w, stage.k, 3, 3, 1]
-        cases.append((stage.name, sizes, stage.low, lambda stage=stage: of_stage(stage, dtype)))
-    for name, sizes, low, made in cases:
+    for name, sizes, low, made in every_product(args.size, args.batch, args.levels, dtype):
         for product in made():
             if time.monotonic() > stop:
                 result["cut_short_before"] = f"{name}, {product.name}"
