@@ -200,23 +200,17 @@ def check_fits(
 
 
 def checked_mask(mask: Tensor, input: Tensor, name: str = "mask") -> Tensor:
-    """The mask, four-dimensional and without a gradient, checked against the batched input. A mask of three dimensions
-    is one for all pictures."""
+    """The mask, with a batch axis and without a gradient, when it fits the batched input. A mask without that axis is
+    one for the whole batch."""
     check_tensor(name, mask)
-    given, mask = mask, mask.unsqueeze(0) if mask.dim() == 3 else mask
+    given, mask = mask, mask.unsqueeze(0) if mask.dim() == input.dim() - 1 else mask
     if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):
         raise TypeError(
             f"{name}: expected bool, uint8 or a floating dtype (float64, float32, bfloat16, float16), got {mask.dtype}"
         )
-    batch, channels, height, width = input.shape
-    fits = (
-        mask.dim() == 4
-        and mask.shape[0] in (1, batch)
-        and mask.shape[1] in (1, channels)
-        and mask.shape[2] == height
-        and mask.shape[3] == width
-    )
-    if not fits:
+    batch, channels, *size = input.shape
+    fits = mask.dim() == input.dim() and mask.shape[0] in (1, batch) and mask.shape[1] in (1, channels)
+    if not fits or list(mask.shape[2:]) != size:
         raise ValueError(misfit(name, given, input))
     if mask.device != input.device:
         raise ValueError(f"{name}: expected the input's device {input.device}, got {mask.device}")

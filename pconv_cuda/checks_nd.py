@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pconv_cuda.checks import DTYPES, LIMIT, check_binary, check_parameters, check_tensor, misfit, padded_mask
+from pconv_cuda.checks import DTYPES, LIMIT, check_parameters, check_tensor, padded_mask
 
 __all__ = [
     "AXES",
@@ -18,7 +18,6 @@ __all__ = [
     "check_input",
     "check_size",
     "check_weight",
-    "checked_mask",
     "named_padding",
     "numbers",
 ]
@@ -103,25 +102,6 @@ def check_size(size: Sequence[int], input: Tensor, weight: Tensor) -> None:
         values *= each
     if values >= 2**60:  # its bytes must be a 64-bit number
         raise ValueError(f"padding: expected an output that fits into memory, got one of {values} values")
-
-
-def checked_mask(mask: Tensor, input: Tensor) -> Tensor:
-    """The mask, with a batch axis and without a gradient, when it fits the batched input. Without one it is one mask
-    for the whole batch."""
-    check_tensor("mask", mask)
-    given, mask = mask, mask.unsqueeze(0) if mask.dim() == input.dim() - 1 else mask
-    if not (mask.dtype in (torch.bool, torch.uint8) or mask.dtype in DTYPES):
-        raise TypeError(
-            f"mask: expected bool, uint8 or a floating dtype (float64, float32, bfloat16, float16), got {mask.dtype}"
-        )
-    batch, channels, *size = input.shape
-    fits = mask.dim() == input.dim() and mask.shape[0] in (1, batch) and mask.shape[1] in (1, channels)
-    if not fits or list(mask.shape[2:]) != size:
-        raise ValueError(misfit("mask", given, input))
-    if mask.device != input.device:
-        raise ValueError(f"mask: expected the input's device {input.device}, got {mask.device}")
-    check_binary(mask, "mask")
-    return mask.detach()
 
 
 def named_padding(

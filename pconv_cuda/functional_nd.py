@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from pconv_cuda import ops, reference_nd
-from pconv_cuda.checks import check_tensor, compact
-from pconv_cuda.checks_nd import batched_arguments, check_size, check_weight, checked_mask, named_padding, numbers
+from pconv_cuda.checks import check_tensor, checked_mask, compact
+from pconv_cuda.checks_nd import batched_arguments, check_size, check_weight, named_padding, numbers
 from pconv_cuda.ops.layout import new_mask_as_returned
 from pconv_cuda.ops.transforms import call_operator, is_transformed
 from pconv_cuda.reference_nd import Window

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda.checks import check_convolution, check_tensor, checked_mask, compact, padded_mask, pair
+from pconv_cuda.borders import continued, mode_of_each, split_padding
+from pconv_cuda.checks import check_tensor
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_upcat
-from pconv_cuda.layer_parts import MODES, Mode, drop_mask_filters, given_mask, refuse_cache
+from pconv_cuda.layer_parts import Mode, drop_mask_filters, given_mask, refuse_cache
 from pconv_cuda.nn_nd import (
     PartialConv1d,
     PartialConv3d,
@@ -22,6 +22,8 @@ from pconv_cuda.nn_nd import (
 # torch.fx keeps these calls whole: their checks read shapes, which a traced tensor has not.
 torch.fx.wrap("partial_conv2d")
 torch.fx.wrap("partial_conv2d_upcat")
+torch.fx.wrap("continued")
+torch.fx.wrap("_checked_low")
 
 __all__ = [
     "PartialConv1d",
@@ -72,14 +74,9 @@ class PartialConv2d(nn.Conv2d):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, whole, device, dtype
         )
-        if not isinstance(padding_mode, str):
-            modes = tuple(padding_mode)
-            if len(modes) != 2 or not set(modes) <= set(MODES):
-                names = ", ".join(MODES)
-                raise ValueError(
-                    f"padding_mode: expected one of {names}, or two for rows and columns, got {padding_mode!r}"
-                )
-            self.padding_mode = modes[0] if modes[0] == modes[1] else modes  # type: ignore[assignment]
+        modes = mode_of_each(padding_mode, 2)
+        # One mode for both axes is kept as a word, as torch's layer keeps it.
+        self.padding_mode = modes[0] if modes[0] == modes[1] else modes  # type: ignore[assignment]
         self.multi_channel = multi_channel
         self.return_mask = return_mask
 
@@ -101,7 +98,9 @@ class PartialConv2d(nn.Conv2d):
         mask = given_mask(mask, mask_in)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            input, mask, padding = self._padded(input, mask)
+            modes = mode_of_each(self.padding_mode, 2)
+            padding, sides = split_padding(padding, self._reversed_padding_repeated_twice, modes)
+            input, mask = continued(input, mask, self.weight, self.bias, self.groups, False, modes, sides)
         output, new_mask = partial_conv2d(
             input, mask, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
         )
@@ -114,46 +113,6 @@ class PartialConv2d(nn.Conv2d):
     def __getattr__(self, name: str) -> Any:
         refuse_cache(name)
         return super().__getattr__(name)
-
-    def _padded(self, input: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
-        """Image and mask padded alike by the layer's modes, and what is left for the convolution to pad by holes."""
-        check_tensor("input", input)
-        if input.dim() not in (3, 4) or (mask is not None and mask.dim() not in (3, input.dim())):
-            given = None if mask is None else tuple(mask.shape)
-            raise ValueError(
-                "input: expected (N, C, H, W) or (C, H, W) and a mask of as many dimensions, got "
-                f"{tuple(input.shape)} and {given}"
-            )
-        batched = input.dim() == 4
-        if not batched:  # some modes take four dimensions alone
-            input = input.unsqueeze(0)
-        check_convolution(input, self.weight, self.bias, self.groups)
-        if not isinstance(self.padding, str):
-            pair("padding", self.padding, 0)
-        if mask is not None:
-            mask = checked_mask(mask, input)
-            by_group = self.groups > 1 and mask.shape[1] > 1  # there the channels decide the new mask's shape
-            mask = mask if by_group else compact(mask)
-        left = [0, 0]
-        for mode, sides in self._sides():
-            if mode == "zeros" and sides[0] == sides[1] and sides[2] == sides[3]:
-                left = [left[0] + sides[2], left[1] + sides[0]]
-                continue
-            if mask is None and mode == "zeros":
-                mask = input.new_ones((1, 1, *input.shape[2:]), dtype=torch.bool)
-            how = "constant" if mode == "zeros" else mode
-            mask = None if mask is None else padded_mask(mask, sides, how)
-            input = F.pad(input, sides, mode=how)
-        padding = (left[0], left[1])
-        return (input, mask, padding) if batched else (input.squeeze(0), None if mask is None else mask[0], padding)
-
-    def _sides(self) -> list[tuple[str, list[int]]]:
-        """Mode and padding as F.pad takes it: of both axes, or of columns and rows each."""
-        sides = list(self._reversed_padding_repeated_twice)
-        if isinstance(self.padding_mode, str):
-            return [(self.padding_mode, sides)]
-        rows, columns = self.padding_mode
-        return [(columns, [*sides[:2], 0, 0]), (rows, [0, 0, *sides[2:]])]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         drop_mask_filters(state_dict, prefix, rest[-1])
@@ -206,9 +165,7 @@ class PartialConvUpCat2d(nn.Conv2d):
         Returns:
             The output ``(N, out_channels, H, W)``; with ``return_mask`` also the new mask, a bool ``(N, 1, H, W)``.
         """
-        check_tensor("low", low)
-        if low.dim() == 4 and low.shape[1] != self.low_channels:
-            raise ValueError(f"low: expected {self.low_channels} channels, got shape {tuple(low.shape)}")
+        low = _checked_low(low, self.low_channels)
         output, new_mask = partial_conv2d_upcat(low, low_mask, skip, skip_mask, self.weight, self.bias)
         return (output, new_mask) if self.return_mask else output
 
@@ -219,6 +176,13 @@ class PartialConvUpCat2d(nn.Conv2d):
     def extra_repr(self) -> str:
         flags = ["bias=False"] * (self.bias is None) + ["return_mask=True"] * self.return_mask
         return ", ".join([f"{self.low_channels} + {self.skip_channels}, {self.out_channels}", *flags])
+
+
+def _checked_low(low: Tensor, channels: int) -> Tensor:
+    check_tensor("low", low)
+    if low.dim() == 4 and low.shape[1] != channels:
+        raise ValueError(f"low: expected {channels} channels, got shape {tuple(low.shape)}")
+    return low
 
 
 def use_partial_padding(model: nn.Module) -> nn.Module:

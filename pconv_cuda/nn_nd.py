@@ -5,21 +5,20 @@ All of them are public in ``pconv_cuda`` and ``pconv_cuda.nn``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda.checks import compact, padded_mask
-from pconv_cuda.checks_nd import batched_arguments, check_weight, checked_mask, numbers
+from pconv_cuda.borders import continued, mode_of_each, split_padding
+from pconv_cuda.checks_nd import numbers
 from pconv_cuda.functional_nd import _ordinary, _transposed
-from pconv_cuda.layer_parts import MODES, Mode, drop_mask_filters, given_mask, refuse_cache
+from pconv_cuda.layer_parts import Mode, drop_mask_filters, given_mask, refuse_cache
 
 # torch.fx keeps these calls whole, as in nn.py.
 torch.fx.wrap("_ordinary")
 torch.fx.wrap("_transposed")
+torch.fx.wrap("continued")
 
 __all__ = [
     "PartialConv1d",
@@ -31,14 +30,6 @@ __all__ = [
 
 Numbers = int | tuple[int, ...]
 Modes = Mode | tuple[Mode, ...]
-
-
-def _mode_of_each(padding_mode: Any, axes: int) -> tuple[str, ...]:
-    modes = (padding_mode,) * axes if isinstance(padding_mode, str) else tuple(padding_mode)
-    if len(modes) != axes or not set(modes) <= set(MODES):
-        many = "a tuple of one" if axes == 1 else f"a tuple of {axes}, one for each axis"
-        raise ValueError(f"padding_mode: expected one of {', '.join(MODES)}, or {many}, got {padding_mode!r}")
-    return modes
 
 
 class _PartialConv(nn.modules.conv._ConvNd):
@@ -56,37 +47,6 @@ class _PartialConv(nn.modules.conv._ConvNd):
         if not self.return_mask:
             return output
         return output, new_mask.expand_as(output) if self.multi_channel else new_mask
-
-    def _continued(
-        self, input: Tensor, mask: Tensor | None, sides: Sequence[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Data and mask continued alike, by ``sides`` of each axis and the layer's modes; holes for zeros."""
-        axes = len(sides)
-        batch, mask, batched = batched_arguments(input, mask, axes)
-        check_weight(batch, self.weight, self.bias, self.groups, self.transposed)
-        if mask is not None:
-            mask = checked_mask(mask, batch)
-            by_group = self.groups > 1 and mask.shape[1] > 1  # there the channels decide the new mask's shape
-            mask = mask if by_group else compact(mask)
-        for axis, mode in reversed(list(enumerate(_mode_of_each(self.padding_mode, axes)))):
-            if not any(sides[axis]):
-                continue
-            size = batch.shape[2 + axis]
-            most = {"reflect": size - 1, "circular": size}.get(mode, max(sides[axis]))
-            if max(sides[axis]) > most:
-                raise ValueError(
-                    f"padding: expected at most {most} for padding_mode {mode!r} and an axis of {size}, "
-                    f"got {max(sides[axis])}"
-                )
-            if mask is None and mode == "zeros":
-                mask = batch.new_ones((1, 1, *batch.shape[2:]), dtype=torch.bool)
-            how = "constant" if mode == "zeros" else mode
-            both = [0, 0] * (axes - 1 - axis) + list(sides[axis]) + [0, 0] * axis
-            mask = None if mask is None else padded_mask(mask, both, how)
-            batch = F.pad(batch, both, mode=how)
-        if batched:
-            return batch, mask
-        return batch.squeeze(0), None if mask is None else mask.squeeze(0)
 
     def __getattr__(self, name: str) -> Any:
         refuse_cache(name)
@@ -125,7 +85,7 @@ class _Ordinary(_PartialConv):
         start(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
         )  # fmt: skip
-        self._set(_mode_of_each(padding_mode, len(self.kernel_size)), multi_channel, return_mask)
+        self._set(mode_of_each(padding_mode, len(self.kernel_size)), multi_channel, return_mask)
 
     def forward(  # type: ignore[override]
         self, input: Tensor, mask: Tensor | None = None, *, mask_in: Tensor | None = None
@@ -135,14 +95,9 @@ class _Ordinary(_PartialConv):
         axes = len(self.kernel_size)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            ends = self._reversed_padding_repeated_twice
-            pairs = [(ends[2 * axis], ends[2 * axis + 1]) for axis in reversed(range(axes))]
-            modes = _mode_of_each(self.padding_mode, axes)
-            # What the convolution itself can pad by holes is left to it.
-            left = [mode == "zeros" and before == after for mode, (before, after) in zip(modes, pairs, strict=True)]
-            padding = tuple(before if own else 0 for own, (before, _) in zip(left, pairs, strict=True))
-            sides = [(0, 0) if own else pair for own, pair in zip(left, pairs, strict=True)]
-            input, mask = self._continued(input, mask, sides)
+            modes = mode_of_each(self.padding_mode, axes)
+            padding, sides = split_padding(padding, self._reversed_padding_repeated_twice, modes)
+            input, mask = continued(input, mask, self.weight, self.bias, self.groups, False, modes, sides)
         output, new_mask = _ordinary(
             axes, input, mask, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
         )
@@ -187,7 +142,7 @@ class _Transposed(_PartialConv):
             device,
             dtype,
         )
-        self._set(_mode_of_each(padding_mode, len(self.kernel_size)), multi_channel, return_mask)
+        self._set(mode_of_each(padding_mode, len(self.kernel_size)), multi_channel, return_mask)
 
     def forward(  # type: ignore[override]
         self,
@@ -213,7 +168,7 @@ class _Transposed(_PartialConv):
         )
         padding: tuple[int, ...] = numbers("padding", self.padding, axes, 0)
         if self.padding_mode != "zeros":
-            modes = _mode_of_each(self.padding_mode, axes)
+            modes = mode_of_each(self.padding_mode, axes)
             # By how many positions the windows at the ends look past the input; its own padding then grows by as many
             # strides, so that the output stays what and where it is.
             reach = [gap * (size - 1) for gap, size in zip(self.dilation, self.kernel_size, strict=True)]
@@ -222,7 +177,8 @@ class _Transposed(_PartialConv):
                 for i, mode in enumerate(modes)
             ]
             padding = tuple(padding[i] + beyond[i] * self.stride[i] for i in range(axes))
-            input, mask = self._continued(input, mask, [(each, each) for each in beyond])
+            sides = [(each, each) for each in beyond]
+            input, mask = continued(input, mask, self.weight, self.bias, self.groups, True, modes, sides)
         output, new_mask = _transposed(
             axes, input, mask, self.weight, self.bias, self.stride, padding, tuple(more), self.groups, self.dilation
         )

@@ -16,8 +16,12 @@ from pconv_cuda.nn import PartialConv1d, PartialConv3d, PartialConvTranspose2d, 
     ("layer", "size"),
     [
         (PartialConv2d(3, 4, 3, padding=1), (9, 8)), (PartialConv2d(3, 4, 3, stride=2, padding="valid"), (9, 8)),
+        (PartialConv2d(3, 4, 3, padding=1, padding_mode="circular"), (9, 8)),
+        (PartialConv2d(3, 4, (2, 4), padding="same", padding_mode=("zeros", "reflect")), (9, 8)),
         (PartialConv1d(3, 4, 3), (9,)), (PartialConv3d(3, 4, 3), (5, 6, 5)),
+        (PartialConv3d(3, 4, 3, padding=1, padding_mode="replicate"), (5, 6, 5)),
         (PartialConvTranspose2d(3, 4, 2, 2), (5, 6)),
+        (PartialConvTranspose2d(3, 4, 3, 2, padding_mode="circular"), (5, 6)),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -44,10 +48,19 @@ def test_features_of_a_network_with_partial_padding() -> None:
         assert torch.equal(found["fc"], network(image)) and found["layer2"].shape == (1, 128, 5, 5)
 
 
-def test_what_reads_shapes_says_that_it_cannot_be_traced() -> None:
-    for layer in (PartialConv2d(3, 4, 3, padding=1, padding_mode="circular"), PartialConvUpCat2d(3, 3, 4)):
-        with pytest.raises(TypeError, match="expected a torch.Tensor, got Proxy|mask_in"):
-            torch.fx.symbolic_trace(nn.Sequential(layer) if isinstance(layer, PartialConv2d) else layer)
+def test_a_traced_decoder_stage() -> None:
+    layer, low, skip = PartialConvUpCat2d(3, 2, 4), torch.randn(2, 3, 5, 4), torch.randn(2, 2, 10, 8)
+    masks = torch.rand(2, 1, 5, 4) > 0.4, torch.rand(2, 1, 10, 8) > 0.4
+    traced = torch.fx.symbolic_trace(layer)
+    assert torch.equal(traced(low, masks[0], skip, masks[1]), layer(low, masks[0], skip, masks[1]))
+    with pytest.raises(ValueError, match="low: expected 3 channels"):
+        traced(low[:, :2], masks[0], skip, masks[1])
+
+
+def test_a_traced_layer_still_checks_its_padding() -> None:
+    traced = torch.fx.symbolic_trace(nn.Sequential(PartialConv2d(3, 4, 7, padding=3, padding_mode="reflect")))
+    with pytest.raises(ValueError, match="padding: expected at most 2 for padding_mode 'reflect' .* got 3"):
+        traced(torch.randn(1, 3, 9, 3))
 
 
 def test_no_module_has_no_convolution() -> None:

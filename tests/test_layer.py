@@ -168,7 +168,7 @@ ERRORS = {
     "inputs: expected (N, C_i, H, W) of one batch and size": lambda x, m, w: partial_conv2d_sources(
         [x, x[..., :2]], [m, None], w
     ),
-    "input: expected (N, C, H, W) or (C, H, W) and a mask": lambda x, m, w: PartialConv2d(
+    "mask: expected (1|C, H, W) as the input is unbatched": lambda x, m, w: PartialConv2d(
         3, 4, 3, padding=1, padding_mode="reflect"
     )(x[0], m),
     "masks: expected one for each": lambda x, m, w: partial_conv2d_sources([x, x], [m], w),
