@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import select
 import signal
@@ -217,9 +218,11 @@ def outlive_signals() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows: who sent it cannot be told
         return
+    parent = multiprocessing.parent_process()  # by forkserver another one than os.getppid()
     # blocked in this thread, and in those that it starts: the one below takes it
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
+    sender = os.getppid() if parent is None else parent.pid
+    threading.Thread(target=_end_by_parent, args=(sender,), daemon=True).start()
 
 
 def _end_by_parent(parent: int) -> NoReturn:

@@ -190,9 +190,7 @@ ERRORS = {
     "replicate, circular, or a tuple of 3, one for each axis, got 'wrap'": lambda: partial(
         "Conv3d", 4, 6, 3, padding_mode="wrap"
     ),
-    "or two for rows and columns, got ('zeros',)": lambda: partial(
-        "ConvTranspose2d", 4, 6, 3, padding_mode=("zeros",)
-    ),
+    "or two for rows and columns, got ('zeros',)": lambda: partial("ConvTranspose2d", 4, 6, 3, padding_mode=("zeros",)),
     "padding: expected at most 5 for padding_mode 'circular' and an axis of 5, got 6": lambda: partial(
         "Conv3d", 4, 6, 3, padding=6, padding_mode="circular"
     )(X),

@@ -272,3 +272,42 @@ def test_a_step_without_an_end_is_not_waited_for():
     assert done.returncode == 143, done.stderr
     assert time.monotonic() - started < 30 and done.stdout.splitlines()[0] == "still here"
     assert done.stdout.splitlines()[-1] == "late 15"
+
+
+_LOADERS = """
+import multiprocessing, os, signal, sys, time
+from pconv_cuda.signals import outlive_signals
+
+def wait(ready):
+    outlive_signals()
+    ready.put(os.getpid())
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    ready = context.Queue()
+    process = context.Process(target=wait, args=(ready,))
+    process.start()
+    loader = ready.get(timeout=60)
+    for name in ("SIGINT", "SIGHUP"):
+        os.kill(loader, getattr(signal, name))
+    if not os.fork():  # a stranger
+        os.kill(loader, signal.SIGTERM)
+        os._exit(0)
+    time.sleep(1)
+    print("alive", process.is_alive())
+    process.terminate()
+    process.join(20)
+    print("ended", process.exitcode)
+    process.kill()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="who sent a signal cannot be told")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_loader_is_ended_by_its_parent_alone(tmp_path, method):
+    script = tmp_path / "loaders.py"
+    script.write_text(_LOADERS)
+    env = {**os.environ, "PYTHONPATH": str(Path(answers.__file__).parents[1])}
+    done = subprocess.run([sys.executable, script, method], env=env, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines() == ["alive True", "ended 143"], done.stderr
