@@ -78,7 +78,7 @@ def partial_conv2d(
         ratio = ratio.repeat_interleave(weight.shape[0] // groups, dim=-3)
     # A select instead of a product, which would pass NaN.
     masked = torch.where(as_valid(mask), input, 0.0)
-    if needs_plain_strides(input, weight, stride):
+    if needs_plain_strides(input, weight, **where):
         masked, weight = (t.clone(memory_format=torch.contiguous_format) for t in (masked, weight))
     if fails_in_half(masked, weight, stride, padding, dilation):
         with without_autocast(masked):
@@ -94,19 +94,40 @@ def partial_conv2d(
     return output, new_mask
 
 
-def needs_plain_strides(input: Tensor, weight: Tensor, stride: int | Sequence[int]) -> bool:
+def needs_plain_strides(
+    input: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+) -> bool:
     """Whether a CPU's convolution has to get clones with the strides of contiguous tensors.
 
     For a strided 1x1 window with channels that are no multiple of oneDNN's block, the weight's gradient writes past its
-    workspace where tensors are channels_last (uxlfoundation/oneDNN#6035). For one channel of one row or column, torch
-    may take different layouts for the tensors and sum wrongly. contiguous() would not do: it leaves strides of
-    dimensions of size 1 as they are.
+    workspace where tensors are channels_last (uxlfoundation/oneDNN#6035). For one channel, and one row or column of
+    input or output, torch may take different layouts for the tensors and sum wrongly, or give numbers from elsewhere.
+    contiguous() would not do: it leaves strides of dimensions of size 1 as they are.
     """
     if weight.device.type != "cpu":
         return False
     strided = stride != 1 if isinstance(stride, int) else tuple(stride) != (1, 1)
     overruns = strided and tuple(weight.shape[2:]) == (1, 1) and weight.shape[1] % 16 != 0
-    return overruns or (input.shape[-3] == 1 and 1 in input.shape[-2:])
+    if overruns or input.shape[-3] != 1:
+        return overruns
+    # 'same' has as many rows and columns as the input; 'valid' has no padding.
+    steps, gaps = (_each(value) for value in (stride, dilation))
+    around = _each(0 if isinstance(padding, str) else padding)
+    single = 1 in input.shape[-2:]
+    for axis, size in enumerate(input.shape[-2:]):
+        reach = gaps[axis] * (weight.shape[2 + axis] - 1) + 1
+        single = single or (padding != "same" and size + 2 * around[axis] - reach < steps[axis])
+    return single
+
+
+def _each(value: int | Sequence[int]) -> tuple[int, ...]:
+    """One number for rows and one for columns."""
+    numbers = (value,) * 2 if isinstance(value, int) else tuple(value)
+    return numbers * 2 if len(numbers) == 1 else numbers
 
 
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -6,6 +6,7 @@ In a process of its own, so that a crash is a failed test; with glibc's checks o
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pconv_cuda import reference
 from pconv_cuda.functional import partial_conv2d
@@ -73,11 +75,50 @@ def test_only_the_faulty_cases_are_copied() -> None:
         torch.empty(4, 16, 1, 1),
         torch.empty(4, 12, 3, 1),
     )
-    assert needs_plain_strides(x, odd, 2) and needs_plain_strides(x, odd, [1, 2])
-    assert not needs_plain_strides(x, odd, 1) and not needs_plain_strides(x, odd, (1, 1))
-    assert not needs_plain_strides(x, even, 2) and not needs_plain_strides(x, wide, 2)
-    assert needs_plain_strides(torch.empty(2, 1, 3, 1), wide[:, :1], 1)
-    assert not needs_plain_strides(torch.empty(2, 1, 3, 2), wide[:, :1], 1)
+    assert needs_plain_strides(x, odd, 2, 0, 1) and needs_plain_strides(x, odd, [1, 2], [0, 0], [1, 1])
+    assert not needs_plain_strides(x, odd, 1, 0, 1) and not needs_plain_strides(x, odd, (1, 1), (0, 0), (1, 1))
+    assert not needs_plain_strides(x, even, 2, 0, 1) and not needs_plain_strides(x, wide, 2, 0, 1)
+
+
+def test_one_channel_is_copied_where_input_or_output_has_one_row_or_column() -> None:
+    window, x = torch.empty(4, 1, 3, 2), torch.empty(2, 1, 6, 5)
+    assert needs_plain_strides(x[..., :1], window, 1, 1, 1) and needs_plain_strides(x[..., :1, :], window, 1, "same", 1)
+    assert not needs_plain_strides(x, window, 1, 0, 1) and not needs_plain_strides(x, window, [4, 3], [1, 0], [1, 1])
+    assert not needs_plain_strides(x, window, (3, 3), 0, 1) and needs_plain_strides(x, window, (4, 3), 0, 1)
+    assert needs_plain_strides(x, window, 1, 0, (1, 4)) and not needs_plain_strides(x, window, 1, 0, (1, 3))
+    assert needs_plain_strides(x, window, (1, 4), "valid", (1, 1)) and not needs_plain_strides(x, window, 1, "same", 4)
+    assert not needs_plain_strides(torch.empty(2, 2, 6, 5), torch.empty(4, 2, 6, 5), 1, 0, 1)
+
+
+# where the output has one column: (2, 1, 1, 2) and a 20 x 3 picture gave numbers from elsewhere
+ONE_COLUMN = [
+    ((2, 1, 1, 2), (8, 1, 5, 7), (1, 3), (3, 3)), ((1, 1, 20, 3), (8, 1, 5, 5), (1, 2), (2, 1)),
+    ((2, 1, 3, 20), (2, 1, 5, 5), (2, 1), (1, 2)), ((1, 1, 9, 7), (1, 1, 3, 7), (1, 1), (0, 0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layouts", list(itertools.product(["plain", "channels_last", "transposed"], repeat=2)))
+@pytest.mark.parametrize("case", ONE_COLUMN, ids=lambda case: str(case[0]))
+@pytest.mark.parametrize("function", [partial_conv2d, reference.partial_conv2d])
+def test_one_channel_whose_output_has_one_column(function, case, layouts) -> None:
+    def laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
+        if layout == "transposed":
+            return tensor.mT.contiguous().mT
+        return tensor.to(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
+
+    size, window, stride, padding = case
+    x, weight = torch.randn(size), torch.randn(window)
+    leaves = laid_out(x, layouts[0]).requires_grad_(), laid_out(weight, layouts[1]).requires_grad_()
+    output, _ = function(leaves[0], torch.ones(size), leaves[1], None, stride, padding)
+    truth = tuple(tensor.detach().double().requires_grad_() for tensor in (x, weight))
+    full = F.conv2d(torch.ones(size).double(), torch.ones_like(truth[1]), None, stride, padding)
+    expected = F.conv2d(*truth, None, stride, padding) * weight[0].numel() / full.double()
+    torch.testing.assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
+    grad = torch.randn_like(output)
+    for ours, theirs in zip(
+        torch.autograd.grad(output, leaves, grad), torch.autograd.grad(expected, truth, grad.double()), strict=True
+    ):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("strides", [(16, 1, 4, 1), (16, 1, 4, 4), (16, 4, 1, 1)])

@@ -24,10 +24,16 @@ inline Tensor strictly_contiguous(const Tensor& tensor) {
     return copy;
 }
 
-// One channel of one row or column lies alike in both layouts. torch then takes the layout from strides that mean
-// nothing, for each tensor apart, and has given wrong sums of a batch with strides (1, 2).
-inline bool has_ambiguous_strides(const Tensor& x) {
-    return x.is_cpu() && x.size(1) == 1 && (x.size(2) == 1 || x.size(3) == 1);
+// One channel lies alike in both layouts. torch then takes the layout from strides that mean nothing, for each tensor
+// apart; where the input or the output has one row or column it has given wrong sums, or numbers from elsewhere.
+inline bool has_ambiguous_strides(const Tensor& x, const Tensor& weight, const ConvolutionArguments& arguments) {
+    if (!x.is_cpu() || x.size(1) != 1) return false;
+    bool single = false;
+    for (int64_t axis = 0; axis < 2; ++axis) {
+        const int64_t size = x.size(2 + axis), reach = arguments.dilation[axis] * (weight.size(2 + axis) - 1) + 1;
+        single |= size == 1 || size + 2 * arguments.padding[axis] - reach < arguments.stride[axis];
+    }
+    return single;
 }
 
 inline Tensor converted(const Tensor& tensor, ScalarType dtype) {
@@ -62,7 +68,7 @@ inline Tensor convolution(
         }
         return converted(convolution(wide(x), wide(weight), wide_bias, arguments), x.scalar_type());
     }
-    const bool copied = has_ambiguous_strides(x);
+    const bool copied = has_ambiguous_strides(x, weight, arguments);
     const auto given = [copied](const Tensor& tensor) { return copied ? strictly_contiguous(tensor) : tensor; };
     const auto& [stride, padding, dilation, groups] = arguments;
     std::array<StableIValue, 9> stack{from(given(x)), from(given(weight)), from(bias),
@@ -96,7 +102,8 @@ inline std::tuple<Tensor, Tensor> convolution_backward(
     // torch's own loops, which run for one small picture, refuse the strides of some weights with a dimension of
     // size 1.
     const bool single = weight.is_cpu() && (weight.size(0) == 1 || weight.size(2) == 1 || weight.size(3) == 1);
-    const bool copied = has_ambiguous_strides(x) || (need_weight && overruns_workspace(weight, stride));
+    const bool copied =
+        has_ambiguous_strides(x, weight, arguments) || (need_weight && overruns_workspace(weight, stride));
     const auto given = [copied](const Tensor& tensor) { return copied ? strictly_contiguous(tensor) : tensor; };
     std::array<StableIValue, 11> stack{
         from(given(grad)),

@@ -70,7 +70,6 @@ def forward(
     allow_tf32: int = -1,
     negative_slope: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    note(input.device)
     x, valid = _valid(input, mask, skip, skip_mask, upsample)
     where: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     precise = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -99,7 +98,6 @@ def backward(
     need_bias: bool,
     allow_tf32: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    note(input.device)
     x, valid = _valid(input, mask, skip, skip_mask, upsample)
     # One ratio a group -> one an output channel; one for all stays one and broadcasts.
     spread = ratio.repeat_interleave(weight.shape[0] // ratio.shape[1], dim=1)
@@ -115,7 +113,7 @@ def backward(
     scaled, masked, filters = (live_grad * spread).to(grad.dtype), torch.where(valid, x, 0.0), weight
     if reference.fails_in_half(masked, filters, stride, padding, dilation):
         scaled, masked, filters = scaled.float(), masked.float(), filters.float()
-    if reference.needs_plain_strides(masked, filters, stride):
+    if reference.needs_plain_strides(masked, filters, stride, padding, dilation):
         scaled, masked, filters = (t.clone(memory_format=torch.contiguous_format) for t in (scaled, masked, filters))
     needed = [need_x, need_weight, False]
     whole, grad_weight, _ = torch.ops.aten.convolution_backward(
@@ -137,17 +135,22 @@ def phases(weight: Tensor, low_channels: int) -> Tensor:
 
 
 def register(library: Any, name: str, kernel: Any) -> None:
-    """``kernel`` for every device without one of ours; for all devices where PCONV_FALLBACK=1 asks for it.
+    """``kernel`` for every device without one of ours, with :func:`note`; for all devices where PCONV_FALLBACK=1 asks.
 
     ``unfused_*`` is the same under a name of its own: the CUDA kernels call it on devices that are too old.
     """
+
+    def noted(first: Tensor, *arguments: Any) -> Any:
+        note(first.device)
+        return kernel(first, *arguments)
+
     everywhere = os.environ.get("PCONV_FALLBACK") == "1"
     overridden = ["CPU", *(["CUDA"] if extension.cuda_module() else [])] if everywhere else []
-    library.impl(name, kernel, "CompositeExplicitAutograd")
+    library.impl(name, noted, "CompositeExplicitAutograd")
     schema = str(getattr(torch.ops.pconv_cuda, name).default._schema).removeprefix("pconv_cuda::")
     library.define(f"unfused_{schema}")
-    library.impl(f"unfused_{name}", kernel, "CompositeExplicitAutograd")
+    library.impl(f"unfused_{name}", noted, "CompositeExplicitAutograd")
     with warnings.catch_warnings():  # torch 2.11 warns of the override although it is allowed
         warnings.simplefilter("ignore", UserWarning)
         for key in overridden:
-            library.impl(name, kernel, key, allow_override=True)
+            library.impl(name, noted, key, allow_override=True)
