@@ -13,7 +13,7 @@ from pconv_cuda.functional import STAGE_WINDOW, apply
 from pconv_cuda.models.base import InpaintingNetwork, initialise
 from pconv_cuda.models.options import check_sizes
 from pconv_cuda.models.prefill import filled
-from pconv_cuda.models.wrap import Mode, continued
+from pconv_cuda.models.wrap import Mode, continued, missing_to_multiple
 from pconv_cuda.smooth import TENSION
 
 __all__ = ["FillRefiner"]
@@ -171,7 +171,7 @@ class FillRefiner(InpaintingNetwork):
         """What is added to the fill, for every pixel."""
         # any size: zeros are added below and right until every level halves evenly, and cut off again
         height, width = detail.shape[2:]
-        extra = (0, -width % self.grid, 0, -height % self.grid)
+        extra = (0, missing_to_multiple(width, self.grid), 0, missing_to_multiple(height, self.grid))
         if extra != (0, 0, 0, 0):
             detail, valid = F.pad(detail, extra), padded_mask(valid, extra)
         x = self._first(detail, valid)

@@ -13,7 +13,7 @@ from pconv_cuda.models.base import InpaintingNetwork
 from pconv_cuda.models.options import window_sizes
 from pconv_cuda.models.prefill import filled
 from pconv_cuda.models.receptive_field import closed_side, context_radius, mask_reach
-from pconv_cuda.models.wrap import continued
+from pconv_cuda.models.wrap import continued, missing_to_multiple
 
 __all__ = ["LEAKY_SLOPE", "UNetBase"]
 
@@ -108,7 +108,7 @@ class UNetBase(InpaintingNetwork):
         top = left = 0
         if any(goes_round and size % step for goes_round, size in zip(self.wraps, image.shape[2:], strict=True)):
             (image, mask), (top, left) = continued((image, mask), self.wraps, self.context, step)
-        extra = (0, -image.shape[3] % step, 0, -image.shape[2] % step)
+        extra = (0, missing_to_multiple(image.shape[3], step), 0, missing_to_multiple(image.shape[2], step))
         if extra != (0, 0, 0, 0):
             image, mask = F.pad(image, extra), padded_mask(mask, extra)
 

@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Mode", "Wraps", "around", "continued", "entering", "padding_mode_of", "within", "wraps_of"]
+__all__ = [
+    "Mode",
+    "Wraps",
+    "around",
+    "continued",
+    "entering",
+    "missing_to_multiple",
+    "padding_mode_of",
+    "within",
+    "wraps_of",
+]
 
 Wraps = tuple[bool, bool]  # whether rows and columns go round
 Mode = str | tuple[str, str]
@@ -34,6 +44,14 @@ def wraps_of(mode: Mode) -> Wraps:
     """Which axes go round."""
     rows, columns = (mode, mode) if isinstance(mode, str) else mode
     return rows == "circular", columns == "circular"
+
+
+def missing_to_multiple(size: int, step: int) -> int:
+    """How many rows or columns are missing to the next multiple of ``step``.
+
+    Without ``-size % step``, at which torch.compile fails where the size is a symbol ("python_mod", torch 2.14).
+    """
+    return (size + step - 1) // step * step - size
 
 
 def around(x: Tensor, widths: Sequence[int]) -> Tensor:
