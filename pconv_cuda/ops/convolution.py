@@ -16,7 +16,7 @@ from torch import Tensor
 from pconv_cuda.ops import extension, fallback, tf32
 from pconv_cuda.ops.autocast import cast, without_autocast
 from pconv_cuda.ops.layout import memory_format, output_size, result_format
-from pconv_cuda.ops.transforms import call_in_backward, register_function
+from pconv_cuda.ops.transforms import call_in_backward, register_derivative, register_function
 
 extension.load()
 
@@ -181,8 +181,8 @@ def _backward_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     return (for_grad, for_input, None, for_skip, None, for_weight, *(None,) * 11)
 
 
-torch.library.register_autograd(partial_conv2d, _forward_backward, setup_context=_forward_context)
-torch.library.register_autograd(partial_conv2d_backward, _backward_backward, setup_context=_backward_context)
+register_derivative(_library, partial_conv2d, _forward_backward, _forward_context, fallback.forward)
+register_derivative(_library, partial_conv2d_backward, _backward_backward, _backward_context, fallback.backward)
 register_function(partial_conv2d, _forward_context, _forward_backward)
 
 

@@ -18,7 +18,7 @@ from pconv_cuda.checks import as_valid
 from pconv_cuda.ops import extension, fallback
 from pconv_cuda.ops.autocast import cast, without_autocast
 from pconv_cuda.ops.layout import memory_format
-from pconv_cuda.ops.transforms import call_in_backward, register_function
+from pconv_cuda.ops.transforms import call_in_backward, register_derivative, register_function
 from pconv_cuda.reference_nd import Window
 
 extension.load()
@@ -119,8 +119,6 @@ def _backward_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     return (for_grad, for_input, None, for_weight, *(None,) * 10)
 
 
-torch.library.register_autograd(partial_conv_nd, _forward_backward, setup_context=_forward_context)
-torch.library.register_autograd(partial_conv_nd_backward, _backward_backward, setup_context=_backward_context)
 register_function(partial_conv_nd, _forward_context, _forward_backward)
 
 
@@ -147,7 +145,6 @@ _library.impl("partial_conv_nd", _autocast("cuda"), "AutocastCUDA")
 def _forward(
     input: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    fallback.note(input.device)
     output, new_mask, ratio = reference_nd.partial_conv(input, mask, weight, bias, Window(*rest))
     return output.contiguous(memory_format=memory_format(input)), new_mask, ratio.contiguous()
 
@@ -155,7 +152,6 @@ def _forward(
 def _backward(
     grad: Tensor, input: Tensor, mask: Tensor | None, weight: Tensor, ratio: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    fallback.note(input.device)
     *places, need_input, need_weight, need_bias = rest
     window = Window(*places)
     spread = ratio.repeat_interleave(grad.shape[1] // ratio.shape[1], dim=1)
@@ -185,3 +181,5 @@ def _backward(
 
 fallback.register(_library, "partial_conv_nd", _forward)
 fallback.register(_library, "partial_conv_nd_backward", _backward)
+register_derivative(_library, partial_conv_nd, _forward_backward, _forward_context, _forward)
+register_derivative(_library, partial_conv_nd_backward, _backward_backward, _backward_context, _backward)

@@ -14,6 +14,7 @@ from torch import Tensor
 from pconv_cuda import smooth
 from pconv_cuda.ops import extension, fallback
 from pconv_cuda.ops.layout import memory_format
+from pconv_cuda.ops.transforms import has_tangent
 
 extension.load()
 
@@ -30,22 +31,20 @@ def _fake(input: Tensor, valid: Tensor, tension: float, tolerance: float, max_it
     return torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=layout)
 
 
-def _context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    raise RuntimeError(
-        "input: expected a tensor that needs no gradient, for smooth_fill has no derivative; call it with "
-        "input.detach() or under torch.no_grad()"
-    )
+def _without_derivative(keyset: Any, input: Tensor, *arguments: Any) -> Tensor:
+    if (torch.is_grad_enabled() and input.requires_grad) or has_tangent(input):
+        raise RuntimeError(
+            "input: expected a tensor that needs no gradient or tangent, for smooth_fill has no derivative; call it "
+            "with input.detach() or under torch.no_grad()"
+        )
+    with torch._C._AutoDispatchBelowAutograd():
+        return smooth_fill.redispatch(keyset & torch._C._after_autograd_keyset, input, *arguments)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-    return (None,) * 5  # never reached: _context raises
-
-
-torch.library.register_autograd("pconv_cuda::smooth_fill", _backward, setup_context=_context)
+_library.impl("smooth_fill", _without_derivative, "Autograd", with_keyset=True)
 
 
 def _unfused(input: Tensor, valid: Tensor, tension: float, tolerance: float, max_iterations: int) -> Tensor:
-    fallback.note(input.device)
     filled = smooth.smooth_fill(input, valid, tension, tolerance, max_iterations)
     return filled.contiguous(memory_format=memory_format(input))
 

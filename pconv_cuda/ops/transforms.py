@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["call_in_backward", "call_operator", "is_transformed", "register_function"]
+__all__ = [
+    "call_in_backward",
+    "call_operator",
+    "has_tangent",
+    "is_transformed",
+    "register_derivative",
+    "register_function",
+]
 
 _functions: dict[Any, Any] = {}  # operator -> torch.autograd.Function
 
@@ -17,7 +24,8 @@ _functions: dict[Any, Any] = {}  # operator -> torch.autograd.Function
 def is_transformed(*tensors: Tensor | None) -> bool:
     """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which the operators' derivatives do not serve.
 
-    (torch.library's raise for the former and, worse, give zero tangents for the latter.)
+    (torch.library's raise for the former and, worse, give zero tangents for the latter.) Compiled code traces the
+    operators, whose kernels for autograd then take the reference for tangents: :func:`register_derivative`.
     """
     if torch.compiler.is_compiling():
         return False
@@ -26,6 +34,31 @@ def is_transformed(*tensors: Tensor | None) -> bool:
     if forward_ad._current_level < 0:
         return False
     return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def register_derivative(library: Any, operator: Any, backward: Any, setup_context: Any, for_tangents: Any) -> None:
+    """``torch.library.register_autograd`` for the operator, and forward mode by ``for_tangents``.
+
+    torch.library's kernel drops tangents without a word. In eager code :func:`is_transformed` comes first; this is for
+    compiled, exported and traced programs. ``for_tangents`` takes the operator's arguments and is made of operators of
+    torch's own, or raises.
+    """
+    info = torch._library.autograd.Info(backward, setup_context)
+    derivative = torch._library.autograd.make_autograd_impl(operator, info)
+
+    def kernel(keyset: Any, *arguments: Any) -> Any:
+        if any(map(has_tangent, arguments)):
+            return for_tangents(*arguments)
+        return derivative(keyset, *arguments)
+
+    library.impl(operator._opname, kernel, "Autograd", with_keyset=True)
+
+
+def has_tangent(argument: Any) -> bool:
+    """Whether forward mode follows it: in a kernel for autograd, which torch.func's transforms reach too."""
+    if not isinstance(argument, Tensor) or not torch._C._is_fwd_grad_enabled():
+        return False
+    return torch._VF._unpack_dual(argument, level=0)[1] is not None  # type: ignore
 
 
 def register_function(operator: Any, setup_context: Any, backward: Any) -> None:
