@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pconv_cuda.checks import as_valid, check_binary
+from pconv_cuda.checks import as_valid, check_binary, check_tensor
 from pconv_cuda.losses.vgg import VGG16Features
 
 __all__ = ["PRESETS", "InpaintingLoss", "Preset", "gram_matrix", "total_variation"]
@@ -57,18 +59,23 @@ class InpaintingLoss(nn.Module):
 
     Args:
         preset: ``"paper"``, or ``"bobqywei"`` for that repository's weights (:data:`PRESETS`).
-        vgg: ``"imagenet"`` (torchvision's weights), a path to a local file, ``"random"`` (tests only), or
-            ``"none"``: then the three terms that need features are left out, as with other than three channels,
-            where one warning says so.
-        weights: replaces single weights of the preset, by term.
+        vgg: ``"imagenet"`` (torchvision's weights), a path to a local file or its state dict, ``"random"`` (tests
+            only), or ``"none"``: then the three terms that need features are left out, as with other than three
+            channels, where one warning says so.
+        weights: replaces single weights of the preset, by term; finite, at least 0.
 
     Raises:
-        ValueError: an unknown preset or term.
+        ValueError: an unknown preset or term, or a weight that is none.
+        TypeError: ``vgg`` of another type.
         PConvError: VGG weights that cannot be had; the message says both ways to get them.
     """
 
     def __init__(
-        self, preset: str = "paper", vgg: str | Path = "imagenet", *, weights: Mapping[str, float] | None = None
+        self,
+        preset: str = "paper",
+        vgg: str | Path | Mapping[str, Tensor] = "imagenet",
+        *,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         preset = _ALIASES.get(preset, preset)
@@ -77,7 +84,10 @@ class InpaintingLoss(nn.Module):
         chosen = dict(PRESETS[preset].weights)
         if unknown := set(weights or ()) - set(chosen):
             raise ValueError(f"weights: expected terms out of {', '.join(chosen)}, got {', '.join(sorted(unknown))}")
-        chosen.update(weights or {})
+        for term, weight in (weights or {}).items():
+            if not isinstance(weight, numbers.Real) or not 0 <= weight < math.inf:
+                raise ValueError(f"weights: expected finite numbers of at least 0, got {weight!r} for {term!r}")
+            chosen[term] = float(weight)
         self.tv_region = PRESETS[preset].tv_region
         self.features = None if vgg == "none" else VGG16Features(vgg)
         if self.features is None:
@@ -101,6 +111,7 @@ class InpaintingLoss(nn.Module):
 
         Raises:
             ValueError: shapes that differ, a mask that does not fit, a ``target_mask`` without a known value.
+            TypeError: pictures of another dtype than VGG16's weights, outside autocast; a mask that is no tensor.
         """
         for name, tensor in (("input", input), ("ground_truth", ground_truth)):
             if tensor.shape != output.shape:
@@ -112,6 +123,10 @@ class InpaintingLoss(nn.Module):
         features = self._features_for(c)
         if features is not None and min(h, w) < 8:
             raise ValueError(f"output: VGG16 needs (N, 3, H, W) of at least 8 x 8 pixels, got {tuple(output.shape)}")
+        if features is not None:
+            for name, tensor in (("output", output), ("ground_truth", ground_truth)):
+                joined = torch.promote_types(output.dtype, ground_truth.dtype) if name == "output" else tensor.dtype
+                features.check_dtype(name, joined, output.device.type)
         ground_truth, given = ground_truth.detach(), valid
         scale: float | Tensor = 1.0
         if target_mask is not None:
@@ -170,6 +185,7 @@ def _feature_terms(
 
 def _fitting(name: str, mask: Tensor, output: Tensor) -> Tensor:
     """A mask as bool, four-dimensional."""
+    check_tensor(name, mask)
     n, c, h, w = output.shape
     own = mask.unsqueeze(0) if mask.dim() == 3 else mask
     if own.dim() != 4 or own.shape[0] not in (1, n) or own.shape[1] not in (1, c) or own.shape[2:] != (h, w):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,15 +25,18 @@ class VGG16Features(nn.Module):
 
     Args:
         source: ``"imagenet"`` for torchvision's weights (downloaded once into torch's hub cache), a path to a local
-            ``.pt``/``.pth``/``.safetensors`` file with torchvision's keys (``features.0.weight``, ...), or
-            ``"random"`` for tests: random weights, useless for training.
+            ``.pt``/``.pth``/``.safetensors`` file with torchvision's keys (``features.0.weight``, ...), what such a
+            file holds, or ``"random"`` for tests: random weights, useless for training.
 
     Raises:
         PConvError: weights that cannot be had or do not fit.
     """
 
-    def __init__(self, source: str | Path = "imagenet") -> None:
+    def __init__(self, source: str | Path | Mapping[str, Tensor] = "imagenet") -> None:
         super().__init__()
+        if not isinstance(source, str | Path | Mapping):
+            found = type(source).__name__
+            raise TypeError(f"vgg: expected 'imagenet', 'random', 'none', a file or its state dict, got {found}")
         layers: list[nn.Module] = []
         channels = 3
         for item in _PLAN:
@@ -45,6 +48,8 @@ class VGG16Features(nn.Module):
         self.features = nn.Sequential(*layers)
         if source == "random":
             self._randomise()
+        elif isinstance(source, Mapping):
+            self._load(source, "the state dict")
         else:
             self._load(_imagenet_weights() if source == "imagenet" else _file_weights(Path(source)), source)
         self.requires_grad_(False)
@@ -62,7 +67,10 @@ class VGG16Features(nn.Module):
         """
         if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 8:
             raise ValueError(f"image: expected (N, 3, H, W) of at least 8 x 8 pixels, got shape {tuple(image.shape)}")
-        x = image.contiguous(memory_format=torch.channels_last)
+        self.check_dtype("image", image.dtype, image.device.type)
+        x = image
+        if not torch._C._are_functorch_transforms_active():  # vmap knows no layouts
+            x = image.contiguous(memory_format=torch.channels_last)
         found = []
         for layer in self.features:
             if isinstance(layer, nn.Conv2d):
@@ -72,6 +80,15 @@ class VGG16Features(nn.Module):
                 found.append(x)
         return found
 
+    def check_dtype(self, name: str, dtype: torch.dtype, device: str) -> None:
+        """TypeError, naming the argument ``name``, where pictures of ``dtype`` cannot be convolved by these weights."""
+        own = next(self.parameters()).dtype
+        if dtype != own and not torch.is_autocast_enabled(device):
+            raise TypeError(
+                f"{name}: expected {own}, the dtype of VGG16's weights (which .to(dtype) changes), or autocast, got "
+                f"{dtype}"
+            )
+
     def _randomise(self) -> None:
         generator = torch.Generator().manual_seed(0)
         for layer in self.features:
@@ -79,7 +96,7 @@ class VGG16Features(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def _load(self, weights: dict[str, Tensor], source: str | Path) -> None:
+    def _load(self, weights: Mapping[str, Tensor], source: str | Path) -> None:
         wanted = self.state_dict()
         missing = [key for key in wanted if key not in weights]
         if missing:
