@@ -178,6 +178,17 @@ class PartialConvUpCat2d(nn.Conv2d):
         return ", ".join([f"{self.low_channels} + {self.skip_channels}, {self.out_channels}", *flags])
 
 
+def _partial_kind(kind: type) -> type[PartialConv2d] | None:
+    """The partial convolution in the place of a class of plain ones, None where that is none."""
+    if kind is nn.Conv2d:
+        return PartialConv2d
+    if kind.__bases__ != (nn.Conv2d,) or kind.__name__ != "ParametrizedConv2d":
+        return None
+    # torch's parametrisations give a layer a class of its own, with properties for its weights.
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type("ParametrizedPartialConv2d", (PartialConv2d,), own)
+
+
 def _checked_low(low: Tensor, channels: int) -> Tensor:
     check_tensor("low", low)
     if low.dim() == 4 and low.shape[1] != channels:
@@ -190,7 +201,8 @@ def use_partial_padding(model: nn.Module) -> nn.Module:
 
     Partial convolution based padding (Liu et al., arXiv 1811.11718): each plain ``nn.Conv2d`` that pads with
     zeros is swapped, in place, for a :class:`PartialConv2d` that shares its parameters and hooks and is called
-    without a mask. Subclasses of nn.Conv2d are left alone: their arithmetic is their own.
+    without a mask. Parametrised ones (weight_norm, spectral_norm) are too. Other subclasses of nn.Conv2d are left
+    alone: their arithmetic is their own.
 
     Args:
         model: any module; a convolution itself too.
@@ -200,6 +212,7 @@ def use_partial_padding(model: nn.Module) -> nn.Module:
 
     Raises:
         TypeError: ``model`` is no module.
+        ValueError: it has a lazy convolution, of which nothing is known before the first call.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -208,10 +221,12 @@ def use_partial_padding(model: nn.Module) -> nn.Module:
     def swap(layer: nn.Module) -> nn.Module:
         if layer in swapped:
             return swapped[layer]
-        padded = isinstance(layer, nn.Conv2d) and layer.padding not in ((0, 0), "valid")
-        if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or not padded:
+        if isinstance(layer, nn.LazyConv2d):
+            raise ValueError("model: expected layers that know their sizes, got a LazyConv2d; call the model once")
+        kind = _partial_kind(type(layer))
+        if kind is None or layer.padding_mode != "zeros" or layer.padding in ((0, 0), "valid"):
             return layer
-        partial = PartialConv2d.__new__(PartialConv2d)
+        partial = kind.__new__(kind)
         partial.__dict__.update(layer.__dict__)
         partial.multi_channel = partial.return_mask = False
         swapped[layer] = partial
