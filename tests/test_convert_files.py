@@ -39,6 +39,18 @@ def test_the_verb_writes_what_from_pretrained_takes(tmp_path, state, capsys):
     assert torch.equal(model.state_dict()["decoder.2.conv.bias"], done.state["decoder.2.conv.bias"].float())
 
 
+@pytest.mark.parametrize("wrapped", ["_orig_mod.", "module._orig_mod.", "model.", "net.module.", "generator.model."])
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_what_a_network_was_wrapped_in_is_taken_off(tmp_path, state, wrapped, name):
+    """torch.compile, DataParallel, and the attribute of a Lightning module."""
+    content = {wrapped + key: value.contiguous() for key, value in state.items()}
+    path = tmp_path / name
+    save_file(content, path) if name.endswith("safetensors") else torch.save({"state_dict": content}, path)
+    found, bare = convert(path), convert(saved(tmp_path, state, "bare.pth"))
+    assert found.source == bare.source and found.state.keys() == bare.state.keys()
+    assert all(torch.equal(found.state[key], bare.state[key]) for key in bare.state)
+
+
 @pytest.mark.parametrize("there", ["model.safetensors", "config.json", "best.safetensors", "checkpoints/step-3.pt"])
 @pytest.mark.parametrize("noted", [False, True])
 def test_a_training_run_is_not_replaced(tmp_path, state, there, noted, capsys):

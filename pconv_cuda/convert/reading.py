@@ -17,7 +17,7 @@ __all__ = ["H5_SUFFIXES", "read_h5", "read_tensors"]
 
 H5_SUFFIXES = (".h5", ".hdf5", ".keras")
 _NESTS = ("state_dict", "model_state_dict", "model", "generator", "net", "network", "ema", "params")
-_PREFIX = "module."  # of DataParallel
+_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 _DEPTH = 3
 _COMPRESSION = 64  # how many times its stored size a dataset may be
 
@@ -30,7 +30,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     content = load_tensors(path, "file")
     if path.suffix == ".safetensors":
-        return content
+        return _unwrapped(content)
     content = _last_of_labels(content)
     found = list(_state_dicts(content, ()))
     if not found:
@@ -38,7 +38,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise PConvError(f"file: no state_dict of convolutions in {path}; it holds {kinds}")
     # The named nests first; of several the one with the most convolutions (an EMA copy has as many: the first wins).
     _, state = min(found, key=lambda entry: (_rank(entry[0]), -_convolutions(entry[1])))
-    return {_bare(name): tensor for name, tensor in state.items()}
+    return _unwrapped(state)
 
 
 def _last_of_labels(content: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +81,24 @@ def _rank(path: tuple[str, ...]) -> int:
     return _NESTS.index(path[-1]) + 1 if path and path[-1] in _NESTS else (0 if not path else len(_NESTS) + 1)
 
 
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the names of what the network was wrapped in: torch's, and one of _NESTS before all (Lightning)."""
+    found = dict(state)
+    while True:
+        shorter = {_bare(name): tensor for name, tensor in found.items()}
+        nests = {name.partition(".")[0] for name in shorter}
+        if len(nests) == 1 and nests <= set(_NESTS) and all("." in name for name in shorter):
+            shorter = {name.partition(".")[2]: tensor for name, tensor in shorter.items()}
+        if len(shorter) < len(found):  # two names became one
+            return found
+        if shorter.keys() == found.keys():
+            return found
+        found = shorter
+
+
 def _bare(name: str) -> str:
-    while name.startswith(_PREFIX):
-        name = name[len(_PREFIX) :]
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
     return name
 
 
