@@ -127,7 +127,7 @@ class FillRefiner(InpaintingNetwork):
         # one more for the last layer; doubling and halving shift by up to a pixel of each level
         return down + up + 1 + 2**deepest - 1 + 2 * self.blur
 
-    def forward(self, image: Tensor, mask: Tensor | None, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, mask: Tensor | None = None, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Fill the holes of a batch.
 
         Args:

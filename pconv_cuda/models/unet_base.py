@@ -75,7 +75,7 @@ class UNetBase(InpaintingNetwork):
     def context(self) -> int:
         return context_radius(self.windows)
 
-    def forward(self, image: Tensor, mask: Tensor | None, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, mask: Tensor | None = None, fill: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Fill the holes of a batch.
 
         Args:
