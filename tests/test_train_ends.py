@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from process_support import children, wait_for
-from training_support import TINY_RUN, start_training
+from training_support import TINY_RUN, start_training, write_noise
 
 import pconv_cuda
 from pconv_cuda.errors import PConvError
@@ -31,12 +31,7 @@ TINY = {**TINY_RUN, "train.steps": 4, "checkpoint.every": 2}
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(4):
-        noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{number}.png")
-    return folder
+    return write_noise(tmp_path / "photos", 4)
 
 
 def _settings(photos, **changes):

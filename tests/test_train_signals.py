@@ -11,13 +11,11 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from process_support import children, default_signals, is_alive, wait_for
 from safetensors.torch import load_file
-from training_support import TINY_RUN, start_training
+from training_support import TINY_RUN, start_training, write_noise
 
 from pconv_cuda import signals as answers
 from pconv_cuda.signals import Interrupted, ending_signals, postponed_signals
@@ -39,12 +37,7 @@ def one_thread():
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(4):
-        noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{number}.png")
-    return folder
+    return write_noise(tmp_path / "photos", 4)
 
 
 def _settings(photos, **changes):

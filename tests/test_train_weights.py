@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from training_support import TINY_RUN
+from training_support import TINY_RUN, write_noise
 
 from pconv_cuda.cli import main
 from pconv_cuda.errors import PConvError
@@ -27,11 +27,7 @@ TINY = {**TINY_RUN, "train.lr": 0.01}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(3):
-        noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{number}.png")
-    return folder
+    return write_noise(tmp_path_factory.mktemp("photos"), 3)
 
 
 def _config(photos, steps, every=2, **changes):

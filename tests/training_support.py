@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from process_support import default_signals
 
 import pconv_cuda
 
-__all__ = ["TINY_RUN", "start_training"]
+__all__ = ["TINY_RUN", "start_training", "write_noise"]
 
 TINY_RUN: dict[str, Any] = {
     "model.levels": 2,
@@ -25,6 +27,15 @@ TINY_RUN: dict[str, Any] = {
     "log.every": 1,
     "log.tensorboard": False,
 }
+
+
+def write_noise(folder: Path, count: int) -> Path:
+    """``folder``, made, with ``count`` pictures of 24 x 24 pixels."""
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    return folder
 
 
 def start_training(
