@@ -5,6 +5,8 @@ The same operation as :func:`pconv_cuda.functional.partial_conv2d`. Everything i
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pconv_cuda import ops, reference_nd
@@ -209,18 +211,17 @@ def _apply(
         output, new_mask, _ = reference_nd.partial_conv(input, mask, weight, bias, window)
     elif input.dim() == 3:  # a row of pixels
         row = None if mask is None else mask.unsqueeze(2)
+        image, filters = input.unsqueeze(2), weight.unsqueeze(2)
+        differentiable = (image, filters, bias)
         stride, padding, dilation, more, groups, transposed = window
         places = [(1, *stride), (0, *padding), (1, *dilation)]
         if transposed or input.device.type == "cpu":
-            arguments = (input.unsqueeze(2), row, weight.unsqueeze(2), bias, *places, (0, *more), groups, transposed)
+            arguments: tuple[Any, ...] = (image, row, filters, bias, *places, (0, *more), groups, transposed)
             output, new_mask, _ = call_operator(ops.partial_conv_nd, differentiable, *arguments)
         else:  # on a GPU its kernels are fused
-            sources = (input.unsqueeze(2), row, None, None)
             rest = (*places, groups, False, None, -1, 1.0)  # no stage, no activation
-            output, new_mask, _ = call_operator(
-                ops.partial_conv2d, differentiable, *sources, weight.unsqueeze(2), bias,
-                *rest,
-            )  # fmt: skip
+            arguments = (image, row, None, None, filters, bias, *rest)
+            output, new_mask, _ = call_operator(ops.partial_conv2d, differentiable, *arguments)
         output, new_mask = output.squeeze(2), new_mask.squeeze(2)
     else:
         output, new_mask, _ = call_operator(ops.partial_conv_nd, differentiable, input, mask, weight, bias, *window)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from pconv_cuda import PartialConv2d, PConvUNet, ops, reference
 from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources
+from pconv_cuda.nn import PartialConv1d, PartialConv3d, PartialConvTranspose1d, PartialConvUpCat2d
+from pconv_cuda.ops import transforms
 
 DIFFERENTIATED = [
     Case("single", n=2, c=2, h=4, w=3, k=2),
@@ -222,6 +225,37 @@ def test_autocast(dtype: torch.dtype, device: str) -> None:
     assert torch.equal(output, expected) and torch.equal(joined, expected)
     gradients = torch.autograd.grad(output.float().sum(), leaves)
     assert [gradient.dtype for gradient in gradients] == [torch.float32] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_of_layers_is_that_of_the_operators(dtype: torch.dtype, device: str) -> None:
+    """Layers cast themselves in eager code; compiled code leaves it to the operators' kernels for autocast."""
+    x = torch.randn(2, 3, 6, 8, device=device)
+    layers: list[tuple[torch.nn.Module, tuple[Any, ...]]] = [
+        (PartialConv2d(3, 4, 3), (x, x != 0)), (PartialConv1d(3, 4, 3), (x[:, :, 0], x[:, :1, 0] > 0)),
+        (PartialConv3d(3, 4, 1), (x.unsqueeze(2), None)), (PartialConvTranspose1d(3, 4, 2), (x[:, :, 0], None)),
+        (PartialConvUpCat2d(3, 3, 4), (x, None, x.repeat(1, 1, 2, 2), None)),
+    ]  # fmt: skip
+    for layer, arguments in layers:
+        layer.to(device)
+        found = []
+        for direct in (True, False):
+            with torch.autocast(device, dtype=dtype), pytest.MonkeyPatch.context() as patched:
+                if not direct:
+                    patched.setattr(transforms, "_needs_the_dispatcher", lambda differentiable: True)
+                output = layer(*arguments)
+            found.append([output, *torch.autograd.grad(output.float().square().sum(), list(layer.parameters()))])
+        assert found[0][0].dtype == dtype and found[0][1].dtype == torch.float32
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)), type(layer).__name__
+        with torch.no_grad(), torch.autocast(device, dtype=dtype):
+            assert torch.equal(layer(*arguments), found[0][0])
+
+
+def test_a_mask_that_is_the_input_keeps_its_dtype_under_autocast(device: str) -> None:
+    x = torch.full((1, 1, 4, 4), 1e-12, device=device)  # 0 in float16
+    with torch.autocast(device, dtype=torch.float16):
+        _, new_mask = partial_conv2d(x, x, torch.ones(1, 1, 3, 3, device=device))
+    assert new_mask.bool().all()
 
 
 def test_autocast_leaves_doubles_alone(device: str) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from pconv_cuda.ops.autocast import cast, without_autocast
+
 __all__ = [
     "call_in_backward",
     "call_operator",
@@ -79,21 +81,38 @@ def register_function(operator: Any, setup_context: Any, backward: Any) -> None:
 
 
 def _needs_the_dispatcher(differentiable: tuple[Tensor | None, ...]) -> bool:
-    """Whether torch has to see the operator itself: it compiles, traces or casts, or a subclass or a mode overrides."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._is_any_autocast_enabled()
-        or torch.overrides.has_torch_function(differentiable)
-    )
+    """Whether torch has to see the operator itself: it compiles or traces, or a subclass or a mode overrides."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or torch.overrides.has_torch_function(differentiable)
 
 
 def call_operator(operator: Any, differentiable: tuple[Tensor | None, ...], *arguments: Any) -> Any:
     """The operator's results: of a call below autograd where no gradient is asked for, else of the function that
     :func:`register_function` made. All of the operator's arguments have to be given; ``differentiable`` are those that
-    may require a gradient."""
+    may require a gradient, and that autocast casts."""
     if operator not in _functions or _needs_the_dispatcher(differentiable):
         return operator(*arguments)
+    if torch._C._is_any_autocast_enabled():
+        return _call_cast(operator, differentiable, arguments)
+    return _call_directly(operator, differentiable, arguments)
+
+
+def _call_cast(operator: Any, differentiable: tuple[Tensor | None, ...], arguments: tuple[Any, ...]) -> Any:
+    """As the operator's kernel for autocast, without two ways through torch's dispatcher."""
+    device = next(tensor.device.type for tensor in differentiable if tensor is not None)
+    if not torch.is_autocast_enabled(device):
+        return _call_directly(operator, differentiable, arguments)
+    # In the operator's order, so that a mask keeps its dtype although it is the input too.
+    waiting = [tensor for tensor in differentiable if tensor is not None]
+    lowered: list[Any] = []
+    for argument in arguments:
+        own = bool(waiting) and argument is waiting[0]
+        lowered.append(cast(waiting.pop(0), device) if own else argument)
+    assert not waiting, "differentiable tensors come in the order of the operator's arguments"
+    with without_autocast(device):
+        return _call_directly(operator, tuple(each for each in lowered if isinstance(each, Tensor)), tuple(lowered))
+
+
+def _call_directly(operator: Any, differentiable: tuple[Tensor | None, ...], arguments: tuple[Any, ...]) -> Any:
     records = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     if records and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
         return _functions[operator].apply(*arguments)
