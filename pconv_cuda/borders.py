@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pconv_cuda.checks import checked_mask, compact, padded_mask
+from pconv_cuda.checks import checked_mask, compact, padded_mask, pair
 from pconv_cuda.checks_nd import batched_arguments, check_weight, numbers
 from pconv_cuda.layer_parts import MODES
 
@@ -41,7 +41,7 @@ def split_padding(padding: Any, ends: Sequence[int], modes: Sequence[str]) -> tu
     """
     axes = len(modes)
     if not isinstance(padding, str):
-        numbers("padding", padding, axes, 0)
+        pair("padding", padding, 0) if axes == 2 else numbers("padding", padding, axes, 0)
     pairs = [(ends[2 * axis], ends[2 * axis + 1]) for axis in reversed(range(axes))]
     own = [mode == "zeros" and before == after for mode, (before, after) in zip(modes, pairs, strict=True)]
     rest = tuple(before if left else 0 for left, (before, _) in zip(own, pairs, strict=True))
