@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -249,6 +250,17 @@ def test_autocast_of_layers_is_that_of_the_operators(dtype: torch.dtype, device:
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)), type(layer).__name__
         with torch.no_grad(), torch.autocast(device, dtype=dtype):
             assert torch.equal(layer(*arguments), found[0][0])
+
+
+def test_autocast_of_another_device_changes_nothing() -> None:
+    layer, x = PartialConv2d(3, 4, 3, device="meta"), torch.empty(1, 3, 5, 5, device="meta")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.float32
+    plain, picture = PartialConv2d(3, 4, 3), torch.randn(1, 3, 5, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where there is no CUDA
+        with torch.autocast("cuda", torch.bfloat16):
+            assert plain(picture).dtype == torch.float32
 
 
 def test_a_mask_that_is_the_input_keeps_its_dtype_under_autocast(device: str) -> None:

@@ -99,7 +99,7 @@ def call_operator(operator: Any, differentiable: tuple[Tensor | None, ...], *arg
 def _call_cast(operator: Any, differentiable: tuple[Tensor | None, ...], arguments: tuple[Any, ...]) -> Any:
     """As the operator's kernel for autocast, without two ways through torch's dispatcher."""
     device = next(tensor.device.type for tensor in differentiable if tensor is not None)
-    if not torch.is_autocast_enabled(device):
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):  # others have no kernel for it
         return _call_directly(operator, differentiable, arguments)
     # In the operator's order, so that a mask keeps its dtype although it is the input too.
     waiting = [tensor for tensor in differentiable if tensor is not None]
