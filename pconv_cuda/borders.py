@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pconv_cuda.checks import checked_mask, compact, padded_mask, pair
+from pconv_cuda.checks import checked_mask, compact, group_count, padded_mask, pair
 from pconv_cuda.checks_nd import batched_arguments, check_weight, numbers
 from pconv_cuda.layer_parts import MODES
 
@@ -64,6 +64,7 @@ def continued(
     """
     axes = len(sides)
     batch, mask, batched = batched_arguments(input, mask, axes)
+    groups = group_count(groups)
     check_weight(batch, weight, bias, groups, transposed)
     if mask is not None:
         mask = checked_mask(mask, batch)

@@ -20,6 +20,7 @@ __all__ = [
     "check_upcat",
     "checked_mask",
     "compact",
+    "group_count",
     "named_padding",
     "padded_mask",
     "pair",
@@ -50,6 +51,17 @@ def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     return numbers[0], numbers[-1]
 
 
+def group_count(value: Any) -> int:
+    """``groups`` as an int, of any integer type: numpy's numbers come from the arithmetic of shapes."""
+    try:
+        number: Any = value if isinstance(value, torch.SymInt) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"groups: expected a positive integer, got {value!r}")
+    return number
+
+
 def check_convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, groups: int, channels: int | None = None
 ) -> None:
@@ -60,8 +72,6 @@ def check_convolution(
         raise TypeError(f"input: expected float64, float32, bfloat16 or float16, got {input.dtype}")
     if 0 in input.shape[1:]:
         raise ValueError(f"input: expected at least one channel and one pixel, got shape {tuple(input.shape)}")
-    if not isinstance(groups, int | torch.SymInt) or groups < 1:
-        raise ValueError(f"groups: expected a positive integer, got {groups!r}")
     if weight.dim() != 4 or 0 in weight.shape:
         raise ValueError(f"weight: expected (K, C / groups, R, S), none of them 0, got shape {tuple(weight.shape)}")
     if channels != weight.shape[1] * groups:

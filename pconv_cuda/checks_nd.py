@@ -66,8 +66,6 @@ def batched_arguments(input: Tensor, mask: Tensor | None, axes: int) -> tuple[Te
 def check_weight(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int, transposed: bool) -> None:
     """Parameters that fit a batched input: ``(K, C / groups, ...)``, transposed ``(C, K / groups, ...)``."""
     check_tensor("weight", weight)
-    if not isinstance(groups, int | torch.SymInt) or groups < 1:
-        raise ValueError(f"groups: expected a positive integer, got {groups!r}")
     names = "(C, K / groups, ...)" if transposed else "(K, C / groups, ...)"
     if weight.dim() != input.dim() or 0 in weight.shape:
         raise ValueError(

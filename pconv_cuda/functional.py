@@ -16,6 +16,7 @@ from pconv_cuda.checks import (
     check_upcat,
     checked_mask,
     compact,
+    group_count,
     named_padding,
     pair,
     smooth_arguments,
@@ -109,6 +110,7 @@ def _checked_conv2d(
         if mask is not None and mask.dim() != 3:
             raise ValueError(f"mask: expected (1|C, H, W) as the input is unbatched, got shape {tuple(mask.shape)}")
         input, mask = input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
+    groups = group_count(groups)
     check_convolution(input, weight, bias, groups)
     by_group, given = False, mask
     if mask is not None:

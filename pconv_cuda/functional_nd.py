@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pconv_cuda import ops, reference_nd
-from pconv_cuda.checks import check_tensor, checked_mask, compact
+from pconv_cuda.checks import check_tensor, checked_mask, compact, group_count
 from pconv_cuda.checks_nd import batched_arguments, check_size, check_weight, named_padding, numbers
 from pconv_cuda.ops.layout import new_mask_as_returned
 from pconv_cuda.ops.transforms import call_operator, is_transformed
@@ -153,6 +153,7 @@ def _ordinary(
     groups: int,
 ) -> tuple[Tensor, Tensor]:
     batch, mask, batched = batched_arguments(input, mask, axes)
+    groups = group_count(groups)
     check_weight(batch, weight, bias, groups, False)
     mask, by_group = _compact_mask(mask, batch, groups)
     steps, apart = numbers("stride", stride, axes, 1), numbers("dilation", dilation, axes, 1)
@@ -175,6 +176,7 @@ def _transposed(
     dilation: Numbers,
 ) -> tuple[Tensor, Tensor]:
     batch, mask, batched = batched_arguments(input, mask, axes)
+    groups = group_count(groups)
     check_weight(batch, weight, bias, groups, True)
     mask, by_group = _compact_mask(mask, batch, groups)
     steps, apart = numbers("stride", stride, axes, 1), numbers("dilation", dilation, axes, 1)

@@ -49,7 +49,7 @@ def damage_mask(
         raise PConvError(f"size: expected at least 1 x 1 pixels, got {height} x {width}")
     if kinds is not None and (not kinds or any(kind not in DAMAGE for kind in kinds)):
         raise PConvError(f"kinds: expected some of {', '.join(DAMAGE)}, got {list(kinds)!r}")
-    rng = np.random.default_rng(rng) if isinstance(rng, int) else rng
+    rng = np.random.default_rng(rng)  # a generator comes back as it is
     fewest, most = hole_pixels(height * width, hole_share)
     wanted = int(rng.integers(fewest, most + 1))
     chosen = list(kinds) if kinds else [kind for kind in DAMAGE if rng.random() < 0.55] or ["tears"]

@@ -46,7 +46,7 @@ def render_page(
     """
     if height < 1 or width < 1:
         raise PConvError(f"size: expected at least 1 x 1 pixels, got {height} x {width}")
-    rng = np.random.default_rng(rng) if isinstance(rng, int) else rng
+    rng = np.random.default_rng(rng)  # a generator comes back as it is
     fonts = find_fonts() if fonts is None else fonts
     able = styles_of(fonts)
     if style is not None and style not in STYLES:

@@ -80,7 +80,7 @@ def inpaint(
         filler = load_named(model, image.device if isinstance(image, Tensor) else torch.device("cpu"))
     else:
         filler = model
-    if tile is not None and (not isinstance(tile, int) or tile < 1):
+    if tile is not None and (not isinstance(tile, int | np.integer) or tile < 1):
         raise PConvError(f"tile: expected a positive integer or None, got {tile!r}")
     if isinstance(filler, SmoothFiller):
         if tile is not None:

@@ -38,7 +38,7 @@ def augment(mask: np.ndarray, rng: np.random.Generator | int, size: int | tuple[
     height, width = sides(size)
     if height < 1 or width < 1:
         raise PConvError(f"size: expected at least 1 x 1 pixels, got {height} x {width}")
-    rng = np.random.default_rng(rng) if isinstance(rng, int) else rng
+    rng = np.random.default_rng(rng)  # a generator comes back as it is
     turn = rng.uniform(0, 2 * math.pi)
     cosine, sine = math.cos(turn), math.sin(turn)
     # half of the box about the turned result, and how many pixels of the mask its pixel may be so that the box fits

@@ -107,7 +107,7 @@ def draw_masks_batch(
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) from a side or a pair."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return (int(size), int(size)) if isinstance(size, int | np.integer) else (int(size[0]), int(size[1]))
 
 
 def compose(piece: Piece, limits: Limits, rng: np.random.Generator) -> np.ndarray:

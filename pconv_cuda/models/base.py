@@ -7,13 +7,14 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pconv_cuda import hub
 from pconv_cuda.errors import PConvError
 from pconv_cuda.models import weights
-from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, check_sizes, column, per_channel
+from pconv_cuda.models.options import IMAGENET_MEAN, IMAGENET_STD, checked_sizes, column, per_channel
 from pconv_cuda.models.wrap import Mode, Wraps, padding_mode_of, wraps_of
 from pconv_cuda.smooth import TENSION
 
@@ -67,13 +68,13 @@ class InpaintingNetwork(nn.Module, abc.ABC):
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
-        check_sizes(in_channels=in_channels, out_channels=out_channels)
+        in_channels, out_channels = checked_sizes(in_channels=in_channels, out_channels=out_channels)
         if values not in ("picture", "data"):
             raise ValueError(f"values: expected 'picture' or 'data', got {values!r}")
-        if not isinstance(tension, int | float) or not 0 <= tension <= 1:
+        if not isinstance(tension, int | float | np.number) or not 0 <= tension <= 1:
             raise ValueError(f"tension: expected 0 to 1, got {tension!r}")
         self.in_channels, self.out_channels, self.values = in_channels, out_channels, values
-        self.tension = tension
+        self.tension = float(tension)
         self.padding_mode = padding_mode_of(padding_mode)
         self.mean = per_channel("mean", mean, IMAGENET_MEAN, in_channels)
         # the unit of data may be a small one

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "check_sizes", "column", "per_channel", "window_sizes"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "checked_sizes", "column", "per_channel", "window_sizes"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Of red, green and blue in [0, 1]: what pictures are normalised by unless a network says otherwise."""
@@ -26,23 +27,28 @@ _MOST = {
 }
 
 
-def check_sizes(**sizes: Any) -> None:
-    """ValueError where one is not a positive integer, or is above the limit."""
+def checked_sizes(**sizes: Any) -> tuple[int, ...]:
+    """The sizes, of any integer type, as ints: they are written to config.json.
+
+    Raises:
+        ValueError: one is not a positive integer, or is above the limit.
+    """
     for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
         if value > _MOST[name]:
             raise ValueError(f"{name}: expected at most {_MOST[name]}, got {value}")
+    return tuple(int(value) for value in sizes.values())
 
 
 def window_sizes(given: Any, levels: int) -> tuple[int, ...]:
     """The encoder's windows, by default the paper's."""
     windows = ([7, 5, 5] + [3] * levels)[:levels] if given is None else list(given)
-    fits = [isinstance(size, int) and size % 2 == 1 and 1 <= size <= _MOST["window"] for size in windows]
+    fits = [isinstance(size, int | np.integer) and size % 2 == 1 and 1 <= size <= _MOST["window"] for size in windows]
     if len(windows) != levels or not all(fits):
         most = _MOST["window"]
         raise ValueError(f"windows: expected {levels} odd sizes, one a level, of at most {most}, got {given!r}")
-    return tuple(windows)
+    return tuple(int(size) for size in windows)
 
 
 def per_channel(

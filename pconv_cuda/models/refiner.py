@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pconv_cuda.checks import as_valid, checked_mask, padded_mask
 from pconv_cuda.functional import STAGE_WINDOW, apply
 from pconv_cuda.models.base import InpaintingNetwork, initialise
-from pconv_cuda.models.options import check_sizes
+from pconv_cuda.models.options import checked_sizes
 from pconv_cuda.models.prefill import filled
 from pconv_cuda.models.wrap import Mode, continued, missing_to_multiple
 from pconv_cuda.smooth import TENSION
@@ -64,7 +64,8 @@ class FillRefiner(InpaintingNetwork):
         tension: float = TENSION,
     ) -> None:
         super().__init__(in_channels, mean, std, padding_mode=padding_mode, values=values, tension=tension)
-        check_sizes(levels=levels, width=width, layers=layers, blur=blur)
+        in_channels = self.in_channels
+        levels, width, layers, blur = checked_sizes(levels=levels, width=width, layers=layers, blur=blur)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
         if prefill != "smooth":

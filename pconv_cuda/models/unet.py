@@ -8,7 +8,7 @@ from torch import nn
 
 from pconv_cuda.models.base import initialise
 from pconv_cuda.models.fused import FusedUNet
-from pconv_cuda.models.options import check_sizes, window_sizes
+from pconv_cuda.models.options import checked_sizes, window_sizes
 from pconv_cuda.models.stage import Stage
 from pconv_cuda.models.unet_base import LEAKY_SLOPE, UNetBase
 from pconv_cuda.models.wrap import Mode
@@ -74,8 +74,8 @@ class PConvUNet(UNetBase):
     ) -> None:
         options: dict[str, Any] = {"padding_mode": padding_mode, "values": values, "tension": tension}
         super().__init__(in_channels, mean, std, out_channels=out_channels, **options)
-        out_channels = self.out_channels
-        check_sizes(levels=levels, width=width)
+        in_channels, out_channels = self.in_channels, self.out_channels
+        levels, width = checked_sizes(levels=levels, width=width)
         if conv not in ("partial", "plain"):
             raise ValueError(f"conv: expected 'partial' or 'plain', got {conv!r}")
         if head not in (None, "sigmoid"):
