@@ -51,6 +51,7 @@ _SUBMODULES = (
     "data",
     "documents",
     "errors",
+    "flops",
     "functional",
     "inpainting",
     "losses",
