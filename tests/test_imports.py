@@ -18,7 +18,7 @@ LAYERS = (
     ("files", "folders", "locks", "progress", "signals", "devices", "tensor_files", "contact_sheet"),
     ("checks", "checks_nd", "known_calls", "reference", "reference_nd", "smooth"),
     ("ops", "selftest"),
-    ("functional", "functional_nd", "layer_parts", "borders", "nn", "nn_nd", "backends"),
+    ("functional", "functional_nd", "layer_parts", "borders", "nn", "nn_nd", "backends", "flops"),
     ("models", "losses", "data", "hub"),
     ("masks",),
     ("documents",),
