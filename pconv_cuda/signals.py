@@ -18,8 +18,10 @@ __all__ = ["Interrupted", "Postponed", "end_now", "ending_signals", "outlive_sig
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is absent on Windows
 _PATIENCE = 5.0  # seconds that a call of a library may go on after a signal
-_STEP_PATIENCE = 60  # seconds that a step may go on whose end a signal waits for
-_TOGETHER = 1.0  # seconds in which further signals are the same wish: launchers hand on what the terminal sent to all
+_STEP_PATIENCE = 60  # seconds that a signal waits for the end of a step
+# Signals within so many seconds are one request: a launcher forwards what the terminal sent to all processes, and ends
+# the others when the first of them has ended.
+_TOGETHER = 1.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -32,6 +34,16 @@ class Interrupted(KeyboardInterrupt):
 
 def _numbers() -> list[int]:
     return [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    except BaseException:  # raised by the answer to a signal that came between two of them
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        raise
 
 
 # ---- answered at once
@@ -57,10 +69,11 @@ def ending_signals(late: Callable[[int], None] = lambda number: None) -> Iterato
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
-        if raised.is_set():
+        if not raised.is_set():
+            raised.set()
+            raise Interrupted(number)
+        if time.monotonic() - _noticed > _TOGETHER:
             end_now(number)
-        raised.set()
-        raise Interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -73,8 +86,7 @@ def ending_signals(late: Callable[[int], None] = lambda number: None) -> Iterato
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            _restore(before)
 
 
 def _start_watching(numbers: Sequence[int], raised: threading.Event, late: Callable[[int], None]) -> Callable[[], None]:
@@ -108,7 +120,7 @@ def _watch(reading: int, numbers: Sequence[int], raised: threading.Event, late: 
                 continue
             if not first:
                 first, started = byte[0], time.monotonic()
-            elif time.monotonic() - (max(started, _waited_since) if _postponed else _waited_since) > _TOGETHER:
+            elif time.monotonic() - (max(started, _noticed) if _postponed else _noticed) > _TOGETHER:
                 end_now(byte[0])
 
 
@@ -137,14 +149,14 @@ def end_now(number: int) -> NoReturn:
 # ---- answered at the end of a step
 
 _postponed = False  # whether the main thread is in the block of postponed_signals
-_waited_since = -_TOGETHER  # when a signal began to wait there
+_noticed = -_TOGETHER  # when a signal began to wait there, or was answered
 
 
 class Postponed:
-    """``number`` of the signal that waits, 0 where there is none."""
+    """``number`` of the signal that waits, 0 where there is none; signals do not wait while ``answers``."""
 
     def __init__(self, handlers: dict[int, Any]) -> None:
-        self.number = 0
+        self.number, self.answers = 0, False
         self._handlers = handlers
 
     def answer(self, number: int) -> None:
@@ -152,18 +164,21 @@ class Postponed:
 
         A caller's own handler may also return.
         """
-        self.number = 0
+        global _noticed
+        self.number, self.answers, _noticed = 0, True, time.monotonic()
         if (handler := self._handlers.get(number)) is None:  # another process of the training was asked to end
             raise Interrupted(number)
         handler(number, None)
+        self.answers = False
 
 
 @contextlib.contextmanager
 def postponed_signals(tell: Callable[[], None] = lambda: None) -> Iterator[Postponed]:
     """In the block the first signal to end waits, so that a step is either done or not begun.
 
-    The block asks ``number`` between two steps and calls :meth:`Postponed.answer`; its end answers too. A second signal
-    is answered at once if it comes a second later than the first, and :func:`ending_signals` waits for a minute.
+    The block asks ``number`` between two steps and calls :meth:`Postponed.answer`; its end answers too, and so does an
+    error in it, which goes on where the answer does not raise. A second signal is answered at once if it comes a second
+    or more after the first, and :func:`ending_signals` ends the process after a minute.
 
     Only signals with a handler in Python are meant: in a command all three, elsewhere Ctrl-C. Outside the main thread
     nothing is changed.
@@ -177,14 +192,14 @@ def postponed_signals(tell: Callable[[], None] = lambda: None) -> Iterator[Postp
     waiting = Postponed(before)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        global _waited_since
-        if os.getpid() != process:
+        global _noticed
+        if os.getpid() != process or waiting.answers:
             before[number](number, frame)
         elif not waiting.number:
-            waiting.number, _waited_since = number, time.monotonic()
+            waiting.number, _noticed = number, time.monotonic()
             with contextlib.suppress(RuntimeError):  # the signal came within a write to the same stream
                 tell()
-        elif time.monotonic() - _waited_since >= _TOGETHER:
+        elif time.monotonic() - _noticed >= _TOGETHER:
             before[number](number, frame)
 
     if threading.current_thread() is threading.main_thread():
@@ -197,19 +212,18 @@ def postponed_signals(tell: Callable[[], None] = lambda: None) -> Iterator[Postp
     try:
         yield waiting
     except Exception:
-        if not waiting.number:
-            raise
-        # such as a loader process that the same signal has ended: the signal is the better reason
+        if waiting.number:
+            waiting.answer(waiting.number)
+        raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _postponed = False
+        waiting.answers, _postponed = True, False
+        _restore(before)
     if waiting.number:
         waiting.answer(waiting.number)
 
 
 def outlive_signals() -> None:
-    """For a loader process: a signal to all processes of a command leaves it to its parent, which ends its step first.
+    """For a loader process: it outlives a signal to all processes of a command, so that its parent can end the step.
 
     SIGTERM ends it at once if it comes from the parent, else after a minute.
     """
@@ -218,7 +232,7 @@ def outlive_signals() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows: who sent it cannot be told
         return
-    parent = multiprocessing.parent_process()  # by forkserver another one than os.getppid()
+    parent = multiprocessing.parent_process()  # with a fork server it is not os.getppid()
     # blocked in this thread, and in those that it starts: the one below takes it
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     sender = os.getppid() if parent is None else parent.pid

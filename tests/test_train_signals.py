@@ -20,6 +20,7 @@ from training_support import TINY_RUN, start_training, write_noise
 from pconv_cuda import signals as answers
 from pconv_cuda.signals import Interrupted, ending_signals, postponed_signals
 from pconv_cuda.training import load_config, train
+from pconv_cuda.training.checkpoints import Checkpoints
 from pconv_cuda.training.learner import Learner
 
 # no checkpoint of its own before a signal comes
@@ -109,12 +110,13 @@ def test_a_signal_leaves_a_checkpoint_and_no_loaders(photos, tmp_path, names, gr
 
 _SLOW = """
 import sys, time
+from pathlib import Path
 from pconv_cuda.cli import main
 from pconv_cuda.training.learner import Learner
 step = Learner.step
 def slow(self, number, *args, **keywords):
     if number == 2:
-        print("slow", file=sys.stderr, flush=True)
+        Path(sys.argv[5], "slow").touch()
         time.sleep(60)
     return step(self, number, *args, **keywords)
 Learner.step = slow
@@ -127,7 +129,7 @@ def test_a_second_signal_does_not_wait_for_the_step(photos, tmp_path):
     script.write_text(_SLOW)
     run = tmp_path / "run"
     with start_training(_settings(photos), run, [str(script)]) as child:
-        wait_for(lambda: _logged(run) == 2)
+        wait_for((run / "slow").exists)
         child.send_signal(signal.SIGINT)
         time.sleep(1.5)
         assert child.poll() is None  # it waits for the step
@@ -177,8 +179,8 @@ def default_interrupt():
     """Python's own answer to Ctrl-C, whatever runs the tests."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
+    after = signal.signal(signal.SIGINT, before)
+    assert after is signal.default_int_handler
 
 
 @pytest.mark.usefixtures("default_interrupt")
@@ -192,15 +194,62 @@ def test_the_function_raises_after_the_checkpoint(photos, tmp_path, monkeypatch,
     _goes_on_to_the_same_weights(photos, tmp_path / "run", tmp_path)
 
 
-@pytest.mark.usefixtures("default_interrupt")
-def test_an_error_behind_a_signal_is_the_signal(photos, tmp_path, monkeypatch):
-    def failing():
-        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+def _fail(error):
+    raise error
 
-    _interrupted_in(1, monkeypatch, then=failing)
+
+@pytest.mark.usefixtures("default_interrupt")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated."), False),  # by the same signal
+        (ValueError("of the step"), True),
+    ],
+    ids=["loader", "step"],
+)
+def test_an_error_behind_a_signal_is_the_signal(photos, tmp_path, monkeypatch, capsys, error, told):
+    _interrupted_in(1, monkeypatch, then=lambda: _fail(error))
     with pytest.raises(KeyboardInterrupt):
         train(_config(photos), tmp_path / "run")
     assert _saved(tmp_path / "run") == []
+    said = f"the step or its checkpoint failed: {type(error).__name__}: {error}\nthere is no checkpoint yet\n"
+    assert (said in capsys.readouterr().err) == told
+
+
+@pytest.mark.usefixtures("default_interrupt")
+def test_a_checkpoint_that_a_signal_asked_for_and_that_fails_is_told(photos, tmp_path, monkeypatch, capsys):
+    _interrupted_in(1, monkeypatch)
+    full = OSError(28, "No space left on device", "step.pt")
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: _fail(full))
+    with pytest.raises(KeyboardInterrupt):
+        train(_config(photos), tmp_path / "run")
+    assert f"the step or its checkpoint failed: OSError: {full}\n" in capsys.readouterr().err
+
+
+def test_an_error_behind_a_signal_whose_handler_returns_is_an_error(photos, tmp_path, monkeypatch):
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        _interrupted_in(1, monkeypatch, then=lambda: _fail(ValueError("of the step")))
+        with pytest.raises(ValueError, match="^of the step$"):
+            train(_config(photos), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert asked == [signal.SIGINT] and not (tmp_path / "run/model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("default_interrupt")
+def test_the_checkpoint_does_not_wait_for_the_score(photos, tmp_path, monkeypatch):
+    """Pictures set aside may take longer than a signal waits."""
+    saved = []
+    monkeypatch.setattr(Learner, "validate", lambda *_: saved.append(_saved(tmp_path / "run")) or 1.0)
+    _interrupted_in(3, monkeypatch)
+    changes = {"checkpoint.every": 2, "data.validation": photos}
+    with pytest.raises(KeyboardInterrupt):
+        train(_config(photos, **changes), tmp_path / "run")
+    assert saved == [[], [2, 4]]
+    state = torch.load(tmp_path / "run/checkpoints/step-00000004.pt", weights_only=True)
+    assert state["best_step"] == 2 and state["best_score"] == 1.0 and state["losses"] == [0.0, 0]
 
 
 def test_a_caller_whose_handler_returns_is_not_interrupted(photos, tmp_path, monkeypatch):
@@ -235,6 +284,65 @@ def test_the_first_signal_waits_and_is_answered_at_the_end_of_the_block():
             reached.append(waiting.number)
         after.append(1)
     assert told == [1] and reached == [signal.SIGTERM] and not after
+
+
+_ANSWERED = """
+import os, signal, sys, threading, time
+from pconv_cuda import signals
+
+def again():
+    time.sleep(float(sys.argv[1]))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+with signals.ending_signals():
+    try:
+        with signals.postponed_signals(lambda: print("waits", flush=True)) as waiting:
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Thread(target=again, daemon=True).start()
+            try:
+                waiting.answer(waiting.number)
+            finally:  # as what a training closes
+                while time.monotonic() - signals._noticed < 3:
+                    time.sleep(0.01)
+    except signals.Interrupted:
+        print("told", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("gap", "lines"), [(0.2, ["waits", "told"]), (1.5, ["waits"])], ids=["together", "later"])
+def test_a_signal_after_the_answer(gap, lines):
+    """Within a second it is the launcher's, then another wish."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ANSWERED, str(gap)],
+        env={**os.environ, "PYTHONPATH": str(Path(answers.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stdout.splitlines() == lines and done.returncode == (143 if gap > 1 else 0), done.stderr
+
+
+@pytest.mark.parametrize("context", [ending_signals, postponed_signals])
+def test_a_signal_while_the_handlers_are_restored(monkeypatch, context):
+    real, armed = signal.signal, []
+
+    def racing(number, handler):
+        result = real(number, handler)
+        if armed and armed.pop() == number:
+            os.kill(os.getpid(), number)
+        return result
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    first = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        with pytest.raises(KeyboardInterrupt), context():
+            monkeypatch.setattr(signal, "signal", racing)
+            armed.append(signal.SIGINT)
+        assert not armed and not answers._postponed
+        assert {signal.getsignal(number) for number in numbers} == {signal.default_int_handler}
+    finally:
+        for number, handler in first.items():
+            real(number, handler)
 
 
 _PATIENT = """

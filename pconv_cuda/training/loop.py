@@ -24,7 +24,7 @@ from pconv_cuda.training.conditions import check_depth, make_accelerator, memory
 from pconv_cuda.training.config import TrainingConfig, flatten, to_yaml
 from pconv_cuda.training.learner import Learner
 from pconv_cuda.training.logs import RunLog
-from pconv_cuda.training.sources import RunData, loader_errors, open_data, training_batches
+from pconv_cuda.training.sources import RunData, is_loader_error, loader_errors, open_data, training_batches
 
 __all__ = ["TrainingResult", "train"]
 
@@ -145,8 +145,7 @@ class _Run:
                     with atomic_path(self.out / CONFIGURATION) as temporary:
                         temporary.write_text(to_yaml(self.config), encoding="utf-8")
                 try:
-                    with postponed_signals(lambda: progress.say(_ENDING)) as signals:
-                        terms = self._steps(first, last, progress, signals)
+                    terms = self._interruptible_steps(first, last, progress)
                 except KeyboardInterrupt:
                     paths = self.checkpoints.paths()
                     progress.say(f"the newest checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet")
@@ -155,6 +154,16 @@ class _Run:
             progress.say(f"weights: {self.out / 'model.safetensors'}")
         self.accelerator.end_training()  # leaves the process group, where there is one
         return TrainingResult(self.out, max(first, last), first, terms)
+
+    def _interruptible_steps(self, first: int, last: int, progress: Progress) -> dict[str, float]:
+        with postponed_signals(lambda: progress.say(_ENDING)) as signals:
+            try:
+                return self._steps(first, last, progress, signals)
+            except Exception as error:
+                # a loader process that the same signal has ended is no news
+                if signals.number and not is_loader_error(error):
+                    progress.say(f"the step or its checkpoint failed: {type(error).__name__}: {error}")
+                raise
 
     def _steps(self, first: int, last: int, progress: Progress, signals: Postponed) -> dict[str, float]:
         config, accelerator, main = self.config, self.accelerator, self.accelerator.is_main_process
@@ -187,7 +196,7 @@ class _Run:
                     log.numbers(done, numbers)
                 number = self._asked_to_end(signals)
                 if done % config.checkpoint.every == 0 or done == last or number:
-                    self._checkpoint(done, log)
+                    self._checkpoint(done, log, asked=number != 0)
                     if self.learner.rmse is not None and main and done % config.checkpoint.every == 0:
                         unit = self.data.grid.unit if self.data.grid is not None else ""
                         progress.say(f"step {done}: error of hidden values {self.learner.rmse:.4g} {unit}".rstrip())
@@ -209,18 +218,20 @@ class _Run:
         own = torch.tensor([signals.number], device=self.accelerator.device)
         return int(self.accelerator.gather(own).max())
 
-    def _checkpoint(self, done: int, log: RunLog | None) -> None:
-        """After ``done`` steps: the score, where it is time for one, and a checkpoint."""
+    def _checkpoint(self, done: int, log: RunLog | None, asked: bool) -> None:
+        """After ``done`` steps: the score, where it is time for one, and a checkpoint; ``asked``: by a signal."""
         if log:
             self._check_folder()  # before anything is written, since writing makes missing folders
         score = None
         if done % self.config.checkpoint.every == 0:
             # without pictures set aside the mean training loss since the last score decides
             score = self.losses[0] / self.losses[1]
+            self.losses = [0.0, 0]
             if self.data.validation is not None:
+                if asked:  # pictures set aside may take longer than the signal waits
+                    self._save(done, None)
                 score = self.learner.validate(self.data.validation)
                 if log:
                     unit = {} if self.learner.rmse is None else {"validation/rmse": self.learner.rmse}
                     log.numbers(done, {"validation/total": score, **unit})
-            self.losses = [0.0, 0]
         self._save(done, score)

@@ -24,7 +24,7 @@ from pconv_cuda.training.grids import GridFacts, GridPairs, GridSteps, facts_of,
 from pconv_cuda.training.options import TrainingConfig
 from pconv_cuda.training.pairs import Pairs, StepBatches
 
-__all__ = ["RunData", "loader_errors", "open_data", "training_batches"]
+__all__ = ["RunData", "is_loader_error", "loader_errors", "open_data", "training_batches"]
 
 
 # pictures (N, 3, S, S) float32 in [0, 1], masks (N, 1, S, S) bool; of gridded data as GridPairs has them
@@ -166,13 +166,18 @@ def _errors_without_traceback(batches: Iterable[Batch]) -> Generator[Batch, None
         raise RuntimeError(f"DataLoader worker ended: {error}") from error
 
 
+def is_loader_error(error: BaseException) -> bool:
+    """Whether a loader process has died."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
 @contextlib.contextmanager
 def loader_errors() -> Iterator[None]:
     """A loader process that died is an error with its remedies; torch tells it wherever the training then is."""
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if not is_loader_error(error):
             raise
         time.sleep(0.5)  # a signal to all processes of the command reaches this one too, and is the better reason
         raise PConvError(system_error_text(error)) from error
