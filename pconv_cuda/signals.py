@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["Interrupted", "Postponed", "end_now", "ending_signals", "outlive_signals", "postponed_signals"]
+__all__ = [
+    "Interrupted",
+    "Postponed",
+    "end_now",
+    "ending_signals",
+    "outlive_signals",
+    "postponed_signals",
+    "shield_fork_server",
+]
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is absent on Windows
 _PATIENCE = 5.0  # seconds that a call of a library may go on after a signal
@@ -22,6 +30,9 @@ _STEP_PATIENCE = 60  # seconds that a signal waits for the end of a step
 # Signals within so many seconds are one request: a launcher forwards what the terminal sent to all processes, and ends
 # the others when the first of them has ended.
 _TOGETHER = 1.0
+
+
+_commands = 0  # blocks of ending_signals that the main thread is in
 
 
 class Interrupted(KeyboardInterrupt):
@@ -78,14 +89,17 @@ def ending_signals(late: Callable[[int], None] = lambda number: None) -> Iterato
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    global _commands
     numbers = [number for number in _numbers() if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, handle) for number in numbers}
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, RuntimeError):  # no more open files, or no more threads
             stack.callback(_start_watching(numbers, raised, late))
+        _commands += 1
         try:
             yield
         finally:
+            _commands -= 1
             _restore(before)
 
 
@@ -220,6 +234,28 @@ def postponed_signals(tell: Callable[[], None] = lambda: None) -> Iterator[Postp
         _restore(before)
     if waiting.number:
         waiting.answer(waiting.number)
+
+
+# ---- loader processes
+
+
+def shield_fork_server() -> None:
+    """In a command, before the first loader process: a signal to all processes must not end what loaders come from.
+
+    Since Python 3.14 that is a server, which SIGTERM and SIGHUP end, and a process that tracks resources, which SIGHUP
+    ends. Here they start with both signals blocked. Elsewhere processes of the caller's own may come from them.
+    """
+    if not _commands or multiprocessing.get_start_method() != "forkserver":
+        return
+    from multiprocessing import forkserver, resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
+    try:
+        resource_tracker.ensure_running()  # first, for it sets a mask of its own before Python 3.14
+        signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def outlive_signals() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["children", "default_signals", "is_alive", "wait_for"]
+__all__ = ["children", "default_signals", "is_alive", "loaders", "wait_for"]
 
 
 def default_signals() -> None:
@@ -25,6 +25,13 @@ def children(process: int) -> list[int]:
             state, parent = stat.read_text().rpartition(")")[2].split()[:2]
             found += [int(stat.parent.name)] * (parent == str(process) and state != "Z")
     return found
+
+
+def loaders(process: int) -> list[int]:
+    """The loader processes of a training: forked from it, or from its fork server (Python 3.14)."""
+    own = children(process)
+    servers = [one for one in own if b"forkserver" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    return [loader for server in servers for loader in children(server)] if servers else own
 
 
 def is_alive(process: int) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from process_support import children, wait_for
+from process_support import loaders, wait_for
 from training_support import TINY_RUN, start_training, write_noise
 
 import pconv_cuda
@@ -49,7 +49,7 @@ def test_a_killed_loader_is_one_sentence_with_the_remedy(photos, tmp_path):
     run = tmp_path / "run"
     with start_training(_settings(photos, **{"train.steps": 10**6, "data.workers": 1}), run) as child:
         wait_for(lambda: list(run.glob("checkpoints/step-*.pt")))
-        (loader,) = children(child.pid)
+        (loader,) = loaders(child.pid)
         os.kill(loader, signal.SIGKILL)
         error = child.communicate(timeout=30)[1]
     assert child.returncode == 1 and "Traceback" not in error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from process_support import children, default_signals, is_alive, wait_for
+from process_support import children, default_signals, is_alive, loaders, wait_for
 from safetensors.torch import load_file
 from training_support import TINY_RUN, start_training, write_noise
 
@@ -86,14 +86,14 @@ def test_a_signal_leaves_a_checkpoint_and_no_loaders(photos, tmp_path, names, gr
     run = tmp_path / "run"
     with start_training(_settings(photos, **{"data.workers": 2}), run, start_new_session=True) as child:
         wait_for(lambda: _logged(run) >= 3)
-        loaders = children(child.pid)
-        assert len(loaders) == 2 and not _saved(run)
+        workers = loaders(child.pid)
+        assert len(workers) == 2 and not _saved(run)
         for name in names:
             (os.killpg if group else os.kill)(child.pid, getattr(signal, name))
             time.sleep(0.05)
         error = child.communicate(timeout=30)[1]
     assert child.returncode == 128 + getattr(signal, names[0]), error
-    wait_for(lambda: not any(map(is_alive, loaders)), seconds=10)
+    wait_for(lambda: not any(map(is_alive, workers)), seconds=10)
     assert "Traceback" not in error and not list(run.rglob(".pconv-*.tmp"))
     lines = error.splitlines()
     (steps,) = _saved(run)
@@ -106,6 +106,58 @@ def test_a_signal_leaves_a_checkpoint_and_no_loaders(photos, tmp_path, names, gr
     assert lines[-1].startswith(f"pconv train: interrupted ({names[0]}); the same command goes on from the newest")
     if not group:
         _goes_on_to_the_same_weights(photos, run, tmp_path)
+
+
+_FORK_SERVER = """
+import multiprocessing, sys
+from pconv_cuda.cli import main
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    sys.exit(main(sys.argv[3:]))  # without "-m pconv_cuda"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork server")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_fork_server_outlives_a_signal_to_the_group(photos, tmp_path, name):
+    """Python's default since 3.14."""
+    script = tmp_path / "served.py"
+    script.write_text(_FORK_SERVER)
+    run = tmp_path / "run"
+    settings = _settings(photos, **{"data.workers": 2})
+    with start_training(settings, run, [str(script)], start_new_session=True) as child:
+        wait_for(lambda: _logged(run) >= 3)
+        workers = loaders(child.pid)
+        assert len(workers) == 2 and not set(workers) & set(children(child.pid))
+        os.killpg(child.pid, getattr(signal, name))
+        error = child.communicate(timeout=30)[1]
+    assert child.returncode == 128 + getattr(signal, name), error
+    wait_for(lambda: not any(map(is_alive, workers)), seconds=10)
+    assert "Traceback" not in error and len(_saved(run)) == 1
+
+
+_OWN_PROCESS = """
+import multiprocessing, sys, time
+from pconv_cuda.signals import shield_fork_server
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    shield_fork_server()
+    process = multiprocessing.Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(20)
+    print(process.exitcode)
+    process.kill()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork server")
+def test_processes_of_a_callers_own_can_be_terminated(tmp_path):
+    script = tmp_path / "own.py"
+    script.write_text(_OWN_PROCESS)
+    env = {**os.environ, "PYTHONPATH": str(Path(answers.__file__).parents[1])}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "-15\n", done.stderr
 
 
 _SLOW = """

@@ -41,11 +41,13 @@ class _Stream:
         except BrokenPipeError:
             self._drop()
         except OSError as error:
+            self._drop()
             error.filename = self._stream.name  # such as <stdout>, for the message
             raise
 
     def _drop(self) -> None:
-        # buffered output goes there too, at the latest when the interpreter ends
+        # Buffered output goes there too, at the latest when the interpreter ends: an error then would be a second one,
+        # and the exit code 120.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -18,7 +18,7 @@ from pconv_cuda.documents import DamageMasks, DocumentPages
 from pconv_cuda.errors import PConvError
 from pconv_cuda.files import system_error_text
 from pconv_cuda.masks import KINDS, DrawnMasks, FolderMasks, MaskSource
-from pconv_cuda.signals import outlive_signals
+from pconv_cuda.signals import outlive_signals, shield_fork_server
 from pconv_cuda.training.conditions import loader_count
 from pconv_cuda.training.grids import GridFacts, GridPairs, GridSteps, facts_of, is_grid, open_steps, split_steps
 from pconv_cuda.training.options import TrainingConfig
@@ -144,11 +144,14 @@ def training_batches(
             f"train.batch_size: expected a multiple of {processes} processes x train.accumulate "
             f"({train.accumulate}), got {train.batch_size}; it counts the pictures of a step over all of them"
         )
+    workers = loader_count(config.data.workers)
+    if workers:
+        shield_fork_server()
     steps = StepBatches(first, train.steps, train.batch_size, train.accumulate, processes, rank)
     loader = torch.utils.data.DataLoader(
         pairs,
         batch_sampler=steps,
-        num_workers=loader_count(config.data.workers),
+        num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=_prepare_loader,
     )
