@@ -2,5 +2,6 @@
 
 from pconv_cuda.export.api import export_onnx, export_program
 from pconv_cuda.export.check import Difference
+from pconv_cuda.ops.transforms import unfused
 
-__all__ = ["Difference", "export_onnx", "export_program"]
+__all__ = ["Difference", "export_onnx", "export_program", "unfused"]

@@ -3,6 +3,8 @@ way to an operator otherwise."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,17 +20,37 @@ __all__ = [
     "is_transformed",
     "register_derivative",
     "register_function",
+    "unfused",
 ]
 
 _functions: dict[Any, Any] = {}  # operator -> torch.autograd.Function
+_unfused = False
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """In the block layers are made of torch's own operators: for exporters that do not know those of this package.
+
+    The results are the same but for rounding; every layer takes longer. The smooth fill stays an operator of ours.
+    The block holds for all threads.
+    """
+    global _unfused
+    before, _unfused = _unfused, True
+    try:
+        yield
+    finally:
+        _unfused = before
 
 
 def is_transformed(*tensors: Tensor | None) -> bool:
-    """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which the operators' derivatives do not serve.
+    """Inside torch.func's grad, jvp, vmap, or forward-mode AD, which the operators' derivatives do not serve; and in
+    the block of :func:`unfused`.
 
     (torch.library's raise for the former and, worse, give zero tangents for the latter.) Compiled code traces the
     operators, whose kernels for autograd then take the reference for tangents: :func:`register_derivative`.
     """
+    if _unfused:
+        return True
     if torch.compiler.is_compiling():
         return False
     if torch._C._are_functorch_transforms_active():
