@@ -21,18 +21,23 @@ def test_vgg_takes_what_a_file_holds(tmp_path) -> None:
         assert InpaintingLoss(vgg=vgg)(picture, mask, output, picture) == expected
     with pytest.raises(PConvError, match="vgg: the state dict lacks features.0.weight"):
         InpaintingLoss(vgg={"a": torch.ones(1)})
+    numbers = {name: value.numpy() for name, value in state.items()}
+    with pytest.raises(PConvError, match="vgg: the state dict: features.0.weight: expected a tensor, got ndarray"):
+        InpaintingLoss(vgg=numbers)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="vgg: expected 'imagenet', .* a file or its state dict, got NoneType"):
         InpaintingLoss(vgg=None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1, "x", None])
-def test_weights_that_are_none_are_refused(weight) -> None:
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1, "x", "1", None, 10**400, torch.ones(2), [1]])
+def test_invalid_weights_are_refused(weight) -> None:
     with pytest.raises(ValueError, match="weights: expected finite numbers of at least 0, got .* for 'hole'"):
         InpaintingLoss(vgg="none", weights={"hole": weight})
 
 
-def test_numbers_of_numpy_are_weights() -> None:
-    assert InpaintingLoss(vgg="none", weights={"hole": np.float32(2), "tv": 0}).weights["hole"] == 2.0
+@pytest.mark.parametrize("weight", [2, np.float32(2), np.array(2), torch.tensor(2.0)], ids=repr)
+def test_numbers_of_every_kind_are_weights(weight) -> None:
+    found = InpaintingLoss(vgg="none", weights={"hole": weight, "tv": 0}).weights
+    assert found["hole"] == 2.0 and type(found["hole"]) is float and found["tv"] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -48,6 +53,23 @@ def test_pictures_of_another_dtype_than_vgg_are_named(dtype) -> None:
     assert all(value.isfinite() for value in mixed.values())
     with torch.autocast("cpu", torch.bfloat16):
         InpaintingLoss(vgg="random")(picture.bfloat16(), mask, picture.bfloat16(), picture.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_truth_of_another_dtype_is_named(dtype) -> None:
+    loss, mask, picture = InpaintingLoss(vgg="random"), torch.ones(1, 1, 16, 16), torch.rand(1, 3, 16, 16)
+    with pytest.raises(TypeError, match=f"^ground_truth: expected torch.float32, .* got {dtype}"):
+        loss(picture, mask, picture, picture.to(dtype))
+    with pytest.raises(TypeError, match="^output: expected torch.float32, .* got torch.float64"):
+        loss(picture, mask, picture.double(), picture)
+
+
+def test_autocast_does_not_cast_float64() -> None:
+    loss, mask, picture = InpaintingLoss(vgg="random"), torch.ones(1, 1, 16, 16), torch.rand(1, 3, 16, 16).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(TypeError, match="^output: expected torch.float32, .* got torch.float64"):
+            loss(picture, mask, picture, picture)
+        assert all(value.isfinite() for value in loss.double()(picture, mask, picture, picture).values())
 
 
 def test_a_mask_that_is_no_tensor_is_named() -> None:

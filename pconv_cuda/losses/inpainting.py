@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,7 @@ class InpaintingLoss(nn.Module):
         weights: replaces single weights of the preset, by term; finite, at least 0.
 
     Raises:
-        ValueError: an unknown preset or term, or a weight that is none.
+        ValueError: an unknown preset or term, or a weight that is not a finite number of at least 0.
         TypeError: ``vgg`` of another type.
         PConvError: VGG weights that cannot be had; the message says both ways to get them.
     """
@@ -85,9 +85,7 @@ class InpaintingLoss(nn.Module):
         if unknown := set(weights or ()) - set(chosen):
             raise ValueError(f"weights: expected terms out of {', '.join(chosen)}, got {', '.join(sorted(unknown))}")
         for term, weight in (weights or {}).items():
-            if not isinstance(weight, numbers.Real) or not 0 <= weight < math.inf:
-                raise ValueError(f"weights: expected finite numbers of at least 0, got {weight!r} for {term!r}")
-            chosen[term] = float(weight)
+            chosen[term] = _as_weight(term, weight)
         self.tv_region = PRESETS[preset].tv_region
         self.features = None if vgg == "none" else VGG16Features(vgg)
         if self.features is None:
@@ -124,9 +122,10 @@ class InpaintingLoss(nn.Module):
         if features is not None and min(h, w) < 8:
             raise ValueError(f"output: VGG16 needs (N, 3, H, W) of at least 8 x 8 pixels, got {tuple(output.shape)}")
         if features is not None:
-            for name, tensor in (("output", output), ("ground_truth", ground_truth)):
-                joined = torch.promote_types(output.dtype, ground_truth.dtype) if name == "output" else tensor.dtype
-                features.check_dtype(name, joined, output.device.type)
+            if ground_truth.dtype != output.dtype:
+                features.check_dtype("ground_truth", ground_truth.dtype, output.device.type)
+            # the composite has the wider dtype of both
+            features.check_dtype("output", torch.promote_types(output.dtype, ground_truth.dtype), output.device.type)
         ground_truth, given = ground_truth.detach(), valid
         scale: float | Tensor = 1.0
         if target_mask is not None:
@@ -181,6 +180,16 @@ def _feature_terms(
         "style_out": sum(style_out[1:], style_out[0]),
         "style_comp": sum(style_comp[1:], style_comp[0]),
     }
+
+
+def _as_weight(term: str, given: Any) -> float:
+    try:
+        weight = math.nan if isinstance(given, str) else float(given)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is torch's, for more than one element
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weights: expected finite numbers of at least 0, got {given!r} for {term!r}")
+    return weight
 
 
 def _fitting(name: str, mask: Tensor, output: Tensor) -> Tensor:

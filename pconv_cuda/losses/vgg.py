@@ -83,10 +83,11 @@ class VGG16Features(nn.Module):
     def check_dtype(self, name: str, dtype: torch.dtype, device: str) -> None:
         """TypeError, naming the argument ``name``, where pictures of ``dtype`` cannot be convolved by these weights."""
         own = next(self.parameters()).dtype
-        if dtype != own and not torch.is_autocast_enabled(device):
+        cast = torch.is_autocast_enabled(device) and dtype != torch.float64  # which autocast leaves as it is
+        if dtype != own and not cast:
             raise TypeError(
-                f"{name}: expected {own}, the dtype of VGG16's weights (which .to(dtype) changes), or autocast, got "
-                f"{dtype}"
+                f"{name}: expected {own}, the dtype of VGG16's weights (which .to(dtype) changes), or a dtype that "
+                f"autocast casts, under autocast, got {dtype}"
             )
 
     def _randomise(self) -> None:
@@ -102,6 +103,8 @@ class VGG16Features(nn.Module):
         if missing:
             raise PConvError(f"vgg: {source} lacks {', '.join(missing[:3])}; expected torchvision's keys of VGG16")
         for key, tensor in wanted.items():
+            if not isinstance(weights[key], Tensor):
+                raise PConvError(f"vgg: {source}: {key}: expected a tensor, got {type(weights[key]).__name__}")
             if weights[key].shape != tensor.shape:
                 raise PConvError(
                     f"vgg: {source}: {key}: expected shape {tuple(tensor.shape)}, got {tuple(weights[key].shape)}"
