@@ -15,7 +15,7 @@ import torch
 from cases import paper_layers
 
 from benchmarks import floors
-from benchmarks.gpu import agreement, check, networks, session, speed, table
+from benchmarks.gpu import agreement, check, device, networks, session, speed, table
 from pconv_cuda import PConvUNet
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +124,57 @@ for tile in ("a", "bad", "b", "worse", "c"):
     assert done.code == 0 and [row["tile"] for row in rows] == ["a", "bad", "b", "worse", "c"]
     assert check.judged(done, rows)["outcome"] == "failed: 2 of 5"
     assert check.judged(done, rows[:1])["outcome"] == "passed"
+
+
+_BROKEN_TILE = """
+import json, sys, torch
+from benchmarks.gpu import agreement, tiles
+torch.set_num_threads(1)
+out, broken = sys.argv.pop(1), sys.argv.pop(1)
+names, choices, forced = {}, tiles.choices, tiles.forced
+
+def named(*arguments):
+    found = choices(*arguments)
+    names.update({choice: tile for tile, choice in found.items()})
+    return found
+
+def breaking(choice, call):
+    if names[choice] == broken and "--without" not in sys.argv:
+        raise RuntimeError("CUDA error: an illegal memory access")
+    return forced(choice, call)
+
+tiles.choices, tiles.forced = named, breaking
+sys.argv[1:] = [out, "--size", "32", "--batch", "1", "--levels", "3", "--seconds", "100", *sys.argv[1:]]
+sys.exit(agreement.main())
+"""
+
+
+def test_each_tile_is_compared_once_and_the_one_that_breaks_is_blamed(tmp_path: Path) -> None:
+    out = tmp_path / "agreement.json"
+
+    def run(broken: str, *without: str) -> tuple[int, list[dict]]:
+        command = [sys.executable, "-c", _BROKEN_TILE, str(out), broken, *without]
+        env = {**os.environ, "PCONV_REHEARSE": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, check.rows_of(out)
+
+    def key(row: dict) -> tuple:
+        return tuple(row[name] for name in ("layer", "pass", "layout", "tile"))
+
+    code, rows = run("")
+    assert code == 0 and len(set(map(key, rows))) == len(rows) > 20 and all(row["passed"] for row in rows)
+    assert {row["pass"] for row in rows if row["layout"] == "NCHW"} == {"forward"}
+    # the tile of a comparison, and the plan's own, which is run before all others of its product
+    for broken in (rows[len(rows) // 2]["tile"], rows[0]["planned"]):
+        out.unlink()
+        code, before = run(broken)
+        assert code == device.BROKEN and (before[-1]["tile"], before[-1]["what"]) == (broken, "lost")
+        code, after = run(broken, "--without", broken)
+        assert code == 1 and after[: len(before)] == before and len(after) > len(before)
+        compared = [key(row) for row in after if "layer" in row]
+        assert len(set(compared)) == len(compared) and set(compared) < set(map(key, rows))
+        assert {key(row) for row in rows if broken not in (row["tile"], row["planned"])} <= set(compared)
 
 
 def test_outputs_of_two_tiles_may_differ_by_one_rounding() -> None:

@@ -3,9 +3,9 @@
     python -m benchmarks.gpu.agreement OUT.json [--without TILE ...] [--seconds N] [--size 512] ...
 
 The plan's tile is what benchmarks.gpu.accuracy holds against float64; here the others, which only choosing by
-measurement takes, have to give the same numbers but for one rounding to the output's type, NHWC, and forward NCHW too.
-After a kernel that failed or hung nothing in its process can
-be trusted: the program ends with code 3, and goes on without that tile with ``--without``.
+measurement takes, have to give the same numbers but for one rounding to the output's type: in NHWC, and the tall ones'
+forward products in NCHW too. After a kernel that failed or hung nothing in its process can be trusted: the program ends
+with code 3, and goes on without that tile with ``--without``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.gpu import device, layers, tiles
 from benchmarks.gpu.accuracy import Watch
 from benchmarks.gpu.layers import keep
 
-NEW = ("192x256", "256x128", "256x64", "64x256")  # sizes of the tall tiles (csrc/cuda/plan/tiles.h)
+TALL = ("192x256", "256x128", "256x64", "64x256")  # wgmma tiles whose wide operand is pixels (csrc/cuda/plan/tiles.h)
 
 
 def difference(ours: Any, planned: Any) -> dict[str, Any]:
@@ -42,33 +42,44 @@ def difference(ours: Any, planned: Any) -> dict[str, Any]:
     return {"of_allowed": worst, "passed": worst <= 1.0}
 
 
-def is_new(tile: str) -> bool:
-    return tile.startswith("wgmma") and tile.endswith(NEW)
+def is_tall(tile: str) -> bool:
+    return tile.startswith("wgmma") and tile.endswith(TALL)
 
 
 def compared(args: Any, result: dict[str, Any], watch: Watch) -> Iterator[dict[str, Any]]:
-    """A row for each product, layout and tile, as soon as it is known."""
+    """A row for each product, layout and tile that ``result`` does not have, as soon as it is known."""
     stop = time.monotonic() + args.seconds
+    known = {tuple(row.get(key) for key in ("layer", "pass", "layout", "tile")) for row in result["rows"]}
+
+    def run(product: tiles.Product, tile: str, choice: int) -> Any:
+        result["at"] = tile
+        watch.step()
+        output = tiles.forced(choice, product.call)()
+        torch.cuda.synchronize()
+        return output
+
     for name, sizes, low, draw in tiles.every_product(args.size, args.batch, args.levels, getattr(torch, args.dtype)):
         for layout in ("NHWC", "NCHW"):
             for product in draw(layout == "NHWC"):
+                if layout == "NCHW" and product.name != "forward":
+                    continue  # the gradients' kernels know no layout but NHWC
                 first, *others = tiles.choices(product, sizes, args.dtype, low).items()
-                if layout == "NCHW":
-                    others = [(tile, choice) for tile, choice in others if is_new(tile)]
-                others = [(tile, choice) for tile, choice in others if tile not in args.without]
-                planned = tiles.forced(first[1], product.call)() if others else ()
-                for tile, choice in others:
+                about = {"layer": name, "pass": product.name, "layout": layout}
+                others = [
+                    (tile, choice)
+                    for tile, choice in others
+                    if (layout == "NHWC" or is_tall(tile))
+                    and tile not in args.without
+                    and (*about.values(), tile) not in known
+                ]
+                planned = None
+                for tile, choice in others if first[0] not in args.without else ():
                     if time.monotonic() > stop:
                         result["cut_short_before"] = f"{name}, {product.name}"
                         return
-                    about = {"layer": name, "pass": product.name, "layout": layout, "tile": tile}
-                    result["at"] = tile
-                    watch.step()
-                    ours = tiles.forced(choice, product.call)()
-                    torch.cuda.synchronize()
-                    yield {**about, "planned": first[0], **difference(ours, planned)}
-                if layout == "NCHW":
-                    break  # the gradients' kernels know no layout but NHWC
+                    planned = run(product, *first) if planned is None else planned
+                    ours = run(product, tile, choice)
+                    yield {**about, "tile": tile, "planned": first[0], **difference(ours, planned)}
 
 
 def main() -> int:
@@ -94,9 +105,9 @@ def main() -> int:
     finally:
         keep(args.out, result)
     wrong = [found for found in result["rows"] if not found["passed"]]
-    new = sum(is_new(found["tile"]) for found in result["rows"] if "tile" in found)
+    tall = sum(is_tall(found["tile"]) for found in result["rows"] if "tile" in found)
     cut = f", cut short before {result['cut_short_before']}" if "cut_short_before" in result else ""
-    print(f"{len(result['rows'])} comparisons, {new} of tall tiles, {len(wrong)} failures{cut}", flush=True)
+    print(f"{len(result['rows'])} comparisons, {tall} of tall tiles, {len(wrong)} failures{cut}", flush=True)
     return 1 if wrong or not result["rows"] else 0
 
 
