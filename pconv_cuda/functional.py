@@ -29,6 +29,7 @@ from pconv_cuda.functional_nd import (
     partial_conv_transpose2d,
     partial_conv_transpose3d,
 )
+from pconv_cuda.ops.autocast import lowered
 from pconv_cuda.ops.layout import new_mask_as_returned
 from pconv_cuda.ops.transforms import call_operator, is_transformed
 from pconv_cuda.smooth import MAX_ITERATIONS, TENSION, TOLERANCE
@@ -310,6 +311,7 @@ def apply(
         rest = (upsample, prepared, -1, negative_slope)
         arguments = (input, mask, skip, skip_mask, weight, bias, *window, *rest)
         return call_operator(ops.partial_conv2d, (input, skip, weight, bias, prepared), *arguments)[:2]
+    input, skip, weight, bias = lowered(input, skip, weight, bias)  # type: ignore[assignment]
     if skip is None:
         valid = reference.valid_mask(mask, input)
     else:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pconv_cuda import ops, reference_nd
 from pconv_cuda.checks import check_tensor, checked_mask, compact, group_count
 from pconv_cuda.checks_nd import batched_arguments, check_size, check_weight, named_padding, numbers
+from pconv_cuda.ops.autocast import lowered
 from pconv_cuda.ops.layout import new_mask_as_returned
 from pconv_cuda.ops.transforms import call_operator, is_transformed
 from pconv_cuda.reference_nd import Window
@@ -210,6 +211,7 @@ def _apply(
     check_size(reference_nd.output_shape(input, weight, window)[2:], input, weight)
     differentiable = (input, weight, bias)
     if is_transformed(*differentiable):
+        input, weight, bias = lowered(*differentiable)  # type: ignore[assignment]
         output, new_mask, _ = reference_nd.partial_conv(input, mask, weight, bias, window)
     elif input.dim() == 3:  # a row of pixels
         row = None if mask is None else mask.unsqueeze(2)

@@ -12,8 +12,8 @@ import torch
 from cases import BY_NAME, Case, make_tensors
 from torch.autograd import gradcheck, gradgradcheck
 
-from pconv_cuda import PartialConv2d, PConvUNet, ops, reference
-from pconv_cuda.functional import partial_conv2d, partial_conv2d_sources
+from pconv_cuda import PartialConv2d, PConvUNet, nn, ops, reference
+from pconv_cuda.functional import apply, partial_conv2d, partial_conv2d_sources
 from pconv_cuda.nn import PartialConv1d, PartialConv3d, PartialConvTranspose1d, PartialConvUpCat2d
 from pconv_cuda.ops import transforms
 
@@ -263,11 +263,30 @@ def test_autocast_of_another_device_changes_nothing() -> None:
             assert plain(picture).dtype == torch.float32
 
 
-def test_a_mask_that_is_the_input_keeps_its_dtype_under_autocast(device: str) -> None:
+def test_a_mask_that_is_a_source_keeps_its_dtype_under_autocast(device: str) -> None:
     x = torch.full((1, 1, 4, 4), 1e-12, device=device)  # 0 in float16
+    weight, window = torch.ones(1, 2, 3, 3, device=device), ((1, 1), (0, 0), (1, 1), 1)
     with torch.autocast(device, dtype=torch.float16):
-        _, new_mask = partial_conv2d(x, x, torch.ones(1, 1, 3, 3, device=device))
-    assert new_mask.bool().all()
+        _, new_mask = apply(x, x, weight[:, :1], None, *window)
+        assert new_mask.all()
+        output, new_mask = apply(x, x, weight, None, *window, skip=x, skip_mask=x)
+        assert new_mask.all() and output.dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", ["Conv1d", "Conv2d", "ConvTranspose2d"])
+def test_autocast_gives_one_dtype_whatever_transforms(name: str, device: str) -> None:
+    layer = getattr(nn, f"Partial{name}")(3, 4, 3).to(device)
+    x = torch.randn(1, 3, *(6, 7)[: int(name[-2])], device=device)
+    mask = torch.rand(1, 1, *x.shape[2:], device=device) > 0.3
+    with torch.autocast(device, dtype=torch.bfloat16), torch.autograd.forward_ad.dual_level():
+        expected = layer(x, mask)
+        assert expected.dtype == torch.bfloat16
+        dual = layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)), mask)
+        assert dual.dtype == torch.autograd.forward_ad.unpack_dual(dual).tangent.dtype == torch.bfloat16
+        mapped = torch.func.vmap(layer)(x[None], mask[None])[0]
+        for found in (dual, mapped):
+            torch.testing.assert_close(found.detach(), expected.detach(), rtol=2e-2, atol=2e-2)
+            assert found.dtype == torch.bfloat16
 
 
 def test_autocast_leaves_doubles_alone(device: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pconv_cuda.ops.autocast import cast, without_autocast
+from pconv_cuda.ops.autocast import cast, is_on, without_autocast
 
 __all__ = [
     "call_in_backward",
@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 _functions: dict[Any, Any] = {}  # operator -> torch.autograd.Function
+_cast: dict[Any, tuple[int, ...]] = {}  # operator -> positions of the arguments that autocast casts
+_CAST = ("input", "skip", "weight", "bias", "prepared")  # masks keep their dtype
 _unfused = False
 
 
@@ -98,6 +100,8 @@ def register_function(operator: Any, setup_context: Any, backward: Any) -> None:
         setup_context(ctx, arguments, results)
         return results
 
+    names = [argument.name for argument in operator._schema.arguments]
+    _cast[operator] = tuple(position for position, name in enumerate(names) if name in _CAST)
     parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     _functions[operator] = type(f"{operator._opname}_function", (torch.autograd.Function,), parts)
 
@@ -121,17 +125,13 @@ def call_operator(operator: Any, differentiable: tuple[Tensor | None, ...], *arg
 def _call_cast(operator: Any, differentiable: tuple[Tensor | None, ...], arguments: tuple[Any, ...]) -> Any:
     """As the operator's kernel for autocast, without two ways through torch's dispatcher."""
     device = next(tensor.device.type for tensor in differentiable if tensor is not None)
-    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):  # others have no kernel for it
+    if not is_on(device):
         return _call_directly(operator, differentiable, arguments)
-    # In the operator's order, so that a mask keeps its dtype although it is the input too.
-    waiting = [tensor for tensor in differentiable if tensor is not None]
-    lowered: list[Any] = []
-    for argument in arguments:
-        own = bool(waiting) and argument is waiting[0]
-        lowered.append(cast(waiting.pop(0), device) if own else argument)
-    assert not waiting, "differentiable tensors come in the order of the operator's arguments"
+    lowered = list(arguments)
+    for position in _cast[operator]:
+        lowered[position] = cast(lowered[position], device)
     with without_autocast(device):
-        return _call_directly(operator, tuple(each for each in lowered if isinstance(each, Tensor)), tuple(lowered))
+        return _call_directly(operator, tuple(lowered[position] for position in _cast[operator]), tuple(lowered))
 
 
 def _call_directly(operator: Any, differentiable: tuple[Tensor | None, ...], arguments: tuple[Any, ...]) -> Any:
