@@ -24,15 +24,16 @@ def mode_of_each(padding_mode: Any, axes: int) -> tuple[str, ...]:
     Raises:
         ValueError: unknown ones, or too few or too many.
     """
-    modes = (padding_mode,) * axes if isinstance(padding_mode, str) else tuple(padding_mode)
-    if len(modes) != axes or not set(modes) <= set(MODES):
+    single = isinstance(padding_mode, str) or not isinstance(padding_mode, Sequence)
+    modes = (padding_mode,) * axes if single else tuple(padding_mode)
+    if len(modes) != axes or not all(mode in MODES for mode in modes):
         many = {1: "a tuple of one", 2: "two for rows and columns"}.get(axes, f"a tuple of {axes}, one for each axis")
         raise ValueError(f"padding_mode: expected one of {', '.join(MODES)}, or {many}, got {padding_mode!r}")
     return modes
 
 
 def split_padding(padding: Any, ends: Sequence[int], modes: Sequence[str]) -> tuple[tuple[int, ...], Sides]:
-    """What the convolution itself can pad by holes, and by what data and mask are continued before.
+    """What the convolution pads with holes itself, and (before, after) of each axis for :func:`continued`.
 
     Args:
         padding: the layer's, for the error.

@@ -282,8 +282,8 @@ def smooth_fill(
         ValueError: shapes, devices or parameters that do not fit; a sample and channel without a valid pixel. (A
             RuntimeError in compiled code.) The message names the argument.
         TypeError: dtypes that do not fit.
-        RuntimeError: an input that requires a gradient, outside of ``torch.no_grad()``; a non-0/1 mask when
-            ``PCONV_CHECK=1`` is set.
+        RuntimeError: an input that requires a gradient, outside of ``torch.no_grad()``, or has a tangent; a non-0/1
+            mask when ``PCONV_CHECK=1`` is set.
     """
     batch, valid, tension, tolerance, max_iterations = smooth_arguments(input, mask, tension, tolerance, max_iterations)
     filled = ops.smooth_fill(batch, valid, tension, tolerance, max_iterations)

@@ -70,11 +70,11 @@ class PartialConv2d(nn.Conv2d):
         multi_channel: bool = False,
         return_mask: bool = False,
     ) -> None:
+        modes = mode_of_each(padding_mode, 2)
         whole = padding_mode if isinstance(padding_mode, str) else "zeros"
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, whole, device, dtype
         )
-        modes = mode_of_each(padding_mode, 2)
         # One mode for both axes is kept as a word, as torch's layer keeps it.
         self.padding_mode = modes[0] if modes[0] == modes[1] else modes  # type: ignore[assignment]
         self.multi_channel = multi_channel
@@ -179,7 +179,7 @@ class PartialConvUpCat2d(nn.Conv2d):
 
 
 def _partial_kind(kind: type) -> type[PartialConv2d] | None:
-    """The partial convolution in the place of a class of plain ones, None where that is none."""
+    """The class of partial convolutions that replaces a class of plain ones, None where it is left alone."""
     if kind is nn.Conv2d:
         return PartialConv2d
     if kind.__bases__ != (nn.Conv2d,) or kind.__name__ != "ParametrizedConv2d":
@@ -212,17 +212,17 @@ def use_partial_padding(model: nn.Module) -> nn.Module:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: it has a lazy convolution, of which nothing is known before the first call.
+        ValueError: it has a lazy convolution, of which nothing is known before the first call; nothing is swapped.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if any(isinstance(layer, nn.LazyConv2d) for layer in model.modules()):
+        raise ValueError("model: expected layers that know their sizes, got a LazyConv2d; call the model once")
     swapped: dict[nn.Module, PartialConv2d] = {}  # a layer that is used twice stays one layer
 
     def swap(layer: nn.Module) -> nn.Module:
         if layer in swapped:
             return swapped[layer]
-        if isinstance(layer, nn.LazyConv2d):
-            raise ValueError("model: expected layers that know their sizes, got a LazyConv2d; call the model once")
         kind = _partial_kind(type(layer))
         if kind is None or layer.padding_mode != "zeros" or layer.padding in ((0, 0), "valid"):
             return layer

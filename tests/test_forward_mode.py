@@ -112,7 +112,7 @@ def test_the_smooth_fill_refuses_derivatives(compiled: bool) -> None:
         run = torch.compile(call, backend="eager") if compiled else call
         with pytest.raises(Exception, match="smooth_fill has no derivative"):
             run(X)
-    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="input: expected .* gradient or tangent"):
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="input: expected .* has no tangent, .*unpack_dual"):
         fill(forward_ad.make_dual(X, X))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pconv_cuda import PartialConv2d, reference
+from pconv_cuda import PartialConv2d, PartialConvTranspose2d, reference
 
 MODES = ["zeros", "reflect", "replicate", "circular"]
 
@@ -73,9 +74,11 @@ def test_it_learns_compiles_and_copies() -> None:
     assert torch.equal(compiled(x, mask), layer(x, mask))
 
 
-@pytest.mark.parametrize("modes", [("zeros",), ("zeros", "wrap"), ("zeros", "zeros", "zeros")])
-def test_other_modes_are_refused(modes: Any) -> None:
-    with pytest.raises(
-        ValueError, match="padding_mode: expected one of zeros, reflect, .*, or two for rows and columns"
-    ):
-        PartialConv2d(2, 3, 3, padding=1, padding_mode=modes)
+@pytest.mark.parametrize("kind", [PartialConv2d, PartialConvTranspose2d])
+@pytest.mark.parametrize(
+    "modes", [("zeros",), ("zeros", "wrap"), ("zeros",) * 3, "wrap", None, 3, (["zeros"], "zeros")]
+)
+def test_other_modes_are_refused(modes: Any, kind: type) -> None:
+    said = f"or two for rows and columns, got {modes!r}"
+    with pytest.raises(ValueError, match=f"padding_mode: expected one of zeros, reflect, .*{re.escape(said)}"):
+        kind(2, 3, 3, padding=1, padding_mode=modes)

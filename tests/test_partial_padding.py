@@ -40,8 +40,9 @@ def test_partial_padding_of_parametrised_layers(kind: str) -> None:
 
 
 def test_partial_padding_wants_layers_that_know_their_sizes() -> None:
-    model = nn.Sequential(nn.LazyConv2d(4, 3, padding=1))
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.LazyConv2d(4, 3, padding=1))
     with pytest.raises(ValueError, match="model: expected layers that know their sizes, got a LazyConv2d"):
         use_partial_padding(model)
+    assert type(model[0]) is nn.Conv2d
     model(torch.randn(1, 3, 5, 5))
-    assert isinstance(use_partial_padding(model)[0], PartialConv2d)
+    assert all(isinstance(layer, PartialConv2d) for layer in use_partial_padding(model))

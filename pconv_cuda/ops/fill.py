@@ -34,8 +34,9 @@ def _fake(input: Tensor, valid: Tensor, tension: float, tolerance: float, max_it
 def _without_derivative(keyset: Any, input: Tensor, *arguments: Any) -> Tensor:
     if (torch.is_grad_enabled() and input.requires_grad) or has_tangent(input):
         raise RuntimeError(
-            "input: expected a tensor that needs no gradient or tangent, for smooth_fill has no derivative; call it "
-            "with input.detach() or under torch.no_grad()"
+            "input: expected a tensor that needs no gradient and has no tangent, for smooth_fill has no derivative; "
+            "call it with input.detach() or under torch.no_grad(), in forward mode with the primal alone "
+            "(torch.autograd.forward_ad.unpack_dual)"
         )
     with torch._C._AutoDispatchBelowAutograd():
         return smooth_fill.redispatch(keyset & torch._C._after_autograd_keyset, input, *arguments)
