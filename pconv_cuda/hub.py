@@ -137,10 +137,17 @@ def _in_words(what: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.HFValidationError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of this machine, such as a full disk
             raise
-        raise PConvError(f"{what}: the hub answered: {str(error).strip()[:300]}") from error
-    except Exception as error:  # of the library for HTTP, which differs from version to version
-        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
+        # requests' errors are OSErrors without a number
+        said = "cannot be reached" if _is_of_http_library(error) else "answered"
+        raise PConvError(f"{what}: the hub {said}: {str(error).strip()[:300]}") from error
+    except Exception as error:
+        if not _is_of_http_library(error):
             raise
         raise PConvError(f"{what}: the hub cannot be reached: {str(error)[:300]}") from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _is_of_http_library(error: Exception) -> bool:
+    """Which library for HTTP there is depends on huggingface_hub's version."""
+    return type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))

@@ -16,6 +16,7 @@ import rasterio
 import xarray
 import zarr
 from rasterio.transform import from_origin
+from zarr_support import FORMATS
 
 import pconv_cuda
 from pconv_cuda import PConvUNet, cli
@@ -156,7 +157,7 @@ def test_a_network_with_time_steps(tmp_path: Path) -> None:
         assert np.array_equal(file["tas"][:].data.transpose(1, 0, 2), pconv_cuda.fill(model, values))
 
 
-@pytest.mark.parametrize("format", [2, 3])
+@pytest.mark.parametrize("format", FORMATS)
 def test_zarr(format: Any, tmp_path: Path) -> None:
     values = series()
     data = xarray.Dataset(

@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import zarr
 from rasterio.transform import Affine, from_origin
+from zarr_support import new_array, new_group
 
 import pconv_cuda
 from pconv_cuda import cli
@@ -184,11 +185,11 @@ def test_other_filters_that_round_are_found(tmp_path: Path) -> None:
         file.createVariable("v", "f8", ("y", "x"))[:] = values
     with h5py.File(tmp_path / "in.nc", "a") as file:
         file["v"].attrs["least_significant_digit"] = np.int32(1)  # netCDF4 rounds whatever it writes then
-    group = zarr.open_group(str(tmp_path / "in.zarr"), mode="w", zarr_format=2)
+    group = new_group(tmp_path / "in.zarr")
     from numcodecs import FixedScaleOffset
 
     filters = [FixedScaleOffset(offset=0, scale=10, dtype="f8", astype="i2")]
-    group.create_array("v", shape=(8, 8), chunks=(8, 8), dtype="f8", fill_value=None, filters=filters)
+    new_array(group, "v", shape=(8, 8), chunks=(8, 8), dtype="f8", fill_value=None, filters=filters)
     group["v"][:], group["v"].attrs["_ARRAY_DIMENSIONS"] = np.nan_to_num(values, nan=-1), ["y", "x"]
     group["v"].attrs["missing_value"] = -1.0
     with pytest.raises(PConvError, match="input: expected values that can be written again as they are, got 'v' of"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from zarr_support import FORMATS, new_array, new_group
 
 import pconv_cuda
 from pconv_cuda.errors import PConvError
@@ -19,9 +20,10 @@ from pconv_cuda.grids.work import fill_file
 
 def store(path: Path, values: np.ndarray, *, attributes: dict[str, Any] | None = None, **options: Any) -> None:
     """One array ``v`` as zarr makes it, without xarray's defaults."""
-    group = zarr.open_group(str(path), mode="w", zarr_format=options.pop("zarr_format", 2))
-    names = {"dimension_names": ("y", "x")} if group.metadata.zarr_format == 3 else {}
-    array = group.create_array("v", shape=values.shape, dtype=values.dtype, chunks=(3, 3), **names, **options)
+    version = options.pop("zarr_format", 2)
+    group = new_group(path, version)
+    names = {"dimension_names": ("y", "x")} if version == 3 else {}
+    array = new_array(group, "v", shape=values.shape, dtype=values.dtype, chunks=(3, 3), **names, **options)
     array[:] = values
     array.attrs.update({"_ARRAY_DIMENSIONS": ["y", "x"], **(attributes or {})})
 
@@ -36,7 +38,7 @@ def field(gap: float) -> np.ndarray:
     return values
 
 
-@pytest.mark.parametrize("format", [2, 3])
+@pytest.mark.parametrize("format", FORMATS)
 def test_zeros_of_the_default_fill_value_are_values(format: int, tmp_path: Path) -> None:
     values = field(np.nan)
     store(tmp_path / "in.zarr", values, zarr_format=format)
@@ -74,7 +76,7 @@ def test_a_longitude_of_0_is_no_gap_in_its_axis(tmp_path: Path) -> None:
     store(tmp_path / "in.zarr", field(np.nan)[:, :4])
     group = zarr.open_group(str(tmp_path / "in.zarr"), mode="a")
     group["v"].attrs["_ARRAY_DIMENSIONS"] = ["lat", "lon"]
-    axis = group.create_array("lon", shape=(4,), dtype="f8")  # fill_value 0
+    axis = new_array(group, "lon", shape=(4,), dtype="f8")  # fill_value 0
     axis[:], axis.attrs["_ARRAY_DIMENSIONS"], axis.attrs["units"] = [0, 90, 180, 270], ["lon"], "degrees_east"
     with pytest.warns(UserWarning, match="values are 0"):
         (done,) = fill_file(tmp_path / "in.zarr", tmp_path / "out.zarr")

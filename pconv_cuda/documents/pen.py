@@ -69,7 +69,8 @@ class Pen:
         if piece is None or piece.size == 0:
             return
         self._count += 1
-        pressed = ((piece * self._pressure[self._count % 512]) >> 8).astype(np.uint8)
+        # a wide type of its own: numpy 1 takes the pressure for 8 bits, being below 256
+        pressed = ((piece.astype(np.uint16) * self._pressure[self._count % 512]) >> 8).astype(np.uint8)
         top, left = top + first_row, left + first_column
         window = self.ink[top : top + piece.shape[0], left : left + piece.shape[1]]
         np.maximum(window, pressed, out=window)

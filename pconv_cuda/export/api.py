@@ -169,8 +169,8 @@ def _compiled(program: Any, file: Path) -> Any:
             aoti_compile_and_package(program, package_path=str(file))
     except Exception as error:  # of many kinds, of torch's compiler and of the C++ compiler that it calls
         raise PConvError(
-            "export: expected a C++ compiler with which AOTInductor compiles the network, got "
-            f"{str(error).strip()[:500]}; the formats onnx and pt2 need none"
+            f"export: expected a C++ compiler, and a torch whose AOTInductor compiles the network (2.14 does; here is "
+            f"{torch.__version__}), got {str(error).strip()[:500]}; the formats onnx and pt2 need neither"
         ) from error
     finally:
         logger.setLevel(level)

@@ -142,6 +142,8 @@ class PlainSmoothFill(nn.Module):
     def _double(self, grid: _Grid, coarse: Tensor) -> Tensor:
         """Bilinear, between the pixels' centres; ``coarse`` is 0 in the padding."""
         coarse = _without(coarse, grid)
+        torch._check(coarse.shape[2] > 0)  # torch 2.11 cannot tell by itself
+        torch._check(coarse.shape[3] > 0)
         fine = F.conv_transpose2d(coarse, self.shares, stride=2, padding=1, groups=self.channels)
         return grid.share * fine
 

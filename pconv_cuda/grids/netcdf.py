@@ -174,14 +174,14 @@ class ZarrFile(_Labelled):
         xarray takes any fill value of format 2 for a missing one, but 0 is what every array has that was made without.
         """
         array = self._group[name]
-        if array.metadata.zarr_format != 2 or array.fill_value is None or array.fill_value != 0:
+        if _zarr_format(array) != 2 or array.fill_value is None or array.fill_value != 0:
             return False
         codes = [array.attrs.get(key) for key in ("_FillValue", "missing_value")]
         return not any(0 in np.asarray(code).ravel().tolist() for code in codes)
 
     def _attributes(self, name: str) -> dict[str, Any]:
         found, own = super()._attributes(name), self._group[name]
-        if own.metadata.zarr_format == 2:  # where xarray puts the array's fill value instead of the attribute
+        if _zarr_format(own) == 2:  # where xarray puts the array's fill value instead of the attribute
             codes = [own.attrs.get("_FillValue"), None if self._is_default(name) else own.fill_value]
             found["_FillValue"] = np.array([code for code in codes if isinstance(code, int | float | np.number)])
         return found
@@ -198,3 +198,8 @@ class ZarrFile(_Labelled):
         group = self._zarr.open_group(str(temporary), mode="r+")
         for name, raw in self._packed(filled):
             group[name][...] = raw
+
+
+def _zarr_format(array: Any) -> int:
+    """2 or 3; zarr 2, the last one for Python 3.10, knows no other than 2."""
+    return array.metadata.zarr_format if hasattr(array, "metadata") else 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,5 +96,6 @@ def _tiff_tags(image: PillowImage.Image) -> PillowImage.Exif:
     """All tags of a TIFF file, read while the file is open, since a turned copy loses them."""
     tags = image.getexif()
     for directory in (0x8769, 0x8825, 0xA005):  # EXIF, GPS, interoperability
-        tags.get_ifd(directory)
+        with contextlib.suppress(KeyError):  # Pillow 11.3, where EXIF has no interoperability tags
+            tags.get_ifd(directory)
     return tags
