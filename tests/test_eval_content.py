@@ -145,6 +145,7 @@ def test_a_long_call_of_a_library_is_not_waited_for(material, monkeypatch, slow)
     assert not finished
     assert "Partial: 0 of 6" in (material / "r/table.md").read_text()
     threads[0].join(120)  # left to itself it would go on into the tests behind this one, and measure there
+    assert not threads[0].is_alive()
 
 
 def test_an_error_of_such_a_call_comes_through():

@@ -71,6 +71,20 @@ def test_ci_covers_the_pythons_and_torches_that_are_promised() -> None:
         assert tool in commands(jobs["lint"])
     assert ".ci/run" in commands(jobs["gate"]) and (ROOT / ".ci" / "run").is_file()
     assert all(job["timeout-minutes"] for job in jobs.values())
+    assert [one.get("pins") for one in matrix if one["python"] == "3.10"] == ["-c .ci/oldest.txt"]
+
+
+def test_lower_bounds_are_the_versions_that_the_oldest_run_pins() -> None:
+    versions = pytest.importorskip("packaging.version", reason="packaging is not installed")
+    project = pyproject()["project"]
+    extras = [one for name, extra in project["optional-dependencies"].items() if name != "docs" for one in extra]
+    bounds = dict(re.findall(r"^([\w.-]+)>=([\d.]+)", "\n".join([*project["dependencies"], *extras]), re.M))
+    lines = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert set(bounds) == set(pins)
+    for name, bound in bounds.items():
+        # a bound may leave out the last numbers of the pin
+        assert versions.parse(pins[name]).release[: len(versions.parse(bound).release)] == versions.parse(bound).release
 
 
 def test_issues_about_errors_ask_for_what_the_commands_print() -> None:

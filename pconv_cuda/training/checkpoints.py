@@ -164,7 +164,7 @@ class Checkpoints:
         return None
 
     def last_good(self) -> str:
-        """For errors: which one that is."""
+        """For messages: which checkpoint is the newest good one, or that there is none."""
         good = self.newest_good()
         return f"the last good checkpoint is {good}" if good else "there is no good checkpoint yet"
 

@@ -68,7 +68,7 @@ class Learner:
             raise PConvError(f"resume: the checkpoint of step {state['step']} does not fit: {error}") from error
 
     def state(self, step: int) -> dict[str, Any]:
-        """What of a checkpoint after ``step`` steps depends on the steps alone.
+        """The part of a checkpoint after ``step`` steps that follows from the steps alone.
 
         Raises:
             PConvError: weights that are not finite: a gradient may overflow where the loss did not, and such weights

@@ -78,7 +78,8 @@ Status run_gemm_parts(
         });
 }
 
-// What a weight gradient's kernel takes in a step at most. wgmma's have no sums for a split without a step.
+// Pixels that a weight gradient's kernel takes in a step, at most (wgmma's do: sm90_wgrad.cu). A split without a step
+// leaves its sums unwritten there.
 constexpr int64_t wgrad_pixels_per_step = 64;
 
 // wgrad's products of a whole batch: each part leaves its splits' sums behind the one before. The last part may have
