@@ -105,8 +105,8 @@ def needs_plain_strides(
 
     For a strided 1x1 window with channels that are no multiple of oneDNN's block, the weight's gradient writes past its
     workspace where tensors are channels_last (uxlfoundation/oneDNN#6035). For one channel, and one row or column of
-    input or output, torch may take different layouts for the tensors and sum wrongly, or read values from outside of them.
-    contiguous() would not do: it leaves strides of dimensions of size 1 as they are.
+    input or output, torch may take different layouts for the tensors and sum wrongly, or read values from outside of
+    them. contiguous() would not do: it leaves strides of dimensions of size 1 as they are.
     """
     if weight.device.type != "cpu":
         return False
