@@ -25,7 +25,8 @@ inline Tensor strictly_contiguous(const Tensor& tensor) {
 }
 
 // One channel lies alike in both layouts. torch then takes the layout from strides that mean nothing, for each tensor
-// apart; where the input or the output has one row or column it has given wrong sums, or values from outside the tensors.
+// apart; where the input or the output has one row or column it has given wrong sums, or values from outside the
+// tensors.
 inline bool has_ambiguous_strides(const Tensor& x, const Tensor& weight, const ConvolutionArguments& arguments) {
     if (!x.is_cpu() || x.size(1) != 1) return false;
     bool single = false;
