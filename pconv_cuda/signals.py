@@ -83,7 +83,7 @@ def ending_signals(late: Callable[[int], None] = lambda number: None) -> Iterato
         if not raised.is_set():
             raised.set()
             raise Interrupted(number)
-        if time.monotonic() - _noticed > _TOGETHER:
+        if time.monotonic() - _noticed > _TOGETHER:  # else it belongs to the one that a training has just answered
             end_now(number)
 
     if threading.current_thread() is not threading.main_thread():

@@ -114,7 +114,7 @@ def _needs_the_dispatcher(differentiable: tuple[Tensor | None, ...]) -> bool:
 def call_operator(operator: Any, differentiable: tuple[Tensor | None, ...], *arguments: Any) -> Any:
     """The operator's results: of a call below autograd where no gradient is asked for, else of the function that
     :func:`register_function` made. All of the operator's arguments have to be given; ``differentiable`` are those that
-    may require a gradient, and that autocast casts."""
+    may require a gradient."""
     if operator not in _functions or _needs_the_dispatcher(differentiable):
         return operator(*arguments)
     if torch._C._is_any_autocast_enabled():
